@@ -1,0 +1,1 @@
+"""A local exchange, and the real daemon running against it: no Kalshi account needed."""

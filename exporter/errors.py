@@ -1,0 +1,153 @@
+"""Every error that this package raises on purpose: what it means, and its exit code.
+
+The exit codes follow BSD's sysexits.h, so that cron, systemd and monitoring can tell "fix the
+configuration" (78) from "the exchange is down" (69). This module imports nothing of the package.
+"""
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class Exit(IntEnum):
+    """What the process reports when it ends; with several accounts the highest wins."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    INVALID_RESPONSE = 65
+    UNAVAILABLE = 69
+    DATABASE = 74
+    TEMPORARY = 75
+    UNAUTHORIZED = 77
+    CONFIGURATION = 78
+
+
+class ExporterError(Exception):
+    """Something failed in a way that is understood; its text is one line for the operator."""
+
+    exit_code: ClassVar[Exit] = Exit.FAILURE
+
+
+class ConfigurationError(ExporterError):
+    """The configuration, a key or the environment is wrong, and only a person can mend it.
+
+    Args:
+        faults: one line each: where, what is wrong, what to do.
+    """
+
+    exit_code = Exit.CONFIGURATION
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+class PrivateKeyError(ConfigurationError):
+    """A private key cannot be used: missing, unreadable, too open, too weak or locked."""
+
+
+class SchemaError(ConfigurationError):
+    """The database's schema is not one that this version can use as it stands."""
+
+
+class DatabaseError(ExporterError):
+    """The database or its disk failed: away, locked, read-only, full or broken."""
+
+    exit_code = Exit.DATABASE
+
+
+class SpoolError(ExporterError):
+    """An observation could be kept neither in the database nor in the spool."""
+
+    exit_code = Exit.DATABASE
+
+
+class BusyError(ExporterError):
+    """Another exporter is polling this account."""
+
+    exit_code = Exit.TEMPORARY
+
+
+class ApiError(ExporterError):
+    """The exchange did not give a valid answer.
+
+    Every text from the exchange is hostile until here: `code`, `detail` and the rest hold no
+    control characters and at most a few hundred characters each.
+
+    Args:
+        reason: one line for the operator: what happened.
+        http_status: of the last response, if there was one.
+        code, message, details, service: as the error body named them, if it did.
+        retry_after: seconds the exchange asked us to wait, if it did.
+    """
+
+    outcome: ClassVar[str]
+    retryable: ClassVar[bool] = False
+    exit_code = Exit.UNAVAILABLE
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        http_status: int | None = None,
+        code: str | None = None,
+        message: str | None = None,
+        details: str | None = None,
+        service: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.http_status = http_status
+        self.code = code
+        self.message = message
+        self.details = details
+        self.service = service
+        self.retry_after = retry_after
+
+
+class UnauthorizedError(ApiError):
+    """The exchange refused the credentials (401, 403)."""
+
+    outcome = "unauthorized"
+    exit_code = Exit.UNAUTHORIZED
+
+
+class RejectedError(ApiError):
+    """The exchange refused the request: a redirect, or a 4xx that is not about credentials."""
+
+    outcome = "rejected"
+
+
+class RateLimitedError(ApiError):
+    """The exchange asked for fewer requests (429)."""
+
+    outcome = "rate_limited"
+    retryable = True
+
+
+class ServerError(ApiError):
+    """The exchange failed (5xx)."""
+
+    outcome = "server_error"
+    retryable = True
+
+
+class UnreachableError(ApiError):
+    """No complete response arrived: name lookup, connection, TLS or transfer failed."""
+
+    outcome = "unreachable"
+    retryable = True
+
+
+class DeadlineError(ApiError):
+    """The poll's deadline passed before the answer was complete."""
+
+    outcome = "timeout"
+
+
+class InvalidResponseError(ApiError):
+    """A 200 whose body is not a complete, valid list of order groups."""
+
+    outcome = "invalid_response"
+    exit_code = Exit.INVALID_RESPONSE

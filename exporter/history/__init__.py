@@ -1,0 +1,1 @@
+"""All that knows the database, and nothing that knows HTTP."""

@@ -1,0 +1,1 @@
+"""All that knows Kalshi's API, and nothing that knows a database."""

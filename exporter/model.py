@@ -1,0 +1,87 @@
+"""The values that travel between the API's side and the database's side."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+Outcome = Literal[
+    "ok",
+    "unauthorized",
+    "rejected",
+    "rate_limited",
+    "server_error",
+    "unreachable",
+    "timeout",
+    "invalid_response",
+    "superseded",
+]
+
+
+class OrderGroup(msgspec.Struct, frozen=True, gc=False):
+    """The state of one order group, as one answer gave it.
+
+    A struct outside the garbage collector's reach, because an account may have 100,000 of them;
+    it holds only plain values, so that no cycle can arise.
+
+    Attributes:
+        id: 1 to 256 characters, none of them a control character.
+        is_auto_cancel_enabled: as sent.
+        contracts_limit: contracts that may match in 15 seconds, exact; None if not sent.
+        exchange_index: the exchange's shard; None if not sent.
+        extra: the fields that this version does not know, as one JSON object in ASCII with sorted
+            keys and numbers as sent; None if there were none.
+    """
+
+    id: str
+    is_auto_cancel_enabled: bool
+    contracts_limit: Decimal | None = None
+    exchange_index: int | None = None
+    extra: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """The complete, valid set of order groups that a successful poll saw.
+
+    Attributes:
+        observed_at: when the last byte arrived, UTC.
+        digest: of the answer's bytes and of the version of the decoder. Two observations of an
+            account with the same digest hold the same groups.
+        groups: by id; None if the digest equals the one that the caller knew already, so that
+            there was no need to decode.
+    """
+
+    observed_at: datetime
+    digest: str
+    groups: Mapping[str, OrderGroup] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """One attempt to observe all order groups of an account: one row of `polls`.
+
+    Attributes:
+        started_at, finished_at: UTC, around everything including waits.
+        outcome: "ok" exactly if there is an observation.
+        attempts: HTTP requests sent, over all pages.
+        clock_skew_ms: this machine's clock minus the exchange's, to about half a second.
+        error_code, error_message, error_details, error_service: None if the poll succeeded;
+            harmless and bounded texts otherwise.
+    """
+
+    account: str
+    started_at: datetime
+    finished_at: datetime
+    outcome: Outcome
+    attempts: int
+    http_status: int | None = None
+    clock_skew_ms: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    error_details: str | None = None
+    error_service: str | None = None
+    observation: Observation | None = None

@@ -1,0 +1,1 @@
+"""What operators need around the polls: logs and checks."""

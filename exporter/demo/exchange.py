@@ -500,11 +500,13 @@ class _Server(HTTPServer):
             thread.join()
 
     def _serve(self, connection: socket.socket, client_address: object) -> None:
-        # A client with a deadline goes away in the middle of an answer: no error of ours.
-        with suppress(ConnectionError):
-            self.finish_request(connection, client_address)
-        # No shutdown before it: that would say goodbye where the answer was to be a reset.
-        connection.close()
+        try:
+            # A client with a deadline goes away in the middle of an answer: no error of ours.
+            with suppress(ConnectionError):
+                self.finish_request(connection, client_address)
+        finally:
+            # No shutdown before it: that would say goodbye where the answer was to be a reset.
+            connection.close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -12,8 +12,8 @@ import pytest
 import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
-from kalshi_python_sync import ApiClient, Configuration, OrderGroupsApi
-from kalshi_python_sync.auth import KalshiAuth
+from kalshi_python_sync import KalshiClient
+from kalshi_python_sync.configuration import Configuration
 
 from exporter.demo.exchange import Answer, Exchange
 
@@ -77,18 +77,19 @@ def client(session: requests.Session, exchange: Exchange, key_pair: "KeyPair") -
 
 def test_the_official_sdk_is_served(exchange: Exchange, key_pair: "KeyPair") -> None:
     exchange.groups(key_pair.key_id).create("a", is_auto_cancel_enabled=False)
-    api_client = ApiClient(Configuration(host=exchange.base_url))
-    api_client.kalshi_auth = KalshiAuth(
-        key_pair.key_id, key_pair.private_key_file.read_text(encoding="ascii")
-    )
+    configuration = Configuration(host=exchange.base_url)
+    # The way its documentation gives; its types do not know it.
+    configuration.api_key_id = key_pair.key_id  # type: ignore[attr-defined]
+    configuration.private_key_pem = key_pair.private_key_file.read_text(encoding="ascii")  # type: ignore[attr-defined]
+    client = KalshiClient(configuration)
     try:
         for _ in range(2):
-            answer = OrderGroupsApi(api_client).get_order_groups()
+            answer = client.get_order_groups()
             assert [(group.id, group.is_auto_cancel_enabled) for group in answer.order_groups] == [
                 ("a", False)
             ]
     finally:
-        api_client.rest_client.pool_manager.clear()
+        client.rest_client.pool_manager.clear()
 
 
 def test_a_signature_covers_the_path_without_the_query(client: Client) -> None:
@@ -261,7 +262,8 @@ def test_pages_follow_each_other_by_cursor(session: requests.Session, key_pair: 
         client = Client(session, exchange, key_pair)
         assert client.get().json() == {"order_groups": [], "cursor": ""}
         exchange.groups(key_pair.key_id).replace([{"id": str(number)} for number in range(5)])
-        pages, cursor = [], ""
+        pages: list[list[str]] = []
+        cursor = ""
         while not pages or cursor:
             answer = client.get(params={"cursor": cursor}).json()
             pages.append([group["id"] for group in answer["order_groups"]])

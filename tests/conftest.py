@@ -8,7 +8,7 @@ import sys
 import tempfile
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -155,7 +155,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 class WriteConfig(Protocol):
-    """Writes a valid configuration with one account and returns its path."""
+    """Writes a valid configuration and returns its path."""
 
     def __call__(
         self,
@@ -163,6 +163,7 @@ class WriteConfig(Protocol):
         database_url: str | None = None,
         base_url: str | None = None,
         account: Mapping[str, Any] | None = None,
+        more_accounts: Sequence[Mapping[str, Any]] = (),
         **sections: Mapping[str, Any],
     ) -> Path:
         """Write `config.toml` in the test's directory.
@@ -170,7 +171,8 @@ class WriteConfig(Protocol):
         Args:
             database_url: SQLite beside the configuration if None.
             base_url: the exchange fixture's if None.
-            account: keys of `[[accounts]]` to add or replace; a value of None leaves one out.
+            account: keys of `[[accounts]]` to add or replace; None leaves a key out.
+            more_accounts: for each further account the same, beginning with its name.
             sections: the same for `poll`, `spool`, `log`, `metrics`, `database`.
         """
 
@@ -184,6 +186,7 @@ def write_config(tmp_path: Path, key_pair: KeyPair, request: pytest.FixtureReque
         database_url: str | None = None,
         base_url: str | None = None,
         account: Mapping[str, Any] | None = None,
+        more_accounts: Sequence[Mapping[str, Any]] = (),
         **sections: Mapping[str, Any],
     ) -> Path:
         if base_url is None:
@@ -205,7 +208,7 @@ def write_config(tmp_path: Path, key_pair: KeyPair, request: pytest.FixtureReque
         lines = []
         for heading, values in [
             *((f"[{name}]", values) for name, values in settings.items()),
-            ("[[accounts]]", main | dict(account or {})),
+            *(("[[accounts]]", main | dict(keys)) for keys in (account or {}, *more_accounts)),
         ]:
             lines.append(heading)
             lines += [

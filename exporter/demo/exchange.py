@@ -277,19 +277,18 @@ def _cursor_at(start: int) -> str:
 class Exchange:
     """The exchange, serving on a loopback port for as long as its context lasts.
 
-    Args:
-        page_size: groups per answer; None gives all in one, as the live service does.
-        compress: answer under gzip to clients that accept it.
-
     Attributes:
         base_url: with `/trade-api/v2`.
-        clock_offset: seconds that the exchange's clock is ahead of this machine's; may be set at
-            any time.
+        page_size: groups per answer; None gives all in one, as the live service does. This one
+            and the next two may be set at any time.
+        compress: whether to answer under gzip to clients that accept it.
+        clock_offset: seconds that the exchange's clock is ahead of this machine's.
+        closing: set once the context ends, to wake answers that take their time.
     """
 
-    def __init__(self, *, page_size: int | None = None, compress: bool = False) -> None:
-        self._page_size = page_size
-        self._compress = compress
+    def __init__(self) -> None:
+        self.page_size: int | None = None
+        self.compress = False
         self.clock_offset = 0.0
         self.closing = threading.Event()
         self._keys: dict[str, PublicKey] = {}
@@ -436,10 +435,8 @@ class Exchange:
                 start = int(cursor.removeprefix(b"offset:"))
             except ValueError:
                 return Answer.error(400, "invalid_parameters", "invalid parameters", "cursor")
-        compressed = self._compress and "gzip" in request.headers.get("accept-encoding", "")
-        body = groups.body(
-            subaccount, start=start, page_size=self._page_size, compressed=compressed
-        )
+        compressed = self.compress and "gzip" in request.headers.get("accept-encoding", "")
+        body = groups.body(subaccount, start=start, page_size=self.page_size, compressed=compressed)
         return Answer(body=body, headers={"Content-Encoding": "gzip"} if compressed else {})
 
 

@@ -78,10 +78,9 @@ def client(session: requests.Session, exchange: Exchange, key_pair: "KeyPair") -
 def test_the_official_sdk_is_served(exchange: Exchange, key_pair: "KeyPair") -> None:
     exchange.groups(key_pair.key_id).create("a", is_auto_cancel_enabled=False)
     configuration = Configuration(host=exchange.base_url)
-    # The way its documentation gives; its types do not know it.
-    configuration.api_key_id = key_pair.key_id  # type: ignore[attr-defined]
-    configuration.private_key_pem = key_pair.private_key_file.read_text(encoding="ascii")  # type: ignore[attr-defined]
-    client = KalshiClient(configuration)
+    configuration.api_key_id = key_pair.key_id
+    configuration.private_key_pem = key_pair.private_key_file.read_text(encoding="ascii")
+    client = KalshiClient(configuration)  # type: ignore[no-untyped-call]  # it has few types
     try:
         for _ in range(2):
             answer = client.get_order_groups()
@@ -256,32 +255,30 @@ def test_a_subaccount_is_asked_for_alone(client: Client, exchange: Exchange, key
     assert answer.json()["code"] == "invalid_parameters"
 
 
-def test_pages_follow_each_other_by_cursor(session: requests.Session, key_pair: "KeyPair") -> None:
-    with Exchange(page_size=2) as exchange:
-        exchange.register(key_pair.key_id, key_pair.public_key)
-        client = Client(session, exchange, key_pair)
-        assert client.get().json() == {"order_groups": [], "cursor": ""}
-        exchange.groups(key_pair.key_id).replace([{"id": str(number)} for number in range(5)])
-        pages: list[list[str]] = []
-        cursor = ""
-        while not pages or cursor:
-            answer = client.get(params={"cursor": cursor}).json()
-            pages.append([group["id"] for group in answer["order_groups"]])
-            cursor = answer["cursor"]
-        assert pages == [["0", "1"], ["2", "3"], ["4"]]
-        assert client.get(params={"cursor": "bm9uc2Vuc2U="}).status_code == 400
+def test_pages_follow_each_other_by_cursor(client: Client, exchange: Exchange, key_id: str) -> None:
+    exchange.page_size = 2
+    assert client.get().json() == {"order_groups": [], "cursor": ""}
+    exchange.groups(key_id).replace([{"id": str(number)} for number in range(5)])
+    pages: list[list[str]] = []
+    cursor = ""
+    while not pages or cursor:
+        answer = client.get(params={"cursor": cursor}).json()
+        pages.append([group["id"] for group in answer["order_groups"]])
+        cursor = answer["cursor"]
+    assert pages == [["0", "1"], ["2", "3"], ["4"]]
+    assert client.get(params={"cursor": "bm9uc2Vuc2U="}).status_code == 400
 
 
-def test_compression_needs_both_sides(session: requests.Session, key_pair: "KeyPair") -> None:
-    with Exchange(compress=True) as exchange:
-        exchange.register(key_pair.key_id, key_pair.public_key)
-        exchange.groups(key_pair.key_id).create("a")
-        client = Client(session, exchange, key_pair)
-        packed = client.get(sign(key_pair) | {"Accept-Encoding": "gzip"})
-        plain = client.get(sign(key_pair) | {"Accept-Encoding": "identity"})
-        assert packed.headers["Content-Encoding"] == "gzip"
-        assert "Content-Encoding" not in plain.headers
-        assert packed.json() == plain.json()
+def test_compression_needs_both_sides(
+    client: Client, exchange: Exchange, key_pair: "KeyPair"
+) -> None:
+    exchange.compress = True
+    exchange.groups(key_pair.key_id).create("a")
+    packed = client.get(sign(key_pair) | {"Accept-Encoding": "gzip"})
+    plain = client.get(sign(key_pair) | {"Accept-Encoding": "identity"})
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert "Content-Encoding" not in plain.headers
+    assert packed.json() == plain.json()
 
 
 def test_a_hundred_thousand_groups_are_served_from_memory(

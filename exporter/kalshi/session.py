@@ -1,0 +1,333 @@
+"""The signed session: attempts, deadlines, limits and refusals, between `keys` and `order_groups`.
+
+It sends over `transport`, reads with `answers` and lets `refusals` say what went wrong.
+"""
+
+import logging
+import os
+import random
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.util import Timeout
+
+from exporter import __version__
+from exporter.clock import elapsed
+from exporter.errors import (
+    ApiError,
+    ConfigurationError,
+    DeadlineError,
+    InvalidResponseError,
+    UnreachableError,
+)
+from exporter.kalshi.answers import clock_skew_ms, read_body, retry_after
+from exporter.kalshi.keys import SigningKey
+from exporter.kalshi.refusals import refusal
+from exporter.kalshi.text import clean
+from exporter.kalshi.transport import DeadlineAdapter, TooManyBytesError
+
+_FIRST_WAIT = 0.5  # seconds
+_LONGEST_WAIT = 8.0  # seconds
+_ERROR_BODY = 64 * 1024  # bytes
+_CAUSE = 200  # characters of what a library says about a failure
+
+# A wait that ends with the deadline may end a little before it by another clock.
+_CLOCK_TOLERANCE = 0.02  # seconds
+
+_log = logging.getLogger("exporter.kalshi")
+
+
+class Effort:
+    """What one poll may spend, and what it has spent, whether or not it succeeds.
+
+    Args:
+        deadline: seconds that the whole poll may take, from now on.
+
+    Attributes:
+        attempts: HTTP requests sent, over all pages.
+        http_status: of the last attempt's response; None if none came.
+        clock_skew_ms: this machine's clock minus the exchange's, as last measured; or None.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self._ends_at = elapsed() + deadline
+        self.attempts = 0
+        self.http_status: int | None = None
+        self.clock_skew_ms: int | None = None
+
+    def remaining(self) -> float:
+        """Seconds; not positive once the deadline has passed."""
+        return self._ends_at - elapsed()
+
+    def check(self) -> None:
+        """Raises a DeadlineError once the deadline has passed."""
+        if self.remaining() <= 0:
+            raise self.timed_out()
+
+    def timed_out(self) -> DeadlineError:
+        """The error that says so."""
+        return DeadlineError(
+            f"no complete answer within the deadline of {self.deadline:g} s",
+            http_status=self.http_status,
+        )
+
+
+class SignedSession:
+    """Signed GET requests to one exchange with one key, over one kept connection.
+
+    Not for several threads at a time. A context manager; `close` ends the connection.
+
+    Args:
+        account: its name, for the log.
+        base_url: with the path's prefix and without a slash at the end, such as
+            "https://external-api.kalshi.com/trade-api/v2".
+        key_id: sent with each request; only its last four characters are ever shown.
+        key: signs each request.
+        max_attempts: of one page.
+        max_response_size: bytes of one body after decompression.
+        stop: once set, no more waiting: the failure at hand is final.
+
+    Raises:
+        ConfigurationError: SSL_CERT_FILE or REQUESTS_CA_BUNDLE names nothing that exists.
+    """
+
+    def __init__(
+        self,
+        *,
+        account: str,
+        base_url: str,
+        key_id: str,
+        key: SigningKey,
+        max_attempts: int,
+        max_response_size: int,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._account = account
+        self._base_url = base_url.rstrip("/")
+        self._key_id = key_id
+        self._key = key
+        self._max_attempts = max_attempts
+        self.max_response_size = max_response_size
+        self._stop = stop or threading.Event()
+        self._session = _PlainSession()
+        self._session.verify = _certificates()
+        self._session.headers = requests.structures.CaseInsensitiveDict(
+            {
+                "User-Agent": f"kalshi-exporter/{__version__}",
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+            }
+        )
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, DeadlineAdapter(max_response_size))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._session.close()
+
+    def get(
+        self, path: str, parameters: Mapping[str, str], effort: Effort, size_limit: int
+    ) -> bytes:
+        """The body of a 200, after as many attempts as are allowed and fit into the deadline.
+
+        Args:
+            path: after the base URL, with a slash in front.
+            parameters: of the query.
+            effort: whose deadline holds, and which is told of each attempt.
+            size_limit: bytes of the body after decompression.
+
+        Raises:
+            ApiError: the last attempt's failure. Each failure has been logged by then.
+        """
+        for attempt in range(1, self._max_attempts + 1):
+            try:
+                return self._attempt(path, parameters, effort, size_limit)
+            except ApiError as error:
+                failure = error
+            wait = self._wait_after(failure, attempt, effort)
+            self._log_failure(failure, attempt, wait)
+            if wait is None or self._stop.wait(wait):
+                break
+        raise failure
+
+    def _attempt(
+        self, path: str, parameters: Mapping[str, str], effort: Effort, size_limit: int
+    ) -> bytes:
+        effort.check()
+        effort.attempts += 1
+        effort.http_status = None
+        try:
+            body = self._exchange(path, parameters, effort, size_limit)
+        except ApiError as error:
+            error.http_status = effort.http_status
+            raise
+        except Exception as error:
+            # Four libraries raise what they like for a hostile or broken answer, and all of it
+            # means the same.
+            raise self._transport_failure(error, effort) from error
+        # A process that was stopped meanwhile may hold an answer from long ago.
+        effort.check()
+        return body
+
+    def _exchange(
+        self, path: str, parameters: Mapping[str, str], effort: Effort, size_limit: int
+    ) -> bytes:
+        request = self._signed(path, parameters)
+        began = time.time()
+        response = self._session.send(
+            request,
+            stream=True,
+            allow_redirects=False,
+            # Not below a millisecond, because urllib3 refuses a timeout of nothing.
+            timeout=Timeout(total=max(effort.remaining(), 0.001)),  # type: ignore[arg-type] # requests takes urllib3's, which its stubs do not know
+        )
+        with closing(response):
+            effort.http_status = response.status_code
+            skew = clock_skew_ms(response.headers, began, time.time())
+            effort.clock_skew_ms = effort.clock_skew_ms if skew is None else skew
+            if response.status_code != requests.codes.ok:
+                raise self._refusal(response, effort)
+            return read_body(response, size_limit, effort.check)
+
+    def _signed(self, path: str, parameters: Mapping[str, str]) -> requests.PreparedRequest:
+        url = self._base_url + path
+        timestamp = str(int(time.time() * 1000))
+        message = f"{timestamp}GET{urlsplit(url).path}"
+        return self._session.prepare_request(
+            requests.Request(
+                "GET",
+                url,
+                params=dict(parameters),
+                headers={
+                    "KALSHI-ACCESS-KEY": self._key_id,
+                    "KALSHI-ACCESS-TIMESTAMP": timestamp,
+                    "KALSHI-ACCESS-SIGNATURE": self._key.sign(message.encode()),
+                },
+            )
+        )
+
+    def _refusal(self, response: requests.Response, effort: Effort) -> ApiError:
+        try:
+            body = read_body(response, _ERROR_BODY, effort.check)
+        except Exception:  # noqa: BLE001 - the status says enough when the body cannot be had
+            body = b""
+        return refusal(
+            response.status_code,
+            body,
+            retry_after=retry_after(response.headers),
+            clock_skew_ms=effort.clock_skew_ms,
+            key_hint=f"…{self._key_id[-4:]}",
+        )
+
+    def _transport_failure(self, error: Exception, effort: Effort) -> ApiError:
+        if isinstance(error, TooManyBytesError):
+            if effort.http_status == requests.codes.ok:
+                return InvalidResponseError(
+                    "the answer is larger than max_response_size allows", http_status=200
+                )
+            return UnreachableError("the exchange sends a header without end")
+        if effort.remaining() <= _CLOCK_TOLERANCE:
+            return effort.timed_out()
+        root = _root(error)
+        cause = clean(getattr(root, "strerror", None) or str(root) or repr(root), _CAUSE)
+        hint = (
+            "; name a company's own certificate authority in SSL_CERT_FILE"
+            if isinstance(root, ssl.SSLCertVerificationError)
+            else ""
+        )
+        return UnreachableError(
+            f"no complete answer from {urlsplit(self._base_url).netloc}: "
+            f"{type(root).__name__}: {cause}{hint}",
+            http_status=effort.http_status,
+        )
+
+    def _wait_after(self, failure: ApiError, attempt: int, effort: Effort) -> float | None:
+        """Seconds until the next attempt; None if there is to be none."""
+        if not failure.retryable or attempt == self._max_attempts:
+            return None
+        ceiling = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
+        # Full jitter, so that exporters that failed together do not come back together.
+        wait = max(random.uniform(0, ceiling), failure.retry_after or 0.0)  # noqa: S311 - no secret
+        return wait if wait < effort.remaining() else None
+
+    def _log_failure(self, failure: ApiError, attempt: int, wait: float | None) -> None:
+        following = "give up" if wait is None else f"retry in {wait:.1f} s"
+        _log.warning(
+            "%s: attempt %d of %d failed: %s; %s",
+            self._account,
+            attempt,
+            self._max_attempts,
+            failure.reason,
+            following,
+            extra={
+                "event": "attempt_failed",
+                "account": self._account,
+                "attempt": attempt,
+                "max_attempts": self._max_attempts,
+                "http_status": failure.http_status,
+                "code": failure.code,
+                "error": failure.message or failure.reason,
+                "details": failure.details,
+                "service": failure.service,
+                "outcome": failure.outcome,
+                "next": following,
+            },
+        )
+
+
+class _PlainSession(requests.Session):
+    """A session without what requests adds for browsers: redirects, cookies, .netrc, proxies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests names it
+        # Even without following it, requests prepares the next request, for which it reads and
+        # inflates the whole body of the redirect, without a limit.
+        return None
+
+
+def _certificates() -> str | bool:
+    """The certificate authorities to trust: a file or directory, or True for certifi's.
+
+    requests would read these variables only together with .netrc and the proxies' variables.
+    """
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        if path := os.environ.get(name):
+            if not Path(path).exists():
+                raise ConfigurationError(f"{name} names {path}, which does not exist")
+            return path
+    return True
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error at the bottom, which says what happened in the fewest words."""
+    for _ in range(10):
+        below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if below is None:
+            break
+        error = below
+    return error

@@ -1,0 +1,142 @@
+"""Connections to SQLite and Postgres, and their errors in one line each.
+
+Nothing here rests on session state, so that a pooler in transaction mode may stand between.
+"""
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from exporter.errors import ConfigurationError, DatabaseError
+
+_SQLITE_BUSY_SECONDS = 10.0
+_CONNECT_SECONDS = 5
+_DEAD_PEER_SECONDS = 10
+
+
+class Database:
+    """A database that is written to.
+
+    Args:
+        url: SQLAlchemy's form, `sqlite:///…` or `postgresql+psycopg://…`.
+        pool_size: connections that may be open at the same time; Postgres only.
+
+    Raises:
+        ConfigurationError: SQLite's file cannot be there: its directory does not exist.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.url: URL = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine: Engine = (
+            self._sqlite_engine() if self.is_sqlite else _postgres_engine(self.url, pool_size)
+        )
+        # SQLite lets one writer in; those of one process queue here rather than in its busy
+        # handler, which sleeps and is not fair.
+        self._turn: AbstractContextManager[Any] = (
+            threading.Lock() if self.is_sqlite else nullcontext()
+        )
+
+    @property
+    def path(self) -> Path | None:
+        """SQLite's file; None on Postgres."""
+        return Path(self.url.database or "") if self.is_sqlite else None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Run one transaction: committed at the end of the block, rolled back on any error.
+
+        Raises:
+            DatabaseError: the database failed, in one line without SQL or parameters.
+        """
+        with translated_errors(), self._turn, self.engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def _sqlite_engine(self) -> Engine:
+        path = Path(self.url.database or "")
+        if not path.parent.is_dir():
+            raise ConfigurationError(
+                f"database.url: the directory {path.parent} does not exist: create it, or"
+                " correct the path"
+            )
+        engine = create_engine(
+            self.url, connect_args={"timeout": _SQLITE_BUSY_SECONDS}, pool_size=1, max_overflow=4
+        )
+
+        @event.listens_for(engine, "connect")
+        def _prepare(connection: Any, _record: Any) -> None:
+            _make_private(path)
+            # sqlite3's own transaction control would begin late and commit DDL on its own.
+            connection.isolation_level = None
+            connection.execute("PRAGMA journal_mode=WAL")
+            # Each commit survives a power cut: what was seen once is not forgotten.
+            connection.execute("PRAGMA synchronous=FULL")
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            # Writers take their turn at the start: a transaction never fails halfway for another.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+
+
+def _postgres_engine(url: URL, pool_size: int) -> Engine:
+    defaults = {
+        "connect_timeout": str(_CONNECT_SECONDS),
+        "tcp_user_timeout": str(_DEAD_PEER_SECONDS * 1000),
+        "application_name": "kalshi-exporter",
+    }
+    defaults = {key: value for key, value in defaults.items() if key not in url.query}
+    return create_engine(
+        url.update_query_dict(defaults),
+        # Prepared statements belong to a session, which a pooler takes away between transactions.
+        connect_args={"prepare_threshold": None},
+        pool_size=pool_size,
+        max_overflow=0,
+        # A connection that died between two polls is replaced, not reported.
+        pool_pre_ping=True,
+    )
+
+
+def _make_private(path: Path) -> None:
+    """Make a file that SQLite has just created readable by its owner alone.
+
+    SQLite gives its journals the same mode. A file with content keeps the mode that somebody
+    chose for it, to let a reader in for example.
+    """
+    status = path.stat()
+    if status.st_size == 0 and status.st_uid == os.geteuid():
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn the drivers' errors into `DatabaseError`, one line each.
+
+    Raises:
+        DatabaseError: for any error of SQLAlchemy or the driver below it.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise DatabaseError(_one_line(error.orig or error)) from error
+    except SQLAlchemyError as error:
+        raise DatabaseError(_one_line(error)) from error
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of an error's text, which holds neither SQL nor parameters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"database: {lines[0].strip()[:300]}"

@@ -1,0 +1,115 @@
+"""What an observation changes in what is known: pure, and the heart of the history.
+
+`store` reads what is known, asks here, and writes the answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from exporter.model import OrderGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The open snapshots of an account.
+
+    Attributes:
+        groups: the last state seen of each, by id.
+        missing: those of them that the latest polls did not see, and since when.
+    """
+
+    groups: Mapping[str, OrderGroup]
+    missing: Mapping[str, datetime]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """The steps from what was known to what was observed, each sorted by id.
+
+    Attributes:
+        added: groups without an open snapshot.
+        changed: groups seen in another state than their open snapshot's.
+        returned: ids of groups that were missing and are there again as they were.
+        missed: ids of groups missing for the first time, to be confirmed.
+        removed: ids of groups missing often enough.
+    """
+
+    added: tuple[OrderGroup, ...]
+    changed: tuple[OrderGroup, ...]
+    returned: tuple[str, ...]
+    missed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to write."""
+        return any((self.added, self.changed, self.returned, self.missed, self.removed))
+
+
+def compare(
+    known: Known,
+    observed: Mapping[str, OrderGroup],
+    *,
+    confirmed_since: datetime | None,
+) -> Difference:
+    """Compare an observation with the open snapshots.
+
+    Args:
+        known: the open snapshots.
+        observed: the complete set of groups that was seen, by id.
+        confirmed_since: a group that has been missing since this instant or earlier, and is
+            missing again, counts as removed. None if one miss is enough.
+    """
+    added = []
+    changed = []
+    groups = known.groups
+    for group_id, group in observed.items():
+        before = groups.get(group_id)
+        if before is None:
+            added.append(group)
+        # The decoder hands out the same object for the same bytes: identity spares comparing.
+        elif before is not group and before != group:
+            changed.append(group)
+
+    missed = []
+    removed = []
+    for group_id in groups.keys() - observed.keys():
+        since = known.missing.get(group_id)
+        if confirmed_since is None or (since is not None and since <= confirmed_since):
+            removed.append(group_id)
+        elif since is None:
+            missed.append(group_id)
+
+    changed_ids = {group.id for group in changed}
+    returned = (known.missing.keys() & observed.keys()) - changed_ids
+    return Difference(
+        added=tuple(sorted(added, key=_by_id)),
+        changed=tuple(sorted(changed, key=_by_id)),
+        returned=tuple(sorted(returned)),
+        missed=tuple(sorted(missed)),
+        removed=tuple(sorted(removed)),
+    )
+
+
+def apply(known: Known, difference: Difference, *, observed_at: datetime) -> Known:
+    """Give what is known after a difference has been written.
+
+    Args:
+        known: what was known before.
+        difference: as `compare` gave it.
+        observed_at: the instant of the observation, from which missed groups are missing.
+    """
+    groups = dict(known.groups)
+    groups.update((group.id, group) for group in difference.added + difference.changed)
+    missing = dict(known.missing)
+    for group_id in difference.removed:
+        del groups[group_id]
+        missing.pop(group_id, None)
+    for group_id in (*difference.returned, *(group.id for group in difference.changed)):
+        missing.pop(group_id, None)
+    missing.update(dict.fromkeys(difference.missed, observed_at))
+    return Known(groups=groups, missing=missing)
+
+
+def _by_id(group: OrderGroup) -> str:
+    return group.id

@@ -1,0 +1,159 @@
+"""Finds, checks and runs the migrations.
+
+Alembic, which takes as long to import as everything else together, is needed only when there is
+something to migrate.
+"""
+
+import logging
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import inspect, text
+
+from exporter.errors import DatabaseError, SchemaError
+from exporter.history.database import Database, translated_errors
+from exporter.history.schema import REVISION
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection
+
+_log = logging.getLogger("exporter.migrate")
+
+# Any number, the same in every version: those who migrate at the same time take turns on it.
+_ADVISORY_LOCK = 0x6B616C736869
+
+
+def current_revision(database: Database) -> str | None:
+    """Give the revision of the database's schema; None if it has none yet.
+
+    Raises:
+        SchemaError: the file is not a database.
+        DatabaseError: the database failed.
+    """
+    _refuse_foreign_file(database)
+    with translated_errors(), database.engine.connect() as connection:
+        return _revision(connection)
+
+
+def ensure_current(database: Database, *, auto_migrate: bool) -> None:
+    """Make sure that the schema is this version's, migrating it if that is allowed.
+
+    Raises:
+        SchemaError: the schema is newer, or older and `auto_migrate` is false.
+        DatabaseError: the database failed.
+    """
+    revision = current_revision(database)
+    if revision == REVISION:
+        return
+    _refuse_newer(revision)
+    if not auto_migrate:
+        state = "has no tables yet" if revision is None else f"is at revision {revision}"
+        raise SchemaError(
+            f"the database {state}, this version needs {REVISION}, and database.auto_migrate is"
+            " false: run `kalshi-exporter migrate`"
+        )
+    migrate(database)
+
+
+def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path | None]:
+    """Bring the schema to a revision, in one transaction; nothing happens if it is there already.
+
+    Args:
+        database: to migrate. A SQLite file that holds a schema is copied beside itself before.
+        to: the revision to reach, for tests.
+
+    Returns:
+        The revision before, and the path of the copy if one was made.
+
+    Raises:
+        SchemaError: the schema is newer than this version, or the file is not a database.
+        DatabaseError: the database failed; the schema is as it was.
+    """
+    before = current_revision(database)
+    _refuse_newer(before)
+    if before == to:
+        return before, None
+    backup = None if before is None else _back_up(database, before)
+
+    # Imported here: see above.
+    from alembic import command  # noqa: PLC0415
+
+    configuration = _configuration()
+    with database.transaction() as connection:
+        if not database.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        configuration.attributes["connection"] = connection
+        command.upgrade(configuration, to)
+    _log.info(
+        "the database's schema is now at revision %s",
+        to,
+        extra={"event": "migrated", "revision_before": before, "backup": backup},
+    )
+    return before, backup
+
+
+def _configuration() -> "Config":
+    from alembic.config import Config  # noqa: PLC0415  # see above
+
+    configuration = Config()
+    configuration.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
+    return configuration
+
+
+def _migrations() -> Path:
+    """Where the revisions are: in the package when installed, beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
+def _revision(connection: "Connection") -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if revision is None else str(revision)
+
+
+def _refuse_newer(revision: str | None) -> None:
+    # Revisions are numbered, so that an older version can tell a newer schema it knows nothing of.
+    if revision is not None and revision > REVISION:
+        raise SchemaError(
+            f"the database's schema is at revision {revision}, newer than {REVISION}, the newest"
+            " that this version knows: install the kalshi-exporter that made it, or a newer one"
+        )
+
+
+def _refuse_foreign_file(database: Database) -> None:
+    path = database.path
+    if path is None or not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise DatabaseError(f"database: cannot read {path}: {error.strerror}") from error
+    if start and start != b"SQLite format 3\0":
+        raise SchemaError(
+            f"database.url: {path} is a file, but not a SQLite database: correct the path"
+        )
+
+
+def _back_up(database: Database, revision: str) -> Path | None:
+    """Copy a SQLite database beside itself, as of one instant, while others may use it."""
+    path = database.path
+    if path is None:
+        return None
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    backup = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
+    backup.touch(mode=0o600, exist_ok=False)
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as copy:
+            source.backup(copy)
+    except sqlite3.Error as error:
+        backup.unlink()
+        raise DatabaseError(f"database: cannot copy {path} to {backup}: {error}") from error
+    return backup

@@ -1,0 +1,241 @@
+"""The tables, as SQLAlchemy knows them; `migrations/` makes them and their views, `store` writes.
+
+Each index names the question that it answers. Views are in the migrations alone: they are read by
+people, and by `exporter.reading` through their names.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON, TIMESTAMP
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+REVISION = "0002"
+"""The newest revision in `migrations/versions/`: the schema that this version reads and writes."""
+
+
+class Instant(TypeDecorator[datetime]):
+    """A UTC instant: timestamptz on Postgres, fixed-width text on SQLite.
+
+    SQLAlchemy's own DateTime(timezone=True) drops the offset on SQLite in silence. The text is
+    `YYYY-MM-DDTHH:MM:SS.ffffffZ`, always 27 characters, so that text order is time order.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the column's type by the database."""
+        return dialect.type_descriptor(
+            TIMESTAMP(timezone=True) if dialect.name == "postgresql" else Text()
+        )
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Turn an aware datetime into what the database holds."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return to_text(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Turn what the database holds into an aware datetime in UTC."""
+        if value is None:
+            return None
+        if dialect.name == "postgresql":
+            # The server answers in the session's zone, whatever its configuration says.
+            return value.astimezone(UTC)  # type: ignore[no-any-return]  # the driver's datetime
+        return datetime.fromisoformat(value)
+
+
+class ExactDecimal(TypeDecorator[Decimal]):
+    """A decimal number without loss: numeric on Postgres, its digits as text on SQLite.
+
+    SQLite's own NUMERIC turns what it can into a binary float.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the column's type by the database."""
+        return dialect.type_descriptor(Numeric() if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        """Turn a Decimal into what the database holds."""
+        if value is None or dialect.name == "postgresql":
+            return value
+        return format(value, "f")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:  # noqa: ARG002  # SQLAlchemy's signature
+        """Turn what the database holds into a Decimal."""
+        return None if value is None else Decimal(value)
+
+
+class JsonText(TypeDecorator[str]):
+    """JSON kept to the letter: json on Postgres (never jsonb, which refuses NUL), text on SQLite.
+
+    On the Python side it is text too: numbers such as 1e400 would not survive being decoded.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the column's type by the database."""
+        return dialect.type_descriptor(
+            _PostgresJsonText() if dialect.name == "postgresql" else Text()
+        )
+
+
+class _PostgresJsonText(JSON):
+    """The json type, given and returned as text."""
+
+    def bind_processor(self, dialect: Dialect) -> None:  # noqa: ARG002  # SQLAlchemy's signature
+        """Pass text through."""
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:  # noqa: ARG002  # SQLAlchemy's signature
+        """Pass through what the driver gives: `store` reads the column cast to text."""
+
+
+def to_text(instant: datetime) -> str:
+    """Write an aware datetime as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, the form that SQLite holds."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+_BigSerial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up INTEGER keys only
+
+metadata = MetaData()
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("account", Text, primary_key=True),
+    # The head: a poll that succeeds advances it from the version that it read, or writes nothing.
+    Column("version", BigInteger, nullable=False),
+    Column("observed_at", Instant),
+    Column("last_poll_id", BigInteger),
+    Column("digest", Text),
+    Column("group_count", Integer),
+    Column("coverage_started_at", Instant),
+    # Since the last observation.
+    Column("failed_polls", Integer, nullable=False),
+    # In a row, to the last poll.
+    Column("refused_polls", Integer, nullable=False),
+    # Who polls now: spares the exchange needless requests; correctness never rests on it.
+    Column("polled_at", Instant),
+    Column("claimed_by", Text),
+    Column("claimed_until", Instant),
+)
+
+gap_outcomes = Table(
+    # How the polls since each account's last observation ended: the cause of the gap that may
+    # come of them. Kept apart from `polls`, which may be pruned before the gap ends.
+    "gap_outcomes",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("polls", Integer, nullable=False),
+    Column("last_started_at", Instant, nullable=False),
+)
+
+polls = Table(
+    "polls",
+    metadata,
+    Column("id", _BigSerial, primary_key=True, autoincrement=True),
+    Column("account", Text, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("finished_at", Instant, nullable=False),
+    Column("observed_at", Instant),
+    Column("outcome", Text, nullable=False),
+    Column("http_status", Integer),
+    Column("attempts", Integer, nullable=False),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("error_details", Text),
+    Column("error_service", Text),
+    Column("clock_skew_ms", BigInteger),
+    Column("group_count", Integer),
+    Column("added", Integer),
+    Column("changed", Integer),
+    Column("removed", Integer),
+    Column("exporter_version", Text, nullable=False),
+    # One account's polls in a time span, its newest poll, and whether a poll is recorded already.
+    Index("polls_account_started_at", "account", "started_at"),
+    # Ids of pruned polls must never come again: snapshots name them.
+    sqlite_autoincrement=True,
+)
+
+coverage = Table(
+    "coverage",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("started_at", Instant, primary_key=True),
+    Column("ended_at", Instant, nullable=False),
+    Column("polls", BigInteger, nullable=False),
+    # The gap before this stretch; null for an account's first.
+    Column("gap_started_at", Instant),
+    Column("gap_cause", Text),
+)
+
+order_group_snapshots = Table(
+    "order_group_snapshots",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("order_group_id", Text, primary_key=True),
+    Column("valid_from", Instant, primary_key=True),
+    Column("is_auto_cancel_enabled", Boolean, nullable=False),
+    Column("contracts_limit", ExactDecimal),
+    Column("exchange_index", BigInteger),
+    Column("extra", JsonText),
+    # The last instant at which this state was not there yet; null if it was there when the
+    # account was first looked at.
+    Column("not_before", Instant),
+    Column("missing_since", Instant),
+    Column("last_seen_at", Instant),
+    Column("valid_to", Instant),
+    Column("end_reason", Text),
+    Column("first_poll_id", BigInteger, nullable=False),
+    Column("last_poll_id", BigInteger),
+    # At most one open snapshot a group; the current state of an account.
+    Index(
+        "order_group_snapshots_open",
+        "account",
+        "order_group_id",
+        unique=True,
+        sqlite_where=text("valid_to IS NULL"),
+        postgresql_where=text("valid_to IS NULL"),
+    ),
+    # What appeared or changed in a time span.
+    Index("order_group_snapshots_valid_from", "valid_from"),
+    # What ended in a time span; what was open at an instant not long ago.
+    Index("order_group_snapshots_valid_to", "valid_to"),
+    # The key is the table: a group's states lie side by side, and the key is stored once.
+    sqlite_with_rowid=False,
+)
+
+__all__ = [
+    "REVISION",
+    "ExactDecimal",
+    "Instant",
+    "JsonText",
+    "accounts",
+    "coverage",
+    "gap_outcomes",
+    "metadata",
+    "order_group_snapshots",
+    "polls",
+    "to_text",
+]

@@ -1,0 +1,225 @@
+"""The one place that writes history: a poll becomes rows in one transaction, or none does."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from exporter import __version__
+from exporter.errors import BusyError
+from exporter.history import head as heads
+from exporter.history import snapshots
+from exporter.history.database import Database
+from exporter.history.diff import Difference, Known, apply, compare
+from exporter.history.head import Head
+from exporter.history.schema import polls
+from exporter.model import Observation, Outcome, Poll
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a poll left in the database.
+
+    Attributes:
+        outcome: the poll's own, or "superseded".
+        group_count, added, changed, removed: None unless the outcome is "ok".
+    """
+
+    outcome: Outcome
+    group_count: int | None = None
+    added: int | None = None
+    changed: int | None = None
+    removed: int | None = None
+
+
+class Store:
+    """Writes the polls of any number of accounts.
+
+    Args:
+        database: with the current schema.
+        owner: names this process among all exporters.
+    """
+
+    def __init__(self, database: Database, *, owner: str) -> None:
+        self._database = database
+        self._owner = owner
+        # What is known of each account, as of a version of its head: spares reading it again.
+        self._known: dict[str, tuple[int, Known]] = {}
+
+    def claim(
+        self, account: str, *, now: datetime, lease: float, unless_polled_within: float = 0.0
+    ) -> Head:
+        """Read an account's head and claim the account; see `exporter.history.head.claim`.
+
+        Raises:
+            BusyError: another exporter is polling the account, or has just done so.
+            DatabaseError: the database failed.
+        """
+        with self._database.transaction() as connection:
+            head = heads.claim(
+                connection,
+                account,
+                owner=self._owner,
+                now=now,
+                lease=lease,
+                unless_polled_within=unless_polled_within,
+            )
+        if head is None:
+            raise BusyError(f"{account}: another exporter is polling this account, or just did")
+        return head
+
+    def write(
+        self, poll: Poll, *, head: Head | None, interval: float, confirm_removal: int
+    ) -> Written:
+        """Write one poll, whole or not at all, and end this process's claim on the account.
+
+        Args:
+            poll: what happened.
+            head: as `claim` gave it before the exchange was asked. None for a poll that waited in
+                the spool; it may have been written already, and is then left as it is.
+            interval: seconds between polls of this account.
+            confirm_removal: how many polls in a row must miss a group before it is removed.
+
+        Raises:
+            DatabaseError: the database failed. If the connection was lost during the commit,
+                nobody knows whether the poll is written: spool it, which finds out.
+        """
+        with self._database.transaction() as connection:
+            if head is None and _is_written(connection, poll):
+                return Written(outcome=poll.outcome)
+            if poll.observation is None:
+                _insert_poll(connection, poll)
+                heads.count_failure(
+                    connection,
+                    poll.account,
+                    owner=self._owner,
+                    outcome=poll.outcome,
+                    started_at=poll.started_at,
+                )
+                return Written(outcome=poll.outcome)
+            head = head or _lock_head_before(connection, poll)
+            follows = head is not None and (
+                # Without its groups it repeats an answer; another may have come in between.
+                poll.observation.groups is not None or poll.observation.digest == head.digest
+            )
+            if head is None or not follows:
+                _insert_poll(connection, poll, outcome="superseded")
+                return Written(outcome="superseded")
+            written, known = self._write_observation(
+                connection, poll, poll.observation, head, interval, confirm_removal
+            )
+        # Known only once it is committed.
+        if known is not None:
+            self._known[poll.account] = (head.version + 1, known)
+        return written
+
+    def _write_observation(
+        self,
+        connection: Connection,
+        poll: Poll,
+        observation: Observation,
+        head: Head,
+        interval: float,
+        confirm_removal: int,
+    ) -> tuple[Written, Known | None]:
+        observed_at = heads.next_instant(head, observation.observed_at)
+        groups = observation.groups
+        group_count = head.group_count if groups is None else len(groups)
+        values = {"observed_at": observed_at, "group_count": group_count}
+        poll_id = _insert_poll(connection, poll, added=0, changed=0, removed=0, **values)
+        advanced = heads.advance(
+            connection,
+            head,
+            owner=self._owner,
+            poll_id=poll_id,
+            observed_at=observed_at,
+            group_count=group_count,
+            interval=interval,
+        )
+        if not advanced:
+            nothing = dict.fromkeys(("observed_at", "group_count", "added", "changed", "removed"))
+            _update_poll(connection, poll_id, outcome="superseded", **nothing)
+            return Written(outcome="superseded"), None
+
+        if groups is None or observation.digest == head.digest:
+            unchanged = Written(
+                outcome="ok", group_count=group_count, added=0, changed=0, removed=0
+            )
+            return unchanged, self._known_at(head)
+
+        known = self._known_at(head) or snapshots.read_open(connection, head.account)
+        difference = compare(
+            known,
+            groups,
+            confirmed_since=snapshots.confirmed_since(connection, head, confirm_removal),
+        )
+        counts = _counts(difference)
+        if difference:
+            snapshots.write(
+                connection, head, difference, observed_at=observed_at, poll_id=poll_id
+            )
+            _update_poll(connection, poll_id, **counts)
+            known = apply(known, difference, observed_at=observed_at)
+        # While a group is missing, the same answer again means one more miss.
+        digest = None if known.missing else observation.digest
+        heads.remember_digest(connection, head.account, digest)
+        return Written(outcome="ok", group_count=group_count, **counts), known
+
+    def _known_at(self, head: Head) -> Known | None:
+        version, known = self._known.get(head.account, (None, None))
+        return known if version == head.version else None
+
+
+def _lock_head_before(connection: Connection, poll: Poll) -> Head | None:
+    """Read the head for a poll that waited in the spool; None if the poll comes too late.
+
+    Such a poll read no head before it asked. It may be written if it asked after everything in
+    the database had been seen.
+    """
+    head = heads.lock(connection, poll.account)
+    if head is not None and head.observed_at is not None and head.observed_at >= poll.started_at:
+        return None
+    return head
+
+
+def _is_written(connection: Connection, poll: Poll) -> bool:
+    """Whether a poll was committed although its exporter lost the connection meanwhile."""
+    statement = select(polls.c.id).where(
+        polls.c.account == poll.account,
+        polls.c.started_at == poll.started_at,
+        polls.c.finished_at == poll.finished_at,
+    )
+    return connection.execute(statement).first() is not None
+
+
+def _insert_poll(connection: Connection, poll: Poll, **values: Any) -> int:
+    row = {
+        "account": poll.account,
+        "started_at": poll.started_at,
+        "finished_at": poll.finished_at,
+        "outcome": poll.outcome,
+        "http_status": poll.http_status,
+        "attempts": poll.attempts,
+        "error_code": poll.error_code,
+        "error_message": poll.error_message,
+        "error_details": poll.error_details,
+        "error_service": poll.error_service,
+        "clock_skew_ms": poll.clock_skew_ms,
+        "exporter_version": __version__,
+    }
+    statement = insert(polls).values(row | values).returning(polls.c.id)
+    return int(connection.execute(statement).scalar_one())
+
+
+def _update_poll(connection: Connection, poll_id: int, **values: Any) -> None:
+    connection.execute(update(polls).where(polls.c.id == poll_id).values(values))
+
+
+def _counts(difference: Difference) -> dict[str, int]:
+    """What the poll saw change: a removal counts when it is confirmed."""
+    return {
+        "added": len(difference.added),
+        "changed": len(difference.changed),
+        "removed": len(difference.removed),
+    }

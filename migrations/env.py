@@ -1,0 +1,20 @@
+"""How Alembic runs the revisions: on the connection that the exporter hands over, or for writers.
+
+`exporter/history/migrate.py` passes a connection with a transaction begun, so that a revision is
+applied whole or not at all, on SQLite too. Developers who call `alembic revision` have none, and
+need none.
+"""
+
+from alembic import context
+
+from exporter.history.schema import metadata
+
+connection = context.config.attributes.get("connection")
+if connection is not None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        # SQLite's DDL is transactional once BEGIN is sent, which the exporter's engine does.
+        transactional_ddl=True,
+    )
+    context.run_migrations()

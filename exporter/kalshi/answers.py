@@ -46,6 +46,9 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
                     f"the answer is larger than max_response_size allows ({limit} bytes left)"
                 )
             blocks.append(part)
+    if not size and "Content-Length" not in response.headers and not response.raw.chunked:
+        # http.client takes a connection that ends inside the header for the end of the header.
+        raise EOFError("the connection ended before the body")
     if inflater and not inflater.complete:
         raise InvalidResponseError("the answer's gzip stream breaks off")
     return b"".join(blocks)

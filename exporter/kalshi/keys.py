@@ -97,7 +97,7 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else str(error)
         raise PrivateKeyError(f"{path}, the private key file, cannot be read: {what}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         # The file that is open is the file that is judged: a path can change its meaning.
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
@@ -105,10 +105,12 @@ def _read(path: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise PrivateKeyError(f"{path} is not a regular file: name the private key file")
         _refuse_what_others_can_read(path, status)
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             pem = file.read(_LARGEST_FILE + 1)
-        except OSError as error:
-            raise PrivateKeyError(f"{path} cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise PrivateKeyError(f"{path} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if not pem.strip():
         raise PrivateKeyError(f"{path} is empty: put the private key in PEM there")
     if len(pem) > _LARGEST_FILE:

@@ -9,7 +9,8 @@ from datetime import datetime
 
 from exporter.errors import InvalidResponseError
 from exporter.kalshi import decoding
-from exporter.kalshi.session import Effort, SignedSession
+from exporter.kalshi.effort import Effort
+from exporter.kalshi.session import SignedSession
 from exporter.kalshi.text import clean
 from exporter.model import Observation, OrderGroup
 

@@ -1,6 +1,7 @@
 """The signed session: attempts, deadlines, limits and refusals, between `keys` and `order_groups`.
 
-It sends over `transport`, reads with `answers` and lets `refusals` say what went wrong.
+It spends an `effort`, sends over `transport`, reads with `answers` and lets `refusals` say what
+went wrong.
 """
 
 import logging
@@ -21,15 +22,14 @@ import requests
 from urllib3.util import Timeout
 
 from exporter import __version__
-from exporter.clock import elapsed
 from exporter.errors import (
     ApiError,
     ConfigurationError,
-    DeadlineError,
     InvalidResponseError,
     UnreachableError,
 )
 from exporter.kalshi.answers import clock_skew_ms, read_body, retry_after
+from exporter.kalshi.effort import Effort
 from exporter.kalshi.keys import SigningKey
 from exporter.kalshi.refusals import refusal
 from exporter.kalshi.text import clean
@@ -44,42 +44,6 @@ _CAUSE = 200  # characters of what a library says about a failure
 _CLOCK_TOLERANCE = 0.02  # seconds
 
 _log = logging.getLogger("exporter.kalshi")
-
-
-class Effort:
-    """What one poll may spend, and what it has spent, whether or not it succeeds.
-
-    Args:
-        deadline: seconds that the whole poll may take, from now on.
-
-    Attributes:
-        attempts: HTTP requests sent, over all pages.
-        http_status: of the last attempt's response; None if none came.
-        clock_skew_ms: this machine's clock minus the exchange's, as last measured; or None.
-    """
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self._ends_at = elapsed() + deadline
-        self.attempts = 0
-        self.http_status: int | None = None
-        self.clock_skew_ms: int | None = None
-
-    def remaining(self) -> float:
-        """Seconds; not positive once the deadline has passed."""
-        return self._ends_at - elapsed()
-
-    def check(self) -> None:
-        """Raises a DeadlineError once the deadline has passed."""
-        if self.remaining() <= 0:
-            raise self.timed_out()
-
-    def timed_out(self) -> DeadlineError:
-        """The error that says so."""
-        return DeadlineError(
-            f"no complete answer within the deadline of {self.deadline:g} s",
-            http_status=self.http_status,
-        )
 
 
 class SignedSession:

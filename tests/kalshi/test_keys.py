@@ -1,0 +1,193 @@
+"""Keys: every mistake with a file has its own line, and signatures are what the exchange checks."""
+
+import base64
+import os
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+from kalshi_python_sync.auth import KalshiAuth
+
+from exporter.errors import PrivateKeyError
+from exporter.kalshi.keys import load_private_key
+
+if TYPE_CHECKING:
+    from tests.kalshi.conftest import Keys
+
+PASSPHRASE = b"correct horse"
+MESSAGE = b"1700000000000GET/trade-api/v2/portfolio/order_groups"
+
+
+def verify_rsa(keys: "Keys", signature: str, message: bytes) -> None:
+    keys.rsa_private.public_key().verify(
+        base64.b64decode(signature, validate=True),
+        message,
+        padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=hashes.SHA256().digest_size),
+        hashes.SHA256(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "passphrase"),
+    [
+        ("rsa.pem", None),
+        ("rsa-pkcs1.pem", None),
+        ("rsa-locked.pem", PASSPHRASE),
+        ("rsa-pkcs1-locked.pem", PASSPHRASE),
+        ("rsa.pem", b"not needed"),
+    ],
+)
+def test_rsa_signatures_verify(keys: "Keys", name: str, passphrase: bytes | None) -> None:
+    key = load_private_key(keys.directory / name, passphrase)
+    assert key.describe() == "RSA 2048"
+    verify_rsa(keys, key.sign(MESSAGE), MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("name", "passphrase"),
+    [("ed25519.pem", None), ("ed25519-locked.pem", PASSPHRASE), ("ed25519.pem", b"not needed")],
+)
+def test_ed25519_signatures_verify(keys: "Keys", name: str, passphrase: bytes | None) -> None:
+    key = load_private_key(keys.directory / name, passphrase)
+    assert key.describe() == "Ed25519"
+    signature = base64.b64decode(key.sign(MESSAGE), validate=True)
+    keys.ed25519_private.public_key().verify(signature, MESSAGE)
+
+
+def test_the_exchanges_own_sdk_signs_alike(keys: "Keys") -> None:
+    headers = KalshiAuth("id", keys.rsa.read_text()).create_auth_headers(
+        "GET", "https://external-api.kalshi.com/trade-api/v2/portfolio/order_groups?subaccount=0"
+    )
+    message = f"{headers['KALSHI-ACCESS-TIMESTAMP']}GET/trade-api/v2/portfolio/order_groups"
+    verify_rsa(keys, headers["KALSHI-ACCESS-SIGNATURE"], message.encode())
+    verify_rsa(keys, load_private_key(keys.rsa).sign(message.encode()), message.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "passphrase", "words"),
+    [
+        ("missing.pem", None, "cannot be read: No such file"),
+        (".", None, "is a directory"),
+        ("rsa-locked.pem", None, "private_key_passphrase_file"),
+        ("rsa-pkcs1-locked.pem", None, "private_key_passphrase_file"),
+        ("ed25519-locked.pem", None, "private_key_passphrase_file"),
+        ("rsa-locked.pem", b"wrong", "does not open with the passphrase"),
+        ("rsa-pkcs1-locked.pem", b"wrong", "does not open with the passphrase"),
+        ("ed25519-locked.pem", b"wrong", "does not open with the passphrase"),
+        ("public.pem", None, "holds a public key"),
+        ("certificate.pem", None, "holds a certificate"),
+        ("openssh.pem", None, "OpenSSH"),
+        ("ec.pem", None, "RSA and Ed25519"),
+        ("dsa.pem", None, "RSA and Ed25519"),
+        ("small.pem", None, "1024 bits"),
+    ],
+)
+def test_each_mistake_has_its_line(
+    keys: "Keys", name: str, passphrase: bytes | None, words: str
+) -> None:
+    path = keys.directory / name
+    with pytest.raises(PrivateKeyError) as caught:
+        load_private_key(path, passphrase)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"hello", "is not in PEM"),
+        (b"\x00\xff" * 100, "is not in PEM"),
+        (b"ssh-rsa AAAA me@here", "holds a public key"),
+        (b"x" * 70_000, "larger than 64 KiB"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "is damaged"),
+        (b"-----BEGIN RSA PRIVATE KEY-----\n", "is damaged"),
+    ],
+)
+def test_contents_that_are_no_key(keys: "Keys", content: bytes, words: str) -> None:
+    path = keys.write("strange.pem", content)
+    with pytest.raises(PrivateKeyError, match=words):
+        load_private_key(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(PrivateKeyError, match="not a regular file"):
+        load_private_key(tmp_path / "pipe")
+
+
+def test_a_path_that_cannot_be_one() -> None:
+    with pytest.raises(PrivateKeyError, match="cannot be read"):
+        load_private_key(Path("a\0b"))
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o620, 0o660, 0o602, 0o601])
+def test_a_key_open_to_others_is_refused(keys: "Keys", mode: int) -> None:
+    path = keys.write("open.pem", keys.rsa.read_bytes(), mode)
+    with pytest.raises(PrivateKeyError, match=f"chmod 600 {path}"):
+        load_private_key(path)
+
+
+def test_group_readable_is_fine_only_if_root_owns_it(
+    keys: "Keys", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = keys.write("group.pem", keys.rsa.read_bytes(), 0o640)
+    real = os.fstat
+    owner = 0
+
+    def fstat(descriptor: int) -> os.stat_result:
+        fields = list(real(descriptor))
+        fields[4] = owner
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert load_private_key(path).describe() == "RSA 2048"
+    owner = 1000
+    with pytest.raises(PrivateKeyError, match="chmod 600"):
+        load_private_key(path)
+
+
+def test_systemds_credentials_are_fine(keys: "Keys", monkeypatch: pytest.MonkeyPatch) -> None:
+    path = keys.write("credential.pem", keys.rsa.read_bytes(), 0o644)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(keys.directory))
+    assert load_private_key(path).describe() == "RSA 2048"
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(keys.directory / "other"))
+    with pytest.raises(PrivateKeyError, match="chmod 600"):
+        load_private_key(path)
+
+
+def test_a_damaged_rsa_key_never_signs_wrongly(keys: "Keys") -> None:
+    der = keys.rsa_private.private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    refused = 0
+    for position in range(0, len(der), 7):
+        damaged = bytearray(der)
+        damaged[position] ^= 0x55
+        text = base64.encodebytes(bytes(damaged))
+        path = keys.write(
+            "damaged.pem",
+            b"-----BEGIN RSA PRIVATE KEY-----\n" + text + b"-----END RSA PRIVATE KEY-----\n",
+        )
+        try:
+            key = load_private_key(path)
+        except PrivateKeyError:
+            refused += 1
+        else:  # OpenSSL made up for the damage
+            verify_rsa(keys, key.sign(MESSAGE), MESSAGE)
+    assert refused > 20
+
+
+def test_a_key_shows_nothing_of_itself(keys: "Keys") -> None:
+    key = load_private_key(keys.rsa)
+    assert repr(key) == "<SigningKey RSA 2048>"
+    assert str(key) == repr(key)
+    with pytest.raises((TypeError, AttributeError)):
+        pickle.dumps(key)

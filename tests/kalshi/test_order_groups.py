@@ -1,0 +1,197 @@
+"""The endpoint: pages, digests and instants, through the session on a real socket."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter.clock import Clock
+from exporter.errors import ApiError, DeadlineError, InvalidResponseError
+from exporter.kalshi.effort import Effort
+from exporter.kalshi.order_groups import fetch_order_groups
+from exporter.model import Observation, OrderGroup
+
+if TYPE_CHECKING:
+    from tests.kalshi.conftest import Answering, Connect, Exchange
+
+Fetch = Callable[..., Observation]
+
+
+def group(group_id: str, **fields: object) -> dict[str, object]:
+    return {"id": group_id, "is_auto_cancel_enabled": True, **fields}
+
+
+@pytest.fixture
+def fetch(connect: "Connect") -> Fetch:
+    session = connect(max_response_size=10_000)
+
+    def fetch(effort: Effort | None = None, **changes: Any) -> Observation:
+        values: dict[str, Any] = {"subaccount": None, "known_digest": None, "now": Clock().now}
+        return fetch_order_groups(session, effort or Effort(5), **(values | changes))
+
+    return fetch
+
+
+def test_one_page(exchange: "Exchange", fetch: Fetch, answering: "Answering") -> None:
+    sent = {"order_groups": [group("a", contracts_limit_fp="10.00", exchange_index=0), group("b")]}
+    exchange.answers = [answering(sent)]
+    effort = Effort(5)
+    before = datetime.now(UTC)
+    observation = fetch(effort)
+    assert before <= observation.observed_at <= datetime.now(UTC)
+    assert observation.groups == {
+        "a": OrderGroup("a", True, Decimal("10.00"), 0),
+        "b": OrderGroup("b", True),
+    }
+    assert (effort.attempts, effort.http_status) == (1, 200)
+    assert exchange.requests[0].target == "/trade-api/v2/portfolio/order_groups"
+
+
+def test_several_pages(exchange: "Exchange", fetch: Fetch, answering: "Answering") -> None:
+    exchange.answers = [
+        answering({"order_groups": [group("a")], "cursor": "one &"}),
+        answering(status=503),
+        answering({"order_groups": [group("b"), group("a")], "cursor": "two"}),
+        answering({}),
+    ]
+    effort = Effort(5)
+    observation = fetch(effort, subaccount=0)
+    assert observation.groups is not None
+    assert list(observation.groups) == ["a", "b"]
+    assert effort.attempts == 4
+    assert [request.query for request in exchange.requests] == [
+        {"subaccount": ["0"]},
+        {"subaccount": ["0"], "cursor": ["one &"]},
+        {"subaccount": ["0"], "cursor": ["one &"]},
+        {"subaccount": ["0"], "cursor": ["two"]},
+    ]
+
+
+def test_a_known_answer_is_not_taken_apart(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange.answers = [answering({"order_groups": [group("a")]})]
+    digest = fetch().digest
+    monkeypatch.setattr("exporter.kalshi.decoding.decode", None)
+    again = fetch(known_digest=digest)
+    assert (again.groups, again.digest) == (None, digest)
+
+
+def test_known_pages(exchange: "Exchange", fetch: Fetch, answering: "Answering") -> None:
+    pages = [
+        answering({"order_groups": [group("a")], "cursor": "x"}),
+        answering({"order_groups": [group("b")]}),
+    ]
+    exchange.answers = [*pages, *pages, pages[1]]
+    digest = fetch().digest
+    assert fetch(known_digest=digest).groups is None
+    other = fetch(known_digest=digest)
+    assert other.groups is not None
+    assert other.digest != digest
+
+
+def test_the_digest_knows_where_pages_end(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering"
+) -> None:
+    digests = set()
+    for spaces in ((1, 2), (2, 1)):
+        exchange.requests.clear()
+        exchange.answers = [
+            answering(json.dumps({"order_groups": [], "cursor": "x"}).encode() + b" " * spaces[0]),
+            answering(b" " * spaces[1] + b"{}"),
+        ]
+        digests.add(fetch().digest)
+    assert len(digests) == 2
+
+
+def test_the_same_group_twice_counts_once(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering"
+) -> None:
+    same = [group("a", contracts_limit_fp="10"), group("a", contracts_limit_fp="10.000")]
+    exchange.answers = [answering({"order_groups": same})]
+    groups = fetch().groups
+    assert groups is not None
+    assert len(groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("pages", "words"),
+    [
+        ([{"order_groups": [group("a"), group("a", x=1)]}], 'the group "a" came twice'),
+        (
+            [{"order_groups": [group("a")], "cursor": "x"}, {"order_groups": [group("a", x=1)]}],
+            'the group "a" came twice',
+        ),
+        ([{"order_groups": [], "cursor": "x"}], "cursor came before"),
+        (
+            [{"order_groups": [], "cursor": each} for each in ("x", "y", "x", "z")],
+            "cursor came before",
+        ),
+        ([{"order_groups": [], "cursor": "x"}, {"cursor": ""}], "no order_groups"),
+        ([{"order_groups": [], "cursor": "x" * 5000}], "cursor: expected at most"),
+        ([{"order_groups": [group("x" * 9)] * 250}], "max_response_size"),
+        (
+            [{"order_groups": [group("x" * 9)] * 100, "cursor": each} for each in ("x", "y", "z")],
+            "max_response_size",
+        ),
+        ([{"order_groups": [{"id": 7, "is_auto_cancel_enabled": True}]}], "got 7"),
+        ([[]], "expected an object"),
+    ],
+)
+def test_what_is_not_valid(
+    exchange: "Exchange",
+    fetch: Fetch,
+    answering: "Answering",
+    pages: list[object],
+    words: str,
+) -> None:
+    exchange.answers = [answering(page) for page in pages]
+    effort = Effort(5)
+    with pytest.raises(InvalidResponseError, match=words) as caught:
+        fetch(effort)
+    assert caught.value.http_status == 200
+    assert effort.attempts == len(exchange.requests) >= 1
+
+
+def test_a_cursor_that_does_not_end_in_time(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering"
+) -> None:
+    count = iter(range(10**9))
+
+    def another(connection: Any) -> None:
+        connection.sendall(answering({"order_groups": [], "cursor": str(next(count))}))
+        time.sleep(0.05)
+
+    exchange.answers = [another]
+    began = time.monotonic()
+    with pytest.raises(DeadlineError):
+        fetch(Effort(0.4))
+    assert time.monotonic() - began < 1
+
+
+def test_a_pause_before_the_stamp_cannot_date_an_old_answer_to_today(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering"
+) -> None:
+    def late() -> datetime:
+        time.sleep(0.4)
+        return datetime.now(UTC)
+
+    exchange.answers = [answering({})]
+    with pytest.raises(DeadlineError):
+        fetch(Effort(0.3), now=late)
+
+
+def test_the_effort_tells_of_failures_too(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering"
+) -> None:
+    exchange.answers = [answering(status=500, Date="Sun, 06 Nov 1994 08:49:37 GMT")]
+    effort = Effort(5)
+    with pytest.raises(ApiError):
+        fetch(effort)
+    assert (effort.attempts, effort.http_status) == (4, 500)
+    assert effort.clock_skew_ms is not None
+    assert effort.clock_skew_ms > 10**11

@@ -5,7 +5,20 @@ configuration" (78) from "the exchange is down" (69). This module imports nothin
 """
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Outcome = Literal[
+    "ok",
+    "unauthorized",
+    "rejected",
+    "rate_limited",
+    "server_error",
+    "unreachable",
+    "timeout",
+    "invalid_response",
+    "superseded",
+]
+"""How a poll can end. "superseded": it saw a valid answer, but another exporter was faster."""
 
 
 class Exit(IntEnum):
@@ -81,7 +94,7 @@ class ApiError(ExporterError):
         retry_after: seconds the exchange asked us to wait, if it did.
     """
 
-    outcome: ClassVar[str]
+    outcome: ClassVar[Outcome]
     retryable: ClassVar[bool] = False
     exit_code = Exit.UNAVAILABLE
 
@@ -109,45 +122,45 @@ class ApiError(ExporterError):
 class UnauthorizedError(ApiError):
     """The exchange refused the credentials (401, 403)."""
 
-    outcome = "unauthorized"
+    outcome: ClassVar[Outcome] = "unauthorized"
     exit_code = Exit.UNAUTHORIZED
 
 
 class RejectedError(ApiError):
     """The exchange refused the request: a redirect, or a 4xx that is not about credentials."""
 
-    outcome = "rejected"
+    outcome: ClassVar[Outcome] = "rejected"
 
 
 class RateLimitedError(ApiError):
     """The exchange asked for fewer requests (429)."""
 
-    outcome = "rate_limited"
+    outcome: ClassVar[Outcome] = "rate_limited"
     retryable = True
 
 
 class ServerError(ApiError):
     """The exchange failed (5xx)."""
 
-    outcome = "server_error"
+    outcome: ClassVar[Outcome] = "server_error"
     retryable = True
 
 
 class UnreachableError(ApiError):
     """No complete response arrived: name lookup, connection, TLS or transfer failed."""
 
-    outcome = "unreachable"
+    outcome: ClassVar[Outcome] = "unreachable"
     retryable = True
 
 
 class DeadlineError(ApiError):
     """The poll's deadline passed before the answer was complete."""
 
-    outcome = "timeout"
+    outcome: ClassVar[Outcome] = "timeout"
 
 
 class InvalidResponseError(ApiError):
     """A 200 whose body is not a complete, valid list of order groups."""
 
-    outcome = "invalid_response"
+    outcome: ClassVar[Outcome] = "invalid_response"
     exit_code = Exit.INVALID_RESPONSE

@@ -4,21 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
 
 import msgspec
 
-Outcome = Literal[
-    "ok",
-    "unauthorized",
-    "rejected",
-    "rate_limited",
-    "server_error",
-    "unreachable",
-    "timeout",
-    "invalid_response",
-    "superseded",
-]
+from exporter.errors import Outcome
 
 
 class OrderGroup(msgspec.Struct, frozen=True, gc=False):

@@ -18,6 +18,9 @@ from exporter.history.schema import accounts, coverage, gap_outcomes
 COVERAGE_INTERVALS = 2.5
 """A poll extends the latest stretch of coverage if it comes within so many intervals of its end."""
 
+PATIENCE = 3
+"""So many polls in a row may be refused before a daemon asks less often."""
+
 _LONGEST_LEASE = 600.0  # seconds: the longest deadline that the configuration allows
 _TICK = timedelta(microseconds=1)
 
@@ -56,7 +59,8 @@ def claim(
     owner: str,
     now: datetime,
     lease: float,
-    unless_polled_within: float,
+    unless_polled_within: float = 0.0,
+    unless_refused_within: float = 0.0,
 ) -> Head | None:
     """Read an account's head, and tell other exporters to leave the account alone for a while.
 
@@ -69,6 +73,8 @@ def claim(
         now: the present instant.
         lease: seconds until others may take the account, should the owner not come back.
         unless_polled_within: seconds; refuse if another exporter began a poll so recently.
+        unless_refused_within: seconds; refuse if any exporter began a poll so recently, and the
+            exchange has refused the last `PATIENCE` of them.
 
     Returns:
         The head; None if another exporter is polling the account, or has just done so.
@@ -79,11 +85,18 @@ def claim(
         accounts.c.claimed_until <= now,
         accounts.c.claimed_until > now + timedelta(seconds=_LONGEST_LEASE),
     )
-    rested = or_(
-        accounts.c.polled_at.is_(None),
-        accounts.c.polled_at <= now - timedelta(seconds=unless_polled_within),
-        accounts.c.polled_at > now,
-    )
+
+    def rested(seconds: float) -> ColumnElement[bool]:
+        return or_(
+            accounts.c.polled_at.is_(None),
+            accounts.c.polled_at <= now - timedelta(seconds=seconds),
+            accounts.c.polled_at > now,
+        )
+
+    mine = accounts.c.claimed_by == owner
+    free = or_(mine, and_(unclaimed, rested(unless_polled_within)))
+    if unless_refused_within:
+        free = and_(free, or_(accounts.c.refused_polls < PATIENCE, rested(unless_refused_within)))
     taken = {
         "polled_at": now,
         "claimed_by": owner,
@@ -95,17 +108,22 @@ def claim(
         .on_conflict_do_update(
             index_elements=["account"],
             set_=taken,
-            where=or_(accounts.c.claimed_by == owner, and_(unclaimed, rested)),
+            where=free,
         )
         .returning(*_COLUMNS)
     )
     return _head(connection.execute(statement).one_or_none())
 
 
-def lock(connection: Connection, account: str) -> Head | None:
-    """Read an account's head, which nobody else advances until this transaction ends."""
+def lock(connection: Connection, account: str) -> Head:
+    """Read an account's head, which nobody else advances until this transaction ends.
+
+    A row is made for the account if it has none: its first polls may have waited in the spool.
+    """
+    nothing_yet = {"account": account, "version": 0, "failed_polls": 0, "refused_polls": 0}
+    connection.execute(upsert(connection, accounts).values(nothing_yet).on_conflict_do_nothing())
     statement = select(*_COLUMNS).where(accounts.c.account == account).with_for_update()
-    return _head(connection.execute(statement).one_or_none())
+    return Head(**connection.execute(statement).one()._mapping)  # noqa: SLF001  # SQLAlchemy's public name
 
 
 def next_instant(head: Head, observed_at: datetime) -> datetime:
@@ -216,6 +234,18 @@ def count_failure(
                 "last_started_at": started_at,
             },
         )
+    )
+
+
+def note_loss(
+    connection: Connection, account: str, *, polls: int, last_started_at: datetime
+) -> None:
+    """Note polls that could be kept nowhere, as the cause of the gap that comes of them."""
+    row = {"outcome": "not_kept", "polls": polls, "last_started_at": last_started_at}
+    connection.execute(
+        upsert(connection, gap_outcomes)
+        .values(account=account, **row)
+        .on_conflict_do_update(index_elements=["account", "outcome"], set_=row)
     )
 
 

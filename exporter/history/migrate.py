@@ -16,6 +16,7 @@ from sqlalchemy import inspect, text
 from exporter.errors import DatabaseError, SchemaError
 from exporter.history.database import Database, translated_errors
 from exporter.history.schema import REVISION
+from exporter.resources import shipped
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -100,15 +101,8 @@ def _configuration() -> "Config":
     from alembic.config import Config  # noqa: PLC0415  # see above
 
     configuration = Config()
-    configuration.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
+    configuration.set_main_option("script_location", str(shipped("migrations")).replace("%", "%%"))
     return configuration
-
-
-def _migrations() -> Path:
-    """Where the revisions are: in the package when installed, beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    installed = package / "migrations"
-    return installed if installed.is_dir() else package.parent / "migrations"
 
 
 def _revision(connection: "Connection") -> str | None:

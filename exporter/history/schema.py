@@ -103,10 +103,10 @@ class JsonText(TypeDecorator[str]):
 class _PostgresJsonText(JSON):
     """The json type, given and returned as text."""
 
-    def bind_processor(self, dialect: Dialect) -> None:  # noqa: ARG002  # SQLAlchemy's signature
+    def bind_processor(self, dialect: Dialect) -> None:  # SQLAlchemy's signature
         """Pass text through."""
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> None:  # noqa: ARG002  # SQLAlchemy's signature
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:  # SQLAlchemy's signature
         """Pass through what the driver gives: `store` reads the column cast to text."""
 
 

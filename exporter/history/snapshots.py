@@ -106,9 +106,7 @@ def write(
         _OPEN,
     )
     last_seen = {
-        "last_seen_at": func.coalesce(
-            snapshots.c.last_seen_at, literal(head.observed_at, Instant)
-        ),
+        "last_seen_at": func.coalesce(snapshots.c.last_seen_at, literal(head.observed_at, Instant)),
         "last_poll_id": func.coalesce(snapshots.c.last_poll_id, head.last_poll_id),
     }
     _for_each(

@@ -1,5 +1,7 @@
 """The one place that writes history: a poll becomes rows in one transaction, or none does."""
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -7,14 +9,14 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from exporter import __version__
-from exporter.errors import BusyError
+from exporter.errors import BusyError, Outcome
 from exporter.history import head as heads
 from exporter.history import snapshots
 from exporter.history.database import Database
 from exporter.history.diff import Difference, Known, apply, compare
 from exporter.history.head import Head
 from exporter.history.schema import polls
-from exporter.model import Observation, Outcome, Poll
+from exporter.model import Observation, Poll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +39,57 @@ class Store:
     """Writes the polls of any number of accounts.
 
     Args:
-        database: with the current schema.
+        database: to write to.
         owner: names this process among all exporters.
+        prepare: called with the database before it is first used, which may be long after the
+            start if it is away: makes sure that its schema is right.
     """
 
-    def __init__(self, database: Database, *, owner: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        owner: str,
+        prepare: Callable[[Database], None] | None = None,
+    ) -> None:
         self._database = database
         self._owner = owner
+        self._prepare = prepare
+        self._preparing = threading.Lock()
         # What is known of each account, as of a version of its head: spares reading it again.
         self._known: dict[str, tuple[int, Known]] = {}
 
+    def prepare(self) -> None:
+        """Make sure once that the schema is right.
+
+        Raises:
+            SchemaError: the schema is not this version's.
+            DatabaseError: the database failed; the next call tries again.
+        """
+        if self._prepare is None:
+            return
+        with self._preparing:
+            if self._prepare is not None:
+                self._prepare(self._database)
+                self._prepare = None
+
     def claim(
-        self, account: str, *, now: datetime, lease: float, unless_polled_within: float = 0.0
+        self,
+        account: str,
+        *,
+        now: datetime,
+        lease: float,
+        unless_polled_within: float = 0.0,
+        unless_refused_within: float = 0.0,
     ) -> Head:
         """Read an account's head and claim the account; see `exporter.history.head.claim`.
 
         Raises:
             BusyError: another exporter is polling the account, or has just done so.
+            SchemaError: the schema is not this version's.
             DatabaseError: the database failed.
         """
+        self.prepare()
         with self._database.transaction() as connection:
             head = heads.claim(
                 connection,
@@ -64,10 +98,20 @@ class Store:
                 now=now,
                 lease=lease,
                 unless_polled_within=unless_polled_within,
+                unless_refused_within=unless_refused_within,
             )
         if head is None:
             raise BusyError(f"{account}: another exporter is polling this account, or just did")
         return head
+
+    def note_loss(self, account: str, *, polls: int, last_started_at: datetime) -> None:
+        """Note polls that found room neither in the database nor in the spool.
+
+        Raises:
+            DatabaseError: the database failed.
+        """
+        with self._database.transaction() as connection:
+            heads.note_loss(connection, account, polls=polls, last_started_at=last_started_at)
 
     def write(
         self, poll: Poll, *, head: Head | None, interval: float, confirm_removal: int
@@ -86,8 +130,16 @@ class Store:
                 nobody knows whether the poll is written: spool it, which finds out.
         """
         with self._database.transaction() as connection:
-            if head is None and _is_written(connection, poll):
-                return Written(outcome=poll.outcome)
+            late = False
+            if head is None:
+                # Locked before looking, so that a commit still under way is waited for.
+                head = heads.lock(connection, poll.account)
+                written = _written_before(connection, poll)
+                if written is not None:
+                    return written
+                # It read no head before it asked: it may be written if it asked after everything
+                # in the database had been seen.
+                late = head.observed_at is not None and head.observed_at >= poll.started_at
             if poll.observation is None:
                 _insert_poll(connection, poll)
                 heads.count_failure(
@@ -98,16 +150,20 @@ class Store:
                     started_at=poll.started_at,
                 )
                 return Written(outcome=poll.outcome)
-            head = head or _lock_head_before(connection, poll)
-            follows = head is not None and (
-                # Without its groups it repeats an answer; another may have come in between.
-                poll.observation.groups is not None or poll.observation.digest == head.digest
+            # Without its groups it repeats an answer; another may have come in between.
+            repeats_another = (
+                poll.observation.groups is None and poll.observation.digest != head.digest
             )
-            if head is None or not follows:
+            if late or repeats_another:
                 _insert_poll(connection, poll, outcome="superseded")
                 return Written(outcome="superseded")
             written, known = self._write_observation(
-                connection, poll, poll.observation, head, interval, confirm_removal
+                connection,
+                poll,
+                poll.observation,
+                head=head,
+                interval=interval,
+                confirm_removal=confirm_removal,
             )
         # Known only once it is committed.
         if known is not None:
@@ -119,6 +175,7 @@ class Store:
         connection: Connection,
         poll: Poll,
         observation: Observation,
+        *,
         head: Head,
         interval: float,
         confirm_removal: int,
@@ -156,9 +213,7 @@ class Store:
         )
         counts = _counts(difference)
         if difference:
-            snapshots.write(
-                connection, head, difference, observed_at=observed_at, poll_id=poll_id
-            )
+            snapshots.write(connection, head, difference, observed_at=observed_at, poll_id=poll_id)
             _update_poll(connection, poll_id, **counts)
             known = apply(known, difference, observed_at=observed_at)
         # While a group is missing, the same answer again means one more miss.
@@ -171,26 +226,17 @@ class Store:
         return known if version == head.version else None
 
 
-def _lock_head_before(connection: Connection, poll: Poll) -> Head | None:
-    """Read the head for a poll that waited in the spool; None if the poll comes too late.
-
-    Such a poll read no head before it asked. It may be written if it asked after everything in
-    the database had been seen.
-    """
-    head = heads.lock(connection, poll.account)
-    if head is not None and head.observed_at is not None and head.observed_at >= poll.started_at:
-        return None
-    return head
-
-
-def _is_written(connection: Connection, poll: Poll) -> bool:
-    """Whether a poll was committed although its exporter lost the connection meanwhile."""
-    statement = select(polls.c.id).where(
+def _written_before(connection: Connection, poll: Poll) -> Written | None:
+    """What a poll left that was committed although its exporter lost the connection meanwhile."""
+    statement = select(
+        polls.c.outcome, polls.c.group_count, polls.c.added, polls.c.changed, polls.c.removed
+    ).where(
         polls.c.account == poll.account,
         polls.c.started_at == poll.started_at,
         polls.c.finished_at == poll.finished_at,
     )
-    return connection.execute(statement).first() is not None
+    row = connection.execute(statement).first()
+    return None if row is None else Written(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
 
 
 def _insert_poll(connection: Connection, poll: Poll, **values: Any) -> int:

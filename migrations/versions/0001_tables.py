@@ -4,6 +4,8 @@ Self-contained, as every revision: what `exporter.history.schema` says later mus
 this one did.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -17,8 +19,9 @@ depends_on = None
 def upgrade() -> None:
     """Create everything in an empty database."""
     on_postgres = op.get_bind().dialect.name == "postgresql"
-    instant: sa.types.TypeEngine[object]
-    instant = postgresql.TIMESTAMP(timezone=True) if on_postgres else sa.Text()
+    instant: sa.types.TypeEngine[Any] = (
+        postgresql.TIMESTAMP(timezone=True) if on_postgres else sa.Text()
+    )
     decimal = sa.Numeric() if on_postgres else sa.Text()
     json = postgresql.JSON() if on_postgres else sa.Text()
     serial = sa.BigInteger() if on_postgres else sa.Integer()
@@ -103,7 +106,5 @@ def upgrade() -> None:
         sqlite_where=sa.text("valid_to IS NULL"),
         postgresql_where=sa.text("valid_to IS NULL"),
     )
-    op.create_index(
-        "order_group_snapshots_valid_from", "order_group_snapshots", ["valid_from"]
-    )
+    op.create_index("order_group_snapshots_valid_from", "order_group_snapshots", ["valid_from"])
     op.create_index("order_group_snapshots_valid_to", "order_group_snapshots", ["valid_to"])

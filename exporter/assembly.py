@@ -1,0 +1,132 @@
+"""From a configuration to things that run: keys, sessions, database, spool and pollers."""
+
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from exporter.clock import Clock
+from exporter.config import Account, Configuration
+from exporter.errors import ConfigurationError, PrivateKeyError
+from exporter.history.database import Database
+from exporter.history.migrate import ensure_current
+from exporter.history.spool import Spool
+from exporter.history.store import Store
+from exporter.kalshi.keys import SigningKey, load_private_key
+from exporter.kalshi.session import SignedSession
+from exporter.operating import logs
+from exporter.poll import Poller, Timing
+
+# Threads that poll at the same time. An exchange that hangs holds each for a whole deadline.
+MOST_AT_ONCE = 64
+
+_CONNECTIONS = 16  # to Postgres, where each poll needs one for a few milliseconds
+
+
+def key_of(account: Account) -> SigningKey:
+    """Load an account's private key.
+
+    Raises:
+        PrivateKeyError: it cannot be used; the text names the account.
+    """
+    passphrase = None
+    path = account.private_key_passphrase_file
+    try:
+        if path is not None:
+            try:
+                # A newline at the end is the editor's, not the passphrase's.
+                passphrase = path.read_bytes().rstrip(b"\r\n")
+            except OSError as error:
+                raise PrivateKeyError(f"cannot read {path}: {error.strerror}") from error
+            logs.protect(passphrase.decode(errors="replace"))
+        return load_private_key(account.private_key_file, passphrase)
+    except PrivateKeyError as error:
+        raise PrivateKeyError(
+            *(f"account {account.name}: {fault}" for fault in error.faults)
+        ) from error
+
+
+def session_of(account: Account, key: SigningKey, stop: threading.Event) -> SignedSession:
+    """Make the signed session of an account.
+
+    Raises:
+        ConfigurationError: the certificate authorities that the environment names are not there.
+    """
+    return SignedSession(
+        account=account.name,
+        base_url=account.base_url,
+        key_id=account.key_id,
+        key=key,
+        max_attempts=account.poll.max_attempts,
+        max_response_size=account.poll.max_response_size,
+        stop=stop,
+    )
+
+
+def database_of(configuration: Configuration) -> Database:
+    """Make the connections to the configured database; nothing is opened yet.
+
+    Raises:
+        ConfigurationError: SQLite's file cannot be where it is configured.
+    """
+    return Database(configuration.database.url, pool_size=_CONNECTIONS)
+
+
+@contextmanager
+def pollers(
+    configuration: Configuration, accounts: Sequence[Account], *, stop: threading.Event
+) -> Iterator[list[Poller]]:
+    """Put together a poller for each account; what they share is closed at the end.
+
+    Args:
+        configuration: the whole of it.
+        accounts: those of it to poll.
+        stop: once set, polls end soon: nothing is waited for any more.
+
+    Raises:
+        ConfigurationError: a key, a path or the schema is wrong; all keys' faults at once.
+    """
+    keys = {}
+    faults: list[str] = []
+    for account in accounts:
+        try:
+            keys[account.name] = key_of(account)
+        except PrivateKeyError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise ConfigurationError(*faults)
+
+    auto_migrate = configuration.database.auto_migrate
+    with ExitStack() as stack:
+        database = database_of(configuration)
+        stack.callback(database.close)
+        store = Store(
+            database,
+            owner=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
+            prepare=lambda database: ensure_current(database, auto_migrate=auto_migrate),
+        )
+        spool = Spool(configuration.spool.directory, configuration.spool.max_size)
+        stack.callback(spool.close)
+        clock = Clock()
+        made = []
+        for account in accounts:
+            session = session_of(account, keys[account.name], stop)
+            stack.callback(session.close)
+            made.append(
+                Poller(
+                    account.name,
+                    subaccount=account.subaccount,
+                    timing=Timing(
+                        interval=account.poll.interval,
+                        deadline=account.poll.deadline,
+                        confirm_removal=account.poll.confirm_removal,
+                    ),
+                    session=session,
+                    store=store,
+                    spool=spool,
+                    clock=clock,
+                )
+            )
+        yield made

@@ -1,0 +1,221 @@
+"""The commands: each parses, puts together, calls one function, and gives its exit code.
+
+Only Click is imported here: `--help` needs no more, and cron starts the rest every minute.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from exporter import __version__
+from exporter.errors import ConfigurationError, Exit, ExporterError
+
+if TYPE_CHECKING:
+    from exporter.config import Account, Configuration
+
+
+class _Commands(click.Group):
+    """A group whose commands end in one line and an exit code, never in a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # Click's signature
+        """List commands in the order in which they were added: that of a user's day."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; turn its errors into lines and exit codes."""
+        try:
+            code = super().invoke(ctx)
+        except ConfigurationError as error:
+            for fault in error.faults:
+                _complain(fault)
+            code = error.exit_code
+        except ExporterError as error:
+            _complain(str(error))
+            code = error.exit_code
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            raise click.Abort from None
+        except Exception as error:
+            if os.environ.get("KALSHI_EXPORTER_TRACEBACK"):
+                raise
+            _complain(
+                f"unexpected {type(error).__name__}: {error}; please report it, with what"
+                " KALSHI_EXPORTER_TRACEBACK=1 shows"
+            )
+            code = Exit.FAILURE
+        ctx.exit(int(code or 0))
+
+
+def _complain(text: str) -> None:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    click.echo(f"kalshi-exporter: {line}", err=True)
+
+
+class _Context:
+    """What the global options said; the configuration is read when a command asks for it."""
+
+    def __init__(self, path: Path, log_level: str | None, log_format: str | None) -> None:
+        self._path = path
+        self._log_level = log_level
+        self._log_format = log_format
+
+    def configuration(self) -> "Configuration":
+        """Read the configuration, and log as it says."""
+        from exporter.config import load
+        from exporter.operating import logs
+
+        configuration = load(self._path)
+        for secret in configuration.secrets:
+            logs.protect(secret)
+        logs.configure(
+            self._log_level or configuration.log.level,
+            self._log_format or configuration.log.format,
+        )
+        return configuration
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="KALSHI_EXPORTER_CONFIG",
+    default=Path("config.toml"),
+    show_default=True,
+    show_envvar=True,
+    help="The configuration file.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    help="How much is logged to stderr; else as configured.",
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Else as configured.")
+@click.version_option(__version__, prog_name="kalshi-exporter")
+@click.pass_context
+def main(
+    context: click.Context, config: Path, log_level: str | None, log_format: str | None
+) -> None:
+    """Record what your Kalshi order groups are doing, and know it for any moment later.
+
+    \b
+    Try it without an account:   kalshi-exporter demo
+    Set it up:                   kalshi-exporter init
+                                 kalshi-exporter check
+    From cron:                   kalshi-exporter --log-level ERROR run-once
+    As a service:                kalshi-exporter daemon
+    """
+    context.obj = _Context(config, log_level, log_format)
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("config.toml"))
+def init(path: Path) -> None:
+    """Write a commented configuration to PATH; an existing file is never touched.
+
+    \b
+    Example:
+      kalshi-exporter init
+      kalshi-exporter init /etc/kalshi-exporter/config.toml
+    """
+    from exporter.resources import shipped
+
+    text = shipped("config.example.toml").read_bytes()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConfigurationError(f"{path} is there already, and is left as it is") from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text)
+    click.echo(f"Wrote {path}. Fill in the account, then run: kalshi-exporter check")
+
+
+_account_option = click.option(
+    "--account",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this account; may be given several times. Else all that are configured.",
+)
+
+
+@main.command("run-once")
+@_account_option
+@click.pass_obj
+def run_once(context: _Context, names: tuple[str, ...]) -> Exit:
+    """Poll each account once, record it, and exit: for cron.
+
+    The exit code is the highest of all accounts: 0 recorded, 65 invalid answer, 69 exchange
+    unreachable or failing, 74 database failed, 75 try again later, 77 credentials refused,
+    78 configuration.
+
+    \b
+    Example:
+      kalshi-exporter run-once --account main
+    """
+    from exporter.once import run
+
+    configuration = context.configuration()
+    return run(configuration, _chosen(configuration, names))
+
+
+@main.command()
+@click.pass_obj
+def daemon(context: _Context) -> Exit:
+    """Poll every account on its interval until SIGTERM or SIGINT: for systemd.
+
+    \b
+    Example:
+      kalshi-exporter --config /etc/kalshi-exporter/config.toml daemon
+    """
+    import threading
+
+    from exporter.assembly import pollers
+    from exporter.daemon import Daemon
+
+    configuration = context.configuration()
+    stop = threading.Event()
+    with pollers(configuration, configuration.accounts, stop=stop) as ready:
+        return Daemon(ready, stop=stop).run()
+
+
+@main.command()
+@click.pass_obj
+def migrate(context: _Context) -> None:
+    """Bring the database's schema to this version; a SQLite file is copied before.
+
+    \b
+    Example:
+      kalshi-exporter migrate
+    """
+    from contextlib import closing
+
+    from exporter.assembly import database_of
+    from exporter.history import migrate as migrations
+    from exporter.history.schema import REVISION
+
+    with closing(database_of(context.configuration())) as database:
+        before, backup = migrations.migrate(database)
+    if before == REVISION:
+        click.echo(f"The schema is at revision {REVISION} already.")
+    else:
+        copy = f"; the database as it was is in {backup}" if backup else ""
+        click.echo(f"The schema went from {before or 'nothing'} to {REVISION}{copy}.")
+
+
+def _chosen(configuration: "Configuration", names: tuple[str, ...]) -> "tuple[Account, ...]":
+    """The accounts that were asked for; all of them if none was named."""
+    if not names:
+        return configuration.accounts
+    known = {account.name: account for account in configuration.accounts}
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(
+                f"no account is called {name!r}; configured: {', '.join(known)}",
+                param_hint="--account",
+            )
+    return tuple(known[name] for name in dict.fromkeys(names))

@@ -1,0 +1,290 @@
+"""One poll of one account, start to finish: the only module that knows both sides.
+
+claim → ask → observation or failure → one transaction, or the spool until the database is back.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from exporter.clock import Clock, elapsed
+from exporter.errors import ApiError, BusyError, DatabaseError, Exit, SpoolError, UnauthorizedError
+from exporter.history.head import PATIENCE, Head
+from exporter.history.spool import Spool
+from exporter.history.store import Store, Written
+from exporter.kalshi.effort import Effort
+from exporter.kalshi.order_groups import fetch_order_groups
+from exporter.kalshi.session import SignedSession
+from exporter.model import Observation, Poll
+
+_log = logging.getLogger("exporter.poll")
+
+REFUSED_PAUSE = 300.0
+"""Seconds between two polls of an account whose polls are refused, in a daemon."""
+
+_LONGEST_RETRY_AFTER = 300.0  # seconds that a 429 may keep an account from being polled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How one account is polled: `interval` and `deadline` in seconds."""
+
+    interval: float
+    deadline: float
+    confirm_removal: int
+
+
+class Poller:
+    """Polls one account, again and again; for one thread at a time.
+
+    Args:
+        account: its name.
+        subaccount: None for all of them in one answer.
+        timing: when and how long.
+        session: signs and sends.
+        store, spool: where polls are kept.
+        clock: dates them.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        *,
+        subaccount: int | None,
+        timing: Timing,
+        session: SignedSession,
+        store: Store,
+        spool: Spool,
+        clock: Clock,
+    ) -> None:
+        self.account = account
+        self.timing = timing
+        self._subaccount = subaccount
+        self._session = session
+        self._store = store
+        self._spool = spool
+        self._clock = clock
+        self._refused = 0
+        self._resting_until = 0.0
+
+    def prepare(self) -> None:
+        """Make sure that the database's schema is right, before anything is asked.
+
+        Raises:
+            SchemaError: it is not this version's.
+            DatabaseError: the database is away.
+        """
+        self._store.prepare()
+
+    def poll_if_due(self, *, first: bool) -> Exit | None:
+        """Poll as one of possibly many daemons: not while another does, nor while refused.
+
+        Args:
+            first: whether this is the first poll since the process started, which asks even if
+                the exchange has refused others: somebody may have mended the key.
+
+        Returns:
+            As `poll`; None if this tick was no poll.
+        """
+        if elapsed() < self._resting_until:
+            return None
+        try:
+            return self._poll(
+                # Another daemon's poll counts as this tick's; half an interval of leeway would let
+                # two daemons whose grids differ both ask.
+                unless_polled_within=0.9 * self.timing.interval,
+                unless_refused_within=0.0 if first else REFUSED_PAUSE - self.timing.interval / 2,
+            )
+        except BusyError as error:
+            _log.debug("%s", error, extra={"event": "tick_skipped", "account": self.account})
+            return None
+
+    def poll(self) -> Exit:
+        """Poll once, whatever happened before.
+
+        Returns:
+            What became of it; everything has been logged.
+        """
+        try:
+            return self._poll(unless_polled_within=0.0, unless_refused_within=0.0)
+        except BusyError as error:
+            _log.error("%s", error, extra={"event": "busy", "account": self.account})
+            return error.exit_code
+
+    def _poll(self, *, unless_polled_within: float, unless_refused_within: float) -> Exit:
+        head = self._claim(unless_polled_within, unless_refused_within)
+        poll, error = self._ask(head)
+        code = Exit.OK if error is None else error.exit_code
+        written = self._keep(poll, head)
+        if error is not None:
+            self._log_failure(poll, error)
+        elif isinstance(written, Written):
+            self._log_success(written)
+        if isinstance(written, Written):
+            return max(code, Exit.TEMPORARY) if written.outcome == "superseded" else code
+        return max(code, written)
+
+    def _claim(self, unless_polled_within: float, unless_refused_within: float) -> Head | None:
+        """Claim the account and write what waits in the spool; None if the database is away."""
+        try:
+            head = self._claimed(unless_polled_within, unless_refused_within)
+            if self._drain():
+                # Draining has moved the head.
+                head = self._claimed(0.0, 0.0)
+        except DatabaseError as error:
+            self._warn("database_away", f"{error}; the exchange is asked all the same")
+            return None
+        return head
+
+    def _claimed(self, unless_polled_within: float, unless_refused_within: float) -> Head:
+        head = self._store.claim(
+            self.account,
+            now=self._clock.now(),
+            # Never longer than an interval, so that others take over soon.
+            lease=min(self.timing.deadline, self.timing.interval),
+            unless_polled_within=unless_polled_within,
+            unless_refused_within=unless_refused_within,
+        )
+        self._refused = head.refused_polls
+        return head
+
+    def _drain(self) -> bool:
+        """Write what waits in the spool, in its order; whether there was anything."""
+        drained = 0
+        try:
+            for number, poll in self._spool.polls(self.account):
+                self._write(poll, None)
+                self._spool.remove(self.account, number)
+                drained += 1
+            loss = self._spool.take_loss(self.account)
+        except SpoolError as error:
+            self._warn("spool_failed", str(error))
+            return drained > 0
+        if loss is not None:
+            self._store.note_loss(
+                self.account, polls=loss.polls, last_started_at=loss.last_started_at
+            )
+            self._warn("polls_lost", f"{loss.polls} polls were lost while the spool was full")
+        if drained:
+            _log.info(
+                "polls from the spool are in the database",
+                extra={"event": "drained", "account": self.account, "polls": drained},
+            )
+        return drained > 0
+
+    def _ask(self, head: Head | None) -> tuple[Poll, ApiError | None]:
+        started_at = self._clock.now()
+        effort = Effort(self.timing.deadline)
+        try:
+            observation = fetch_order_groups(
+                self._session,
+                effort,
+                subaccount=self._subaccount,
+                known_digest=self._known_digest(head),
+                now=self._clock.now,
+            )
+        except ApiError as error:
+            self._rest_after(error)
+            return self._record(started_at, effort, error=error), error
+        self._refused = 0
+        return self._record(started_at, effort, observation=observation), None
+
+    def _known_digest(self, head: Head | None) -> str | None:
+        if head is not None:
+            return head.digest
+        try:
+            return self._spool.known_digest(self.account)
+        except SpoolError:
+            return None  # `put` will meet the same error, and report it.
+
+    def _record(
+        self,
+        started_at: datetime,
+        effort: Effort,
+        *,
+        observation: Observation | None = None,
+        error: ApiError | None = None,
+    ) -> Poll:
+        return Poll(
+            account=self.account,
+            started_at=started_at,
+            finished_at=self._clock.now(),
+            outcome="ok" if error is None else error.outcome,
+            attempts=effort.attempts,
+            http_status=effort.http_status,
+            clock_skew_ms=effort.clock_skew_ms,
+            error_code=None if error is None else error.code,
+            error_message=None if error is None else error.message or error.reason,
+            error_details=None if error is None else error.details,
+            error_service=None if error is None else error.service,
+            observation=observation,
+        )
+
+    def _rest_after(self, error: ApiError) -> None:
+        refused = isinstance(error, UnauthorizedError)
+        self._refused = self._refused + 1 if refused else 0
+        rest = min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER)
+        if self._refused >= PATIENCE:
+            # A little less, so that the tick on the grid after the pause is not missed by it.
+            rest = max(rest, REFUSED_PAUSE - self.timing.interval / 2)
+        self._resting_until = elapsed() + rest
+
+    def _keep(self, poll: Poll, head: Head | None) -> Written | Exit:
+        """Write the poll, or spool it; what was written, or the exit code for what was not."""
+        if head is not None:
+            try:
+                return self._write(poll, head)
+            except DatabaseError as error:
+                self._warn("database_away", str(error))
+        try:
+            self._spool.put(poll)
+        except SpoolError as error:
+            _log.error("%s", error, extra={"event": "poll_lost", "account": self.account})
+            return error.exit_code
+        self._warn("spooled", "the poll waits in the spool for the database")
+        return Exit.TEMPORARY
+
+    def _write(self, poll: Poll, head: Head | None) -> Written:
+        return self._store.write(
+            poll,
+            head=head,
+            interval=self.timing.interval,
+            confirm_removal=self.timing.confirm_removal,
+        )
+
+    def _log_success(self, written: Written) -> None:
+        facts: dict[str, Any] = {"event": "poll_ok", "account": self.account}
+        if written.outcome == "superseded":
+            _log.warning(
+                "another exporter was faster; this poll changed nothing",
+                extra=facts | {"event": "poll_superseded"},
+            )
+            return
+        facts |= {
+            "groups": written.group_count,
+            "added": written.added,
+            "changed": written.changed,
+            "removed": written.removed,
+        }
+        _log.info("polled", extra=facts)
+
+    def _log_failure(self, poll: Poll, error: ApiError) -> None:
+        _log.error(
+            "%s; the history is left as it is",
+            error.reason,
+            extra={
+                "event": "poll_failed",
+                "account": self.account,
+                "outcome": poll.outcome,
+                "http_status": poll.http_status,
+                "code": error.code,
+                "error": error.message,
+                "details": error.details,
+                "service": error.service,
+                "attempt": poll.attempts,
+            },
+        )
+
+    def _warn(self, event: str, text: str) -> None:
+        _log.warning("%s", text, extra={"event": event, "account": self.account})

@@ -1,0 +1,72 @@
+"""When accounts are polled: a fixed grid per account, on a clock that no step moves.
+
+APScheduler asks its time zone what time it is, and its triggers when to run next; both are here.
+"""
+
+import hashlib
+from datetime import UTC, datetime, timedelta, tzinfo
+
+from apscheduler.triggers.base import BaseTrigger
+
+from exporter.clock import elapsed
+
+_LONGEST_START = 5.0  # seconds over which the first polls of many accounts are spread
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # in the scheduler's zone, put in where it is used
+
+
+class SteadyUTC(tzinfo):
+    """UTC as it was when the process started, plus the time elapsed since.
+
+    A scheduler in this zone reads a clock that is never set: `datetime.now(zone)` asks
+    `zone.fromutc` what the wall clock's reading means here, and the answer leaves out every step
+    that the wall clock has taken. With plain UTC, a clock set back by an hour stops all polls for
+    an hour. Machines on one database share the grid as far as their clocks agreed at the start.
+    """
+
+    def __init__(self) -> None:
+        self._start = datetime.now(UTC).replace(tzinfo=None)
+        self._started = elapsed()
+
+    def fromutc(self, dt: datetime) -> datetime:
+        """Give this zone's reading for a reading of the wall clock."""
+        now = self._start + timedelta(seconds=elapsed() - self._started)
+        steps = now - datetime.now(UTC).replace(tzinfo=None)
+        return dt + steps
+
+    def utcoffset(self, dt: datetime | None) -> timedelta:  # noqa: ARG002  # tzinfo's signature
+        """None: but for the steps, this is UTC."""
+        return timedelta(0)
+
+    def dst(self, dt: datetime | None) -> timedelta:  # noqa: ARG002  # tzinfo's signature
+        """None."""
+        return timedelta(0)
+
+    def tzname(self, dt: datetime | None) -> str:  # noqa: ARG002  # tzinfo's signature
+        """The name in logs."""
+        return "UTC"
+
+
+class Grid(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Soon after the start, then at `offset + n * interval`, the same n on every machine.
+
+    Args:
+        account: whose name decides the offset, so that accounts spread over the interval and each
+            keeps its place.
+        interval: seconds.
+    """
+
+    def __init__(self, account: str, interval: float) -> None:
+        digest = hashlib.blake2b(account.encode(), digest_size=8).digest()
+        self._place = int.from_bytes(digest) / 2**64
+        self._interval = interval
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """Give the next instant to poll at; ticks that were missed are left out."""
+        if previous_fire_time is None:
+            return now + timedelta(seconds=self._place * min(self._interval, _LONGEST_START))
+        # From half an interval on, so that the first poll is not followed by one at once.
+        earliest = max(previous_fire_time + timedelta(seconds=self._interval / 2), now)
+        offset = self._place * self._interval
+        epoch = _EPOCH.replace(tzinfo=now.tzinfo)
+        ticks = ((earliest - epoch).total_seconds() - offset) // self._interval + 1
+        return epoch + timedelta(seconds=ticks * self._interval + offset)

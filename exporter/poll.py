@@ -23,6 +23,9 @@ _log = logging.getLogger("exporter.poll")
 REFUSED_PAUSE = 300.0
 """Seconds between two polls of an account whose polls are refused, in a daemon."""
 
+# A tick on the grid may come some milliseconds earlier after its poll's start than the last did.
+_PAUSE = REFUSED_PAUSE - 0.1
+
 _LONGEST_RETRY_AFTER = 300.0  # seconds that a 429 may keep an account from being polled
 
 
@@ -94,7 +97,7 @@ class Poller:
                 # Another daemon's poll counts as this tick's; half an interval of leeway would let
                 # two daemons whose grids differ both ask.
                 unless_polled_within=0.9 * self.timing.interval,
-                unless_refused_within=0.0 if first else REFUSED_PAUSE - self.timing.interval / 2,
+                unless_refused_within=0.0 if first else _PAUSE,
             )
         except BusyError as error:
             _log.debug("%s", error, extra={"event": "tick_skipped", "account": self.account})
@@ -175,6 +178,7 @@ class Poller:
 
     def _ask(self, head: Head | None) -> tuple[Poll, ApiError | None]:
         started_at = self._clock.now()
+        began = elapsed()
         effort = Effort(self.timing.deadline)
         try:
             observation = fetch_order_groups(
@@ -185,7 +189,7 @@ class Poller:
                 now=self._clock.now,
             )
         except ApiError as error:
-            self._rest_after(error)
+            self._rest_after(error, began)
             return self._record(started_at, effort, error=error), error
         self._refused = 0
         return self._record(started_at, effort, observation=observation), None
@@ -221,14 +225,13 @@ class Poller:
             observation=observation,
         )
 
-    def _rest_after(self, error: ApiError) -> None:
+    def _rest_after(self, error: ApiError, began: float) -> None:
         refused = isinstance(error, UnauthorizedError)
         self._refused = self._refused + 1 if refused else 0
         rest = min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER)
-        if self._refused >= PATIENCE:
-            # A little less, so that the tick on the grid after the pause is not missed by it.
-            rest = max(rest, REFUSED_PAUSE - self.timing.interval / 2)
         self._resting_until = elapsed() + rest
+        if self._refused >= PATIENCE:
+            self._resting_until = max(self._resting_until, began + _PAUSE)
 
     def _keep(self, poll: Poll, head: Head | None) -> Written | Exit:
         """Write the poll, or spool it; what was written, or the exit code for what was not."""

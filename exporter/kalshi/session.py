@@ -175,21 +175,18 @@ class SignedSession:
             return read_body(response, size_limit, effort.check)
 
     def _signed(self, path: str, parameters: Mapping[str, str]) -> requests.PreparedRequest:
-        url = self._base_url + path
-        timestamp = str(int(time.time() * 1000))
-        message = f"{timestamp}GET{urlsplit(url).path}"
-        return self._session.prepare_request(
-            requests.Request(
-                "GET",
-                url,
-                params=dict(parameters),
-                headers={
-                    "KALSHI-ACCESS-KEY": self._key_id,
-                    "KALSHI-ACCESS-TIMESTAMP": timestamp,
-                    "KALSHI-ACCESS-SIGNATURE": self._key.sign(message.encode()),
-                },
-            )
+        request = self._session.prepare_request(
+            requests.Request("GET", self._base_url + path, params=dict(parameters))
         )
+        # Signed is the path that goes out, however requests spelt it.
+        sent_path = urlsplit(str(request.url)).path
+        timestamp = str(int(time.time() * 1000))
+        request.headers["KALSHI-ACCESS-KEY"] = self._key_id
+        request.headers["KALSHI-ACCESS-TIMESTAMP"] = timestamp
+        request.headers["KALSHI-ACCESS-SIGNATURE"] = self._key.sign(
+            f"{timestamp}GET{sent_path}".encode()
+        )
+        return request
 
     def _refusal(self, response: requests.Response, effort: Effort) -> ApiError:
         try:

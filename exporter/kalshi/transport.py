@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
@@ -55,6 +56,7 @@ class _DeadlineSocket:
         self._ends_at = ends_at
         self._byte_limit = byte_limit
         self._bytes_left = byte_limit
+        self._file: io.BufferedReader | None = None
 
     def settimeout(self, seconds: float) -> None:
         """Begins a new exchange: all that follows may take so many seconds in total.
@@ -86,7 +88,14 @@ class _DeadlineSocket:
         # The socket's own file keeps the descriptor open when http.client closes the socket of an
         # answer that it has yet to read.
         source = cast("io.RawIOBase", self._socket.makefile(cast("Any", mode), buffering=0))
-        return io.BufferedReader(_DeadlineReader(self, source), _BUFFER)
+        self._file = io.BufferedReader(_DeadlineReader(self, source), _BUFFER)
+        return self._file
+
+    def abandon(self) -> None:
+        """Closes the file of the answer too, at which the descriptor ends."""
+        if self._file is not None:
+            self._file.close()
+        self.close()
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -134,6 +143,16 @@ class _DeadlineHTTPConnection(HTTPConnection):
         self.sock = cast(
             "socket.socket", _DeadlineSocket(self.sock, self._ends_at, self._byte_limit)
         )
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as urllib3 itself overrides it
+        """The answer's header, as urllib3's connection gives it."""
+        connected = cast("_DeadlineSocket", self.sock)
+        try:
+            return super().getresponse()
+        except BaseException:
+            # urllib3 leaves an answer open whose header it finds contradictory.
+            connected.abandon()
+            raise
 
     def _new_conn(self) -> socket.socket:
         try:
@@ -233,7 +252,11 @@ def _connect(addresses: _Addresses, ends_at: float) -> socket.socket:
         share = (ends_at - elapsed()) / (len(addresses) - index)
         if share <= 0:
             break
-        candidate = socket.socket(family, kind, protocol)
+        try:
+            candidate = socket.socket(family, kind, protocol)
+        except OSError as error:  # such as a machine without IPv6
+            failure = error
+            continue
         try:
             candidate.settimeout(share)
             candidate.connect(address)

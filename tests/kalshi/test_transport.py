@@ -90,9 +90,7 @@ def test_an_endless_answer_is_cut_off(
     kinds: type[ApiError] | tuple[type[ApiError], ...],
 ) -> None:
     exchange.answers = [dripping(beginning, piece, 0)]
-    began = time.monotonic()
-    assert isinstance(failure(connect), kinds)
-    assert time.monotonic() - began < 4
+    assert isinstance(failure(connect, 30), kinds)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +216,8 @@ def test_a_gzip_bomb_takes_neither_memory_nor_time(
 ) -> None:
     exchange.answers = [answering(bytes(200 * MEBIBYTE), compress=True)]
     tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
     began = time.monotonic()
     error = failure(connect)
     _, peak = tracemalloc.get_traced_memory()
@@ -225,7 +225,7 @@ def test_a_gzip_bomb_takes_neither_memory_nor_time(
     assert isinstance(error, InvalidResponseError)
     assert "max_response_size" in error.reason
     assert time.monotonic() - began < 2
-    assert peak < 8 * MEBIBYTE
+    assert peak - before < 8 * MEBIBYTE
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -291,6 +291,44 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(
     assert 0.4 < time.monotonic() - began < 0.9
     for client in [*waiting, full]:
         client.close()
+
+
+def test_the_whole_of_an_exchange_shares_one_deadline(
+    exchange: "Exchange", connect: "Connect", dripping: "Dripping"
+) -> None:
+    # Half the time before the header, and then a body that would take another whole one.
+    drip_body = dripping(OK + b"Content-Length: 20\r\n\r\n", b"x", 0.05)
+
+    def late(connection: socket.socket) -> None:
+        time.sleep(0.4)
+        drip_body(connection)
+
+    exchange.answers = [late]
+    began = time.monotonic()
+    assert isinstance(failure(connect, 0.8), DeadlineError)
+    assert time.monotonic() - began < 1.3
+
+
+def test_an_ipv6_address(connect: "Connect", answering: "Answering") -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 here")
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answering(b"body"))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    session = connect(base_url=f"http://[::1]:{listener.getsockname()[1]}/trade-api/v2")
+    assert session.get(PATH, {}, Effort(5), MEBIBYTE) == b"body"
+    thread.join()
+    listener.close()
 
 
 def test_a_handshake_that_hangs(exchange: "Exchange", connect: "Connect") -> None:

@@ -134,6 +134,35 @@ def init(path: Path) -> None:
     click.echo(f"Wrote {path}. Fill in the account, then run: kalshi-exporter check")
 
 
+@main.command()
+@click.option("--offline", is_flag=True, help="Ask the exchange nothing.")
+@click.pass_obj
+def check(context: _Context, offline: bool) -> Exit:
+    """Look at configuration, keys, database, schema and spool, then ask the exchange once.
+
+    Changes nothing. If the exchange refuses an account, the line says whether the key, the
+    environment or this machine's clock looks wrong.
+
+    \b
+    Example:
+      kalshi-exporter check
+      kalshi-exporter check --offline
+    """
+    from exporter.operating import logs
+    from exporter.operating.check import check as look
+
+    configuration = context.configuration()
+    # Each finding is a line of the answer; the log would say it once more.
+    logs.configure("ERROR", "text")
+    worst = Exit.OK
+    for finding in look(configuration, offline=offline):
+        good = finding.exit_code == Exit.OK
+        mark = click.style("ok   ", fg="green") if good else click.style("WRONG", fg="red")
+        click.echo(f"{mark}  {finding.subject}: {finding.text}")
+        worst = max(worst, finding.exit_code)
+    return worst
+
+
 _account_option = click.option(
     "--account",
     "names",

@@ -50,7 +50,7 @@ def ensure_current(database: Database, *, auto_migrate: bool) -> None:
     revision = current_revision(database)
     if revision == REVISION:
         return
-    _refuse_newer(revision)
+    refuse_newer(revision)
     if not auto_migrate:
         state = "has no tables yet" if revision is None else f"is at revision {revision}"
         raise SchemaError(
@@ -75,7 +75,7 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
         DatabaseError: the database failed; the schema is as it was.
     """
     before = current_revision(database)
-    _refuse_newer(before)
+    refuse_newer(before)
     if before == to:
         return before, None
     backup = None if before is None else _back_up(database, before)
@@ -112,7 +112,12 @@ def _revision(connection: "Connection") -> str | None:
     return None if revision is None else str(revision)
 
 
-def _refuse_newer(revision: str | None) -> None:
+def refuse_newer(revision: str | None) -> None:
+    """Refuse a schema that only a newer version of this program knows.
+
+    Raises:
+        SchemaError: it is one.
+    """
     # Revisions are numbered, so that an older version can tell a newer schema it knows nothing of.
     if revision is not None and revision > REVISION:
         raise SchemaError(

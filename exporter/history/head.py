@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    case,
+    false,
+    func,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -207,13 +219,17 @@ def count_failure(
     connection: Connection, account: str, *, owner: str, outcome: str, started_at: datetime
 ) -> None:
     """Note a poll that failed, for the cause of the gap that may come of it; end owner's claim."""
-    refused = outcome == "unauthorized"
+    failed, refused = accounts.c.failed_polls, accounts.c.refused_polls
+    # From the spool it may come late: then the account has been observed since.
+    late = func.coalesce(accounts.c.observed_at >= started_at, false())
     observed_at = connection.execute(
         update(accounts)
         .where(accounts.c.account == account)
         .values(
-            failed_polls=accounts.c.failed_polls + 1,
-            refused_polls=accounts.c.refused_polls + 1 if refused else 0,
+            failed_polls=case((late, failed), else_=failed + 1),
+            refused_polls=case(
+                (late, refused), else_=refused + 1 if outcome == "unauthorized" else 0
+            ),
             claimed_until=_unless_owned(owner),
         )
         .returning(accounts.c.observed_at)

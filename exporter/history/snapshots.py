@@ -49,12 +49,15 @@ def read_open(connection: Connection, account: str) -> Known:
     return Known(groups=groups, missing=missing)
 
 
-def confirmed_since(connection: Connection, head: Head, confirm_removal: int) -> datetime | None:
+def confirmed_since(
+    connection: Connection, head: Head, known: Known, confirm_removal: int
+) -> datetime | None:
     """Give the instant since which a group must be missing for the present miss to confirm it.
 
     Args:
         connection: in the transaction of the poll that observes now.
         head: before this poll.
+        known: the open snapshots before this poll.
         confirm_removal: polls in a row that must miss a group, the present one included.
 
     Returns:
@@ -62,7 +65,7 @@ def confirmed_since(connection: Connection, head: Head, confirm_removal: int) ->
     """
     if confirm_removal == 1:
         return None
-    if confirm_removal == _TWICE:
+    if confirm_removal == _TWICE or not known.missing:
         return head.observed_at
     # Of the polls before this one, the one that must have been the first to miss. `prune` spares
     # the polls that are counted here.
@@ -71,9 +74,11 @@ def confirmed_since(connection: Connection, head: Head, confirm_removal: int) ->
         .where(
             polls.c.account == head.account,
             polls.c.outcome == "ok",
-            polls.c.observed_at <= head.observed_at,
+            polls.c.id <= head.last_poll_id,
         )
-        .order_by(polls.c.started_at.desc())
+        # Not by `started_at`, which a clock that was set back puts out of order: a poll gets its
+        # id after the head before it was written.
+        .order_by(polls.c.id.desc())
         .limit(1)
         .offset(confirm_removal - 2)
     )

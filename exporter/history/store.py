@@ -209,7 +209,7 @@ class Store:
         difference = compare(
             known,
             groups,
-            confirmed_since=snapshots.confirmed_since(connection, head, confirm_removal),
+            confirmed_since=snapshots.confirmed_since(connection, head, known, confirm_removal),
         )
         counts = _counts(difference)
         if difference:

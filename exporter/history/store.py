@@ -56,8 +56,9 @@ class Store:
         self._owner = owner
         self._prepare = prepare
         self._preparing = threading.Lock()
-        # What is known of each account, as of a version of its head: spares reading it again.
-        self._known: dict[str, tuple[int, Known]] = {}
+        # What is known of each account, as of an observation: spares reading it again. Not as of
+        # a version alone, which comes again when a backup is restored under a running process.
+        self._known: dict[str, tuple[tuple[int, datetime], Known]] = {}
 
     def prepare(self) -> None:
         """Make sure once that the schema is right.
@@ -167,7 +168,8 @@ class Store:
             )
         # Known only once it is committed.
         if known is not None:
-            self._known[poll.account] = (head.version + 1, known)
+            observed_at = heads.next_instant(head, poll.observation.observed_at)
+            self._known[poll.account] = ((head.version + 1, observed_at), known)
         return written
 
     def _write_observation(
@@ -222,8 +224,8 @@ class Store:
         return Written(outcome="ok", group_count=group_count, **counts), known
 
     def _known_at(self, head: Head) -> Known | None:
-        version, known = self._known.get(head.account, (None, None))
-        return known if version == head.version else None
+        observation, known = self._known.get(head.account, (None, None))
+        return known if observation == (head.version, head.observed_at) else None
 
 
 def _written_before(connection: Connection, poll: Poll) -> Written | None:

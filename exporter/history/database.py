@@ -20,6 +20,7 @@ from exporter.errors import ConfigurationError, DatabaseError
 _SQLITE_BUSY_SECONDS = 10.0
 _CONNECT_SECONDS = 5
 _DEAD_PEER_SECONDS = 10
+_SILENT_PEER_SECONDS = 10
 
 
 class Database:
@@ -96,6 +97,11 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
     defaults = {
         "connect_timeout": str(_CONNECT_SECONDS),
         "tcp_user_timeout": str(_DEAD_PEER_SECONDS * 1000),
+        # A server that vanishes while it owes an answer has acknowledged all there was: only
+        # probes find it gone, which the system sends after two hours by itself.
+        "keepalives_idle": str(_SILENT_PEER_SECONDS),
+        "keepalives_interval": str(_SILENT_PEER_SECONDS),
+        "keepalives_count": "2",
         "application_name": "kalshi-exporter",
     }
     defaults = {key: value for key, value in defaults.items() if key not in url.query}

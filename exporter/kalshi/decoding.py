@@ -35,8 +35,6 @@ _DECIMAL = re.compile(r"-?([0-9]+)(?:\.([0-9]+))?")
 _INTEGER = re.compile(rf"-?[0-9]{{1,{_DIGITS}}}")
 _INT64 = range(-(2**63), 2**63)
 
-_WHITESPACE = b" \t\n\r"  # JSON's
-
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -78,23 +76,21 @@ class _Page(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 _decoder = msgspec.json.Decoder(_Page)
-_encoder = msgspec.json.Encoder()
 
 
 def _decode_short(body: bytes) -> Page | None:
     """The page, if it is as plain as it usually is; None if the long way has to be taken."""
-    # Without escapes, every string stands in the body as the encoder would write it, and no id
-    # can hold a control character: msgspec refuses those below a space when they are not escaped.
+    # Without escapes, every string stands in the body as the encoder would write it, and holds no
+    # control character: msgspec refuses bare ones.
     if not body.isascii() or b"\\" in body or b"\x7f" in body:
         return None
     try:
         page = _decoder.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return None
-    # msgspec takes the last of duplicate keys in silence. But the encoder writes each token in
-    # the shortest form that there is, each field once and no space, so that its text is as long
-    # as the body only if the body had nothing twice.
-    if len(_encoder.encode(page)) != len(body.rstrip(_WHITESPACE)):
+    # msgspec takes the last of duplicate keys in silence. But its encoder writes each field once,
+    # in the shortest way there is, so that its text is as long as a body that had nothing twice.
+    if len(msgspec.json.encode(page)) != len(body.rstrip()):
         return None
     try:
         return Page([_known(group) for group in page.order_groups], _next(page.cursor or None))

@@ -212,11 +212,13 @@ class SignedSession:
             return effort.timed_out()
         root = _root(error)
         cause = clean(getattr(root, "strerror", None) or str(root) or repr(root), _CAUSE)
-        hint = (
-            "; name a company's own certificate authority in SSL_CERT_FILE"
-            if isinstance(root, ssl.SSLCertVerificationError)
-            else ""
-        )
+        hint = ""
+        if isinstance(root, ssl.SSLError):
+            hint = (
+                f"; certificates are judged by {self._session.verify}"
+                if isinstance(self._session.verify, str)
+                else "; name a company's own certificate authority in SSL_CERT_FILE"
+            )
         return UnreachableError(
             f"no complete answer from {urlsplit(self._base_url).netloc}: "
             f"{type(root).__name__}: {cause}{hint}",
@@ -276,7 +278,7 @@ def _certificates() -> str | bool:
 
     requests would read these variables only together with .netrc and the proxies' variables.
     """
-    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
         if path := os.environ.get(name):
             if not Path(path).exists():
                 raise ConfigurationError(f"{name} names {path}, which does not exist")

@@ -487,4 +487,17 @@ def test_tls_on_a_plain_port(connect: "Connect") -> None:
         error = failure(connect(base_url=url, max_attempts=1))
         thread.join()
     assert isinstance(error, UnreachableError)
-    assert "SSL_CERT_FILE" not in error.reason
+    assert "SSLError" in error.reason
+
+
+def test_an_authority_that_is_none(
+    exchange_over_tls: "Exchange",
+    connect: "Connect",
+    keys: "Keys",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = keys.write("junk.pem", b"junk")
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    error = failure(connect(base_url=exchange_over_tls.base_url, max_attempts=1))
+    assert isinstance(error, UnreachableError)
+    assert f"certificates are judged by {path}" in error.reason

@@ -5,6 +5,7 @@ something to migrate.
 """
 
 import logging
+import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from sqlalchemy import inspect, text
 
 from exporter.errors import DatabaseError, SchemaError
 from exporter.history.database import Database, translated_errors
-from exporter.history.schema import REVISION
+from exporter.history.schema import REVISION, metadata
 from exporter.resources import shipped
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def current_revision(database: Database) -> str | None:
     """Give the revision of the database's schema; None if it has none yet.
 
     Raises:
-        SchemaError: the file is not a database.
+        SchemaError: the file is not a database, or the schema is another program's.
         DatabaseError: the database failed.
     """
     _refuse_foreign_file(database)
@@ -71,14 +72,14 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
         The revision before, and the path of the copy if one was made.
 
     Raises:
-        SchemaError: the schema is newer than this version, or the file is not a database.
+        SchemaError: the schema is newer than this version or another program's, or the file is
+            not a database.
         DatabaseError: the database failed; the schema is as it was.
     """
     before = current_revision(database)
     refuse_newer(before)
     if before == to:
         return before, None
-    backup = None if before is None else _back_up(database, before)
 
     # Imported here: see above.
     from alembic import command  # noqa: PLC0415
@@ -87,6 +88,15 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
     with database.transaction() as connection:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        # Only now is it certain: another may have migrated meanwhile.
+        before = _revision(connection)
+        refuse_newer(before)
+        if before == to:
+            return before, None
+        if before is None:
+            _refuse_foreign_tables(connection)
+        # While nobody writes, so that the copy lacks nothing.
+        backup = None if before is None else _back_up(database, before)
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, to)
     _log.info(
@@ -108,8 +118,26 @@ def _configuration() -> "Config":
 def _revision(connection: "Connection") -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
-    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return None if revision is None else str(revision)
+    revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+    if not revisions:
+        return None
+    # Revisions are numbered from 0001; the table has one name for all who use Alembic.
+    if len(revisions) > 1 or not re.fullmatch(r"(?!0000)[0-9]{4}", revisions[0]):
+        raise SchemaError(
+            f"database.url: the database is another program's, at its revision {revisions[0]}: give"
+            " the exporter a database of its own"
+        )
+    return str(revisions[0])
+
+
+def _refuse_foreign_tables(connection: "Connection") -> None:
+    """Refuse to put the tables beside others of the same names."""
+    taken = set(inspect(connection).get_table_names()) & set(metadata.tables)
+    if taken:
+        raise SchemaError(
+            "database.url: the database has tables of another program's,"
+            f" {', '.join(sorted(taken))}: give the exporter a database of its own"
+        )
 
 
 def refuse_newer(revision: str | None) -> None:
@@ -148,11 +176,11 @@ def _back_up(database: Database, revision: str) -> Path | None:
         return None
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     backup = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
-    backup.touch(mode=0o600, exist_ok=False)
     try:
+        backup.touch(mode=0o600, exist_ok=False)
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as copy:
             source.backup(copy)
-    except sqlite3.Error as error:
-        backup.unlink()
+    except (OSError, sqlite3.Error) as error:
+        backup.unlink(missing_ok=True)
         raise DatabaseError(f"database: cannot copy {path} to {backup}: {error}") from error
     return backup

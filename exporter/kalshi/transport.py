@@ -100,9 +100,6 @@ class _DeadlineSocket:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def shutdown(self, how: int) -> None:
-        self._socket.shutdown(how)
-
     def close(self) -> None:
         self._socket.close()
 

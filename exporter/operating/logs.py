@@ -4,6 +4,7 @@ Everything in the package logs through the standard library, to loggers below `e
 sentence with its facts beside it: `logger.warning("the exchange failed", extra={"event": …})`.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -128,11 +129,30 @@ def _is_wanted(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or _is_own(record.name)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Writes lines; that nobody reads them any more must not stop the polls."""
+class _Handler(logging.Handler):
+    """Writes lines; that nobody can read them any more must not stop the polls."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Stay silent: stderr is closed or full, and there is no other place to say so."""
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, or nothing if stderr is closed or its disk is full."""
+        with contextlib.suppress(Exception):  # there is no other place to say so
+            _write(self._stream, f"{self.format(record)}\n")
+
+
+def _write(stream: TextIO, line: str) -> None:
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # not a file
+        stream.write(line)
+        return
+    # Past the stream's buffer: what it could not write it would try again at exit, and turn the
+    # exit code into 120. It also keeps the lines of several processes apart.
+    rest = line.encode(stream.encoding, "backslashreplace")
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 class _Formatter(logging.Formatter):

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Row,
     and_,
     case,
+    delete,
     false,
     func,
     null,
@@ -207,6 +208,9 @@ def advance(
             )
             .values(ended_at=observed_at, polls=coverage.c.polls + 1)
         )
+    # They belong to no later gap, whatever the clock said when they were counted: it is a wrong
+    # clock above all that makes polls fail.
+    connection.execute(delete(gap_outcomes).where(gap_outcomes.c.account == head.account))
     return True
 
 
@@ -234,22 +238,8 @@ def count_failure(
         )
         .returning(accounts.c.observed_at)
     ).scalar_one()
-    if observed_at is not None and observed_at >= started_at:
-        return  # Another exporter has observed the account since: no gap can hold this poll.
-    more = gap_outcomes.c.polls + 1
-    connection.execute(
-        upsert(connection, gap_outcomes)
-        .values(account=account, outcome=outcome, polls=1, last_started_at=started_at)
-        .on_conflict_do_update(
-            index_elements=["account", "outcome"],
-            set_={
-                # What was counted before the last observation belongs to no gap any more.
-                "polls": more
-                if observed_at is None
-                else case((gap_outcomes.c.last_started_at > observed_at, more), else_=1),
-                "last_started_at": started_at,
-            },
-        )
+    _note_outcome(
+        connection, account, outcome, polls=1, last_started_at=started_at, observed_at=observed_at
     )
 
 
@@ -257,11 +247,38 @@ def note_loss(
     connection: Connection, account: str, *, polls: int, last_started_at: datetime
 ) -> None:
     """Note polls that could be kept nowhere, as the cause of the gap that comes of them."""
-    row = {"outcome": "not_kept", "polls": polls, "last_started_at": last_started_at}
+    observed_at = lock(connection, account).observed_at
+    _note_outcome(
+        connection,
+        account,
+        "not_kept",
+        polls=polls,
+        last_started_at=last_started_at,
+        observed_at=observed_at,
+    )
+
+
+def _note_outcome(
+    connection: Connection,
+    account: str,
+    outcome: str,
+    *,
+    polls: int,
+    last_started_at: datetime,
+    observed_at: datetime | None,
+) -> None:
+    if observed_at is not None and observed_at >= last_started_at:
+        return  # Another exporter has observed the account since: no gap can hold these polls.
     connection.execute(
         upsert(connection, gap_outcomes)
-        .values(account=account, **row)
-        .on_conflict_do_update(index_elements=["account", "outcome"], set_=row)
+        .values(account=account, outcome=outcome, polls=polls, last_started_at=last_started_at)
+        .on_conflict_do_update(
+            index_elements=["account", "outcome"],
+            set_={
+                "polls": gap_outcomes.c.polls + polls,
+                "last_started_at": last_started_at,
+            },
+        )
     )
 
 
@@ -277,10 +294,7 @@ def _gap_cause(connection: Connection, head: Head) -> str | None:
         return None
     cause = connection.execute(
         select(gap_outcomes.c.outcome)
-        .where(
-            gap_outcomes.c.account == head.account,
-            gap_outcomes.c.last_started_at > head.observed_at,
-        )
+        .where(gap_outcomes.c.account == head.account)
         .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
         .limit(1)
     ).scalar()

@@ -58,6 +58,7 @@ _PASSWORD = re.compile(r"(?<=://)([^:/]*:)([^@]*)(?=@)")
 _QUERY_PASSWORD = re.compile(r"(?<=[?&])((?:ssl)?password=)([^&]*)")
 
 _LARGEST_PORT = 65_535
+_ADDRESS = f"must have a valid host, and a port from 1 to {_LARGEST_PORT} or none"
 
 
 def expand(template: str, environment: Mapping[str, str]) -> str:
@@ -280,14 +281,18 @@ def _port(text: str) -> int:
 def _base_url(value: str, _directory: Path) -> str:
     if not re.fullmatch("[!-~]+", value):
         raise ValueError
-    parts = urlsplit(value)
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:  # whose text repeats what may be a secret
+        raise ValueError(_ADDRESS) from None
     if "@" in parts.netloc or "?" in value or "#" in value:
         raise ValueError("must not hold a user, a query or a fragment")
     host = parts.hostname
     if parts.scheme not in {"https", "http"} or not host:
         raise ValueError
-    if parts.netloc.endswith(":") or parts.port == 0:
-        raise ValueError(f"must have a port from 1 to {_LARGEST_PORT}, or none")
+    if parts.netloc.endswith(":") or port == 0:
+        raise ValueError(_ADDRESS)
     if parts.scheme == "http" and not _is_loopback(host):
         raise ValueError("must be https, http is only for this machine itself (127.0.0.1)")
     return value.rstrip("/")

@@ -341,9 +341,11 @@ def test_an_account_at_fault_says_so(
         ("https://user:hush@example.com/", "must not hold a user"),
         ("https://example.com/?", "must not hold a user, a query"),
         ("https://example.com/#x", "must not hold a user, a query or a fragment"),
-        ("https://example.com:99999/", "ort"),
+        ("https://example.com:99999/", "a port from 1 to 65535"),
+        ("https://example.com:hush/", "a port from 1 to 65535"),
+        ("https://[hush]/", "a valid host"),
         ("https://example.com:/", "port"),
-        ("https://[::1/", "Invalid IPv6"),
+        ("https://[::1/", "a valid host"),
         ("https://exa mple.com/", "must be a URL such as"),
     ],
 )

@@ -21,17 +21,20 @@ class SteadyUTC(tzinfo):
     `zone.fromutc` what the wall clock's reading means here, and the answer leaves out every step
     that the wall clock has taken. With plain UTC, a clock set back by an hour stops all polls for
     an hour. Machines on one database share the grid as far as their clocks agreed at the start.
+
+    Only the present can be asked for. That is all that the scheduler does: its other instants are
+    in this zone from the beginning, and Python converts none of those.
     """
 
     def __init__(self) -> None:
         self._start = datetime.now(UTC).replace(tzinfo=None)
         self._started = elapsed()
 
-    def fromutc(self, dt: datetime) -> datetime:
-        """Give this zone's reading for a reading of the wall clock."""
+    def fromutc(self, dt: datetime) -> datetime:  # noqa: ARG002  # see above; tzinfo's signature
+        """Give this zone's reading of the present."""
+        # Comparing `dt` with the wall clock of now would be wrong by a step between the two.
         now = self._start + timedelta(seconds=elapsed() - self._started)
-        steps = now - datetime.now(UTC).replace(tzinfo=None)
-        return dt + steps
+        return now.replace(tzinfo=self)
 
     def utcoffset(self, dt: datetime | None) -> timedelta:  # noqa: ARG002  # tzinfo's signature
         """None: but for the steps, this is UTC."""

@@ -104,8 +104,10 @@ class Daemon:
         )
         if not self.stop():
             # Whoever polls next finds its claim expired. Threads cannot be ended otherwise.
+            if self._fatal is not None:
+                _log.error("%s", self._fatal, extra={"event": "fatal"})
             logging.shutdown()
-            os._exit(Exit.OK)
+            os._exit(Exit.OK if self._fatal is None else self._fatal.exit_code)
         if self._fatal is not None:
             raise self._fatal
         return Exit.OK

@@ -89,6 +89,8 @@ class ApiError(ExporterError):
 
     Args:
         reason: one line for the operator: what happened.
+        summary: the same without what `code`, `message` and `details` say, for log lines, where
+            these stand beside it; as `reason` if None.
         http_status: of the last response, if there was one.
         code, message, details, service: as the error body named them, if it did.
         retry_after: seconds the exchange asked us to wait, if it did.
@@ -102,6 +104,7 @@ class ApiError(ExporterError):
         self,
         reason: str,
         *,
+        summary: str | None = None,
         http_status: int | None = None,
         code: str | None = None,
         message: str | None = None,
@@ -111,6 +114,7 @@ class ApiError(ExporterError):
     ) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.summary = reason if summary is None else summary
         self.http_status = http_status
         self.code = code
         self.message = message

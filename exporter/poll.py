@@ -28,6 +28,8 @@ _PAUSE = REFUSED_PAUSE - 0.1
 
 _LONGEST_RETRY_AFTER = 300.0  # seconds that a 429 may keep an account from being polled
 
+_MOST_OF = 0.9  # of an interval: two ticks lie a little less than an interval apart at times
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
@@ -70,6 +72,7 @@ class Poller:
         self._clock = clock
         self._refused = 0
         self._resting_until = 0.0
+        self._away: DatabaseError | None = None
 
     def prepare(self) -> None:
         """Make sure that the database's schema is right, before anything is asked.
@@ -96,8 +99,9 @@ class Poller:
             return self._poll(
                 # Another daemon's poll counts as this tick's; half an interval of leeway would let
                 # two daemons whose grids differ both ask.
-                unless_polled_within=0.9 * self.timing.interval,
+                unless_polled_within=_MOST_OF * self.timing.interval,
                 unless_refused_within=0.0 if first else _PAUSE,
+                again=True,
             )
         except BusyError as error:
             _log.debug("%s", error, extra={"event": "tick_skipped", "account": self.account})
@@ -110,18 +114,23 @@ class Poller:
             What became of it; everything has been logged.
         """
         try:
-            return self._poll(unless_polled_within=0.0, unless_refused_within=0.0)
+            return self._poll(unless_polled_within=0.0, unless_refused_within=0.0, again=False)
         except BusyError as error:
-            _log.error("%s", error, extra={"event": "busy", "account": self.account})
+            _log.error(
+                "another exporter is polling this account: try again later",
+                extra={"event": "busy", "account": self.account},
+            )
             return error.exit_code
 
-    def _poll(self, *, unless_polled_within: float, unless_refused_within: float) -> Exit:
+    def _poll(
+        self, *, unless_polled_within: float, unless_refused_within: float, again: bool
+    ) -> Exit:
         head = self._claim(unless_polled_within, unless_refused_within)
         poll, error = self._ask(head)
         code = Exit.OK if error is None else error.exit_code
         written = self._keep(poll, head)
         if error is not None:
-            self._log_failure(poll, error)
+            self._log_failure(poll, error, again=again)
         elif isinstance(written, Written):
             self._log_success(written)
         if isinstance(written, Written):
@@ -136,7 +145,7 @@ class Poller:
                 # Draining has moved the head.
                 head = self._claimed(0.0, 0.0)
         except DatabaseError as error:
-            self._warn("database_away", f"{error}; the exchange is asked all the same")
+            self._away = error
             return None
         return head
 
@@ -144,8 +153,8 @@ class Poller:
         head = self._store.claim(
             self.account,
             now=self._clock.now(),
-            # Never longer than an interval, so that others take over soon.
-            lease=min(self.timing.deadline, self.timing.interval),
+            # Over by the next tick, so that others take over then.
+            lease=min(self.timing.deadline, _MOST_OF * self.timing.interval),
             unless_polled_within=unless_polled_within,
             unless_refused_within=unless_refused_within,
         )
@@ -160,15 +169,16 @@ class Poller:
                 self._write(poll, None)
                 self._spool.remove(self.account, number)
                 drained += 1
-            loss = self._spool.take_loss(self.account)
+            loss = self._spool.loss(self.account)
+            if loss is not None:
+                self._store.note_loss(
+                    self.account, polls=loss.polls, last_started_at=loss.last_started_at
+                )
+                # Only now: noting it twice does no harm.
+                self._spool.forget_loss(self.account)
+                self._warn("polls_lost", f"{loss.polls} polls were kept nowhere and are lost")
         except SpoolError as error:
             self._warn("spool_failed", str(error))
-            return drained > 0
-        if loss is not None:
-            self._store.note_loss(
-                self.account, polls=loss.polls, last_started_at=loss.last_started_at
-            )
-            self._warn("polls_lost", f"{loss.polls} polls were lost while the spool was full")
         if drained:
             _log.info(
                 "polls from the spool are in the database",
@@ -239,13 +249,22 @@ class Poller:
             try:
                 return self._write(poll, head)
             except DatabaseError as error:
-                self._warn("database_away", str(error))
+                self._away = error
         try:
             self._spool.put(poll)
         except SpoolError as error:
-            _log.error("%s", error, extra={"event": "poll_lost", "account": self.account})
+            _log.error(
+                "%s; %s: this poll is lost",
+                self._away,
+                error,
+                extra={"event": "poll_lost", "account": self.account},
+            )
             return error.exit_code
-        self._warn("spooled", "the poll waits in the spool for the database")
+        _log.error(
+            "%s; the poll waits in the spool until the database is back",
+            self._away,
+            extra={"event": "spooled", "account": self.account},
+        )
         return Exit.TEMPORARY
 
     def _write(self, poll: Poll, head: Head | None) -> Written:
@@ -272,10 +291,11 @@ class Poller:
         }
         _log.info("polled", extra=facts)
 
-    def _log_failure(self, poll: Poll, error: ApiError) -> None:
+    def _log_failure(self, poll: Poll, error: ApiError, *, again: bool) -> None:
+        wait = max(self.timing.interval, self._resting_until - elapsed())
         _log.error(
-            "%s; the history is left as it is",
-            error.reason,
+            "%s",
+            error.summary,
             extra={
                 "event": "poll_failed",
                 "account": self.account,
@@ -286,6 +306,7 @@ class Poller:
                 "details": error.details,
                 "service": error.service,
                 "attempt": poll.attempts,
+                "next": f"poll again in {wait:.3g} s" if again else "give up",
             },
         )
 

@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS polls (
     account TEXT NOT NULL, digest TEXT, poll TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS polls_account ON polls (account, id);
+-- Whether another poll needs an answer.
+CREATE INDEX IF NOT EXISTS polls_digest ON polls (account, digest);
 -- What found no room. The row is there before it is needed: counting up must need no room.
 CREATE TABLE IF NOT EXISTS losses (
     account TEXT PRIMARY KEY, polls INTEGER NOT NULL, last_started_at TEXT
@@ -40,7 +42,7 @@ CREATE TABLE IF NOT EXISTS losses (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """Polls that found no room in the spool.
+    """Polls that the spool could not keep.
 
     Attributes:
         polls: how many.
@@ -64,6 +66,7 @@ class Spool:
         self._max_size = max_size
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._losses: dict[str, Loss] = {}  # which the file cannot tell of
 
     def put(self, poll: Poll) -> None:
         """Keep a poll, after all others of its account.
@@ -71,6 +74,21 @@ class Spool:
         Raises:
             SpoolError: there is no room, or the disk failed. What was kept before is still there.
         """
+        try:
+            full = not self._put(poll)
+        except SpoolError:
+            before = self._losses.get(poll.account)
+            self._losses[poll.account] = Loss(
+                polls=1 if before is None else before.polls + 1, last_started_at=poll.started_at
+            )
+            raise
+        if full:
+            raise SpoolError(
+                f"spool: {self._path} has reached spool.max_size and keeps what it holds"
+            )
+
+    def _put(self, poll: Poll) -> bool:
+        """Keep a poll; if there is no room, only count it, and return False."""
         observation = poll.observation
         digest = None if observation is None else observation.digest
         with self._writing() as connection:
@@ -97,14 +115,8 @@ class Spool:
                     "UPDATE losses SET polls = polls + 1, last_started_at = ? WHERE account = ?",
                     (poll.started_at.isoformat(), poll.account),
                 )
-                full = True
-            else:
-                full = False
-        if full:
-            raise SpoolError(
-                f"{poll.account}: the spool {self._path} has reached spool.max_size: this poll is"
-                " lost, those before it are kept"
-            )
+                return False
+        return True
 
     def known_digest(self, account: str) -> str | None:
         """The digest of the account's latest poll here, if its answer is here too.
@@ -158,8 +170,8 @@ class Spool:
                         "SELECT groups FROM answers WHERE account = ? AND digest = ?",
                         (account, digest),
                     ).fetchone()
-                    answer = None if packed is None else (digest, _unpacked(packed[0]))
-            poll = msgspec.json.decode(text, type=Poll)
+                    answer = None if packed is None else (digest, self._unpacked(packed[0]))
+            poll = self._decoded(text)
             if poll.observation is not None and answer is not None:
                 poll = replace(poll, observation=replace(poll.observation, groups=answer[1]))
             yield last, poll
@@ -171,32 +183,51 @@ class Spool:
             SpoolError: the disk failed.
         """
         with self._writing() as connection:
-            connection.execute("DELETE FROM polls WHERE id = ?", (number,))
-            connection.execute(
-                "DELETE FROM answers WHERE account = ? AND digest NOT IN"
-                " (SELECT digest FROM polls WHERE account = ? AND digest IS NOT NULL)",
-                (account, account),
-            )
+            removed = connection.execute(
+                "DELETE FROM polls WHERE id = ? RETURNING digest", (number,)
+            ).fetchone()
+            if removed is not None and removed[0] is not None:
+                connection.execute(
+                    "DELETE FROM answers WHERE account = :account AND digest = :digest AND NOT"
+                    " EXISTS (SELECT 1 FROM polls WHERE account = :account AND digest = :digest)",
+                    {"account": account, "digest": removed[0]},
+                )
 
-    def take_loss(self, account: str) -> Loss | None:
-        """What was lost of the account for want of room; it is forgotten here.
+    def loss(self, account: str) -> Loss | None:
+        """What was lost of the account, for want of room or because the disk failed.
 
         Raises:
             SpoolError: the disk failed.
         """
-        if not self._exists():
+        losses = [self._losses[account]] if account in self._losses else []
+        if self._exists():
+            with self._reading() as connection:
+                row = connection.execute(
+                    "SELECT polls, last_started_at FROM losses WHERE account = ? AND polls > 0",
+                    (account,),
+                ).fetchone()
+            if row is not None:
+                losses.append(Loss(polls=row[0], last_started_at=datetime.fromisoformat(row[1])))
+        if not losses:
             return None
-        with self._writing() as connection:
-            row = connection.execute(
-                "SELECT polls, last_started_at FROM losses WHERE account = ? AND polls > 0",
-                (account,),
-            ).fetchone()
-            if row is None:
-                return None
-            connection.execute(
-                "UPDATE losses SET polls = 0, last_started_at = NULL WHERE account = ?", (account,)
-            )
-        return Loss(polls=row[0], last_started_at=datetime.fromisoformat(row[1]))
+        return Loss(
+            polls=sum(loss.polls for loss in losses),
+            last_started_at=max(loss.last_started_at for loss in losses),
+        )
+
+    def forget_loss(self, account: str) -> None:
+        """Forget what was lost of the account, once it has been noted elsewhere.
+
+        Raises:
+            SpoolError: the disk failed.
+        """
+        self._losses.pop(account, None)
+        if self._exists():
+            with self._writing() as connection:
+                connection.execute(
+                    "UPDATE losses SET polls = 0, last_started_at = NULL WHERE account = ?",
+                    (account,),
+                )
 
     def close(self) -> None:
         """Close the file."""
@@ -245,11 +276,24 @@ class Spool:
             raise
         return connection
 
+    def _decoded(self, text: str) -> Poll:
+        try:
+            return msgspec.json.decode(text, type=Poll)
+        except msgspec.MsgspecError as error:
+            raise self._unreadable(error) from error
+
+    def _unpacked(self, packed: bytes) -> Mapping[str, OrderGroup]:
+        try:
+            groups = msgspec.json.decode(zlib.decompress(packed), type=list[OrderGroup])
+        except (msgspec.MsgspecError, zlib.error) as error:
+            raise self._unreadable(error) from error
+        return {group.id: group for group in groups}
+
+    def _unreadable(self, error: Exception) -> SpoolError:
+        return SpoolError(
+            f"spool: {self._path} holds what this version cannot read, and keeps it: {error}"
+        )
+
 
 def _packed(groups: Mapping[str, OrderGroup]) -> bytes:
     return zlib.compress(msgspec.json.encode(list(groups.values())), level=1)
-
-
-def _unpacked(packed: bytes) -> Mapping[str, OrderGroup]:
-    groups = msgspec.json.decode(zlib.decompress(packed), type=list[OrderGroup])
-    return {group.id: group for group in groups}

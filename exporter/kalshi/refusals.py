@@ -50,13 +50,14 @@ def refusal(
     """
     code, message, details, service = _facts(body)
     quoted = clean("; ".join(part for part in (code, message, details) if part), _QUOTED)
-    reason = f"the exchange answered {status}{_phrase(status)}" + (f": {quoted}" if quoted else "")
+    answered = f"the exchange answered {status}{_phrase(status)}"
+    hint = ""
     kind: type[ApiError]
     match status // 100:
         case _ if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             kind = UnauthorizedError
             text = f"{code} {message} {details}"
-            reason = f"{reason} (key {key_hint}); {_why_unauthorized(status, text, clock_skew_ms)}"
+            hint = f" (key {key_hint}); {_why_unauthorized(status, text, clock_skew_ms)}"
         case _ if status == HTTPStatus.TOO_MANY_REQUESTS:
             kind = RateLimitedError
         case 5:
@@ -65,12 +66,13 @@ def refusal(
             kind = RejectedError
         case 3:
             kind = RejectedError
-            reason += "; redirects are not followed: check base_url"
+            hint = "; redirects are not followed: check base_url"
         case _:
             kind = InvalidResponseError
-            reason += "; only a 200 is an answer"
+            hint = "; only a 200 is an answer"
     return kind(
-        reason,
+        answered + (f": {quoted}" if quoted else "") + hint,
+        summary=answered + hint,
         http_status=status,
         code=code,
         message=message,

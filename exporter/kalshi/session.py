@@ -122,7 +122,8 @@ class SignedSession:
             size_limit: bytes of the body after decompression.
 
         Raises:
-            ApiError: the last attempt's failure. Each failure has been logged by then.
+            ApiError: the last attempt's failure, which the caller logs. Each before it has been
+                logged.
         """
         for attempt in range(1, self._max_attempts + 1):
             try:
@@ -130,8 +131,10 @@ class SignedSession:
             except ApiError as error:
                 failure = error
             wait = self._wait_after(failure, attempt, effort)
-            self._log_failure(failure, attempt, wait)
-            if wait is None or self._stop.wait(wait):
+            if wait is None or self._stop.is_set():
+                break
+            self._log_retry(failure, attempt, wait)
+            if self._stop.wait(wait):
                 break
         raise failure
 
@@ -234,27 +237,21 @@ class SignedSession:
         wait = max(random.uniform(0, ceiling), failure.retry_after or 0.0)  # noqa: S311 - no secret
         return wait if wait < effort.remaining() else None
 
-    def _log_failure(self, failure: ApiError, attempt: int, wait: float | None) -> None:
-        following = "give up" if wait is None else f"retry in {wait:.1f} s"
+    def _log_retry(self, failure: ApiError, attempt: int, wait: float) -> None:
         _log.warning(
-            "%s: attempt %d of %d failed: %s; %s",
-            self._account,
-            attempt,
-            self._max_attempts,
-            failure.reason,
-            following,
+            "%s",
+            failure.summary,
             extra={
                 "event": "attempt_failed",
                 "account": self._account,
-                "attempt": attempt,
-                "max_attempts": self._max_attempts,
+                "outcome": failure.outcome,
                 "http_status": failure.http_status,
                 "code": failure.code,
-                "error": failure.message or failure.reason,
+                "error": failure.message,
                 "details": failure.details,
                 "service": failure.service,
-                "outcome": failure.outcome,
-                "next": following,
+                "attempt": attempt,
+                "next": f"retry in {wait:.1f} s",
             },
         )
 

@@ -7,17 +7,21 @@ step, and no lock is held while the exchange is asked.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
+    Executable,
+    Table,
     and_,
+    bindparam,
     case,
     delete,
     false,
     func,
+    insert,
     null,
     or_,
     select,
@@ -38,7 +42,7 @@ _LONGEST_LEASE = 600.0  # seconds: the longest deadline that the configuration a
 _TICK = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """The state of an account's history, as of one version of it.
 
@@ -63,6 +67,12 @@ class Head:
 
 
 _COLUMNS = [accounts.c[name] for name in Head.__slots__]
+_NOTHING_YET: dict[str, Any] = {
+    "account": bindparam("account"),
+    "version": 0,
+    "failed_polls": 0,
+    "refused_polls": 0,
+}
 
 
 def claim(
@@ -92,40 +102,53 @@ def claim(
     Returns:
         The head; None if another exporter is polling the account, or has just done so.
     """
-    # A claim or poll in the future is a clock's error, and binds nobody.
-    unclaimed = or_(
-        accounts.c.claimed_until.is_(None),
-        accounts.c.claimed_until <= now,
-        accounts.c.claimed_until > now + timedelta(seconds=_LONGEST_LEASE),
-    )
+    row = connection.execute(
+        _claim(connection.dialect.name),
+        {
+            "account": account,
+            "owner": owner,
+            "now": now,
+            "until": now + timedelta(seconds=lease),
+            # A claim or poll in the future is a clock's error, and binds nobody.
+            "latest": now + timedelta(seconds=_LONGEST_LEASE),
+            "polled_before": now - timedelta(seconds=unless_polled_within),
+            "refused_before": now - timedelta(seconds=unless_refused_within),
+        },
+    ).one_or_none()
+    return None if row is None else Head(*row)
 
-    def rested(seconds: float) -> ColumnElement[bool]:
+
+@cache
+def _claim(dialect: str) -> Executable:
+    def rested(latest: str) -> ColumnElement[bool]:
         return or_(
             accounts.c.polled_at.is_(None),
-            accounts.c.polled_at <= now - timedelta(seconds=seconds),
-            accounts.c.polled_at > now,
+            accounts.c.polled_at <= bindparam(latest),
+            accounts.c.polled_at > bindparam("now"),
         )
 
-    mine = accounts.c.claimed_by == owner
-    free = or_(mine, and_(unclaimed, rested(unless_polled_within)))
-    if unless_refused_within:
-        free = and_(free, or_(accounts.c.refused_polls < PATIENCE, rested(unless_refused_within)))
-    taken = {
-        "polled_at": now,
-        "claimed_by": owner,
-        "claimed_until": now + timedelta(seconds=lease),
+    unclaimed = or_(
+        accounts.c.claimed_until.is_(None),
+        accounts.c.claimed_until <= bindparam("now"),
+        accounts.c.claimed_until > bindparam("latest"),
+    )
+    mine = accounts.c.claimed_by == bindparam("owner")
+    free = and_(
+        or_(mine, and_(unclaimed, rested("polled_before"))),
+        or_(accounts.c.refused_polls < PATIENCE, rested("refused_before")),
+    )
+    taken: dict[str, Any] = {
+        "polled_at": bindparam("now"),
+        "claimed_by": bindparam("owner"),
+        "claimed_until": bindparam("until"),
     }
-    statement = (
-        upsert(connection, accounts)
-        .values(account=account, version=0, failed_polls=0, refused_polls=0, **taken)
-        .on_conflict_do_update(
-            index_elements=["account"],
-            set_=taken,
-            where=free,
-        )
+    statement: Executable = (
+        _insert(dialect, accounts)
+        .values(_NOTHING_YET | taken)
+        .on_conflict_do_update(index_elements=["account"], set_=taken, where=free)
         .returning(*_COLUMNS)
     )
-    return _head(connection.execute(statement).one_or_none())
+    return statement
 
 
 def lock(connection: Connection, account: str) -> Head:
@@ -133,10 +156,18 @@ def lock(connection: Connection, account: str) -> Head:
 
     A row is made for the account if it has none: its first polls may have waited in the spool.
     """
-    nothing_yet = {"account": account, "version": 0, "failed_polls": 0, "refused_polls": 0}
-    connection.execute(upsert(connection, accounts).values(nothing_yet).on_conflict_do_nothing())
-    statement = select(*_COLUMNS).where(accounts.c.account == account).with_for_update()
-    return Head(**connection.execute(statement).one()._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+    dialect = connection.dialect.name
+    connection.execute(_make_row(dialect), {"account": account})
+    return Head(*connection.execute(_LOCK, {"account": account}).one())
+
+
+@cache
+def _make_row(dialect: str) -> Executable:
+    statement: Executable = _insert(dialect, accounts).values(_NOTHING_YET).on_conflict_do_nothing()
+    return statement
+
+
+_LOCK = select(*_COLUMNS).where(accounts.c.account == bindparam("account")).with_for_update()
 
 
 def next_instant(head: Head, observed_at: datetime) -> datetime:
@@ -172,20 +203,19 @@ def advance(
     """
     gap = None if head.observed_at is None else observed_at - head.observed_at
     new_stretch = gap is None or gap > timedelta(seconds=COVERAGE_INTERVALS * interval)
-    values: dict[str, Any] = {
-        "version": head.version + 1,
-        "observed_at": observed_at,
-        "last_poll_id": poll_id,
-        "group_count": group_count,
-        "coverage_started_at": observed_at if new_stretch else head.coverage_started_at,
-        "failed_polls": 0,
-        "refused_polls": 0,
-        "claimed_until": _unless_owned(owner),
-    }
+    started_at = observed_at if new_stretch else head.coverage_started_at
     swapped = connection.execute(
-        update(accounts)
-        .where(accounts.c.account == head.account, accounts.c.version == head.version)
-        .values(values)
+        _ADVANCE,
+        {
+            "of": head.account,
+            "from_version": head.version,
+            "owner": owner,
+            "version": head.version + 1,
+            "observed_at": observed_at,
+            "last_poll_id": poll_id,
+            "group_count": group_count,
+            "coverage_started_at": started_at,
+        },
     )
     if swapped.rowcount == 0:
         return False
@@ -198,25 +228,20 @@ def advance(
             "gap_started_at": head.observed_at,
             "gap_cause": _gap_cause(connection, head),
         }
-        connection.execute(coverage.insert(), row)
+        connection.execute(insert(coverage), row)
     else:
         connection.execute(
-            update(coverage)
-            .where(
-                coverage.c.account == head.account,
-                coverage.c.started_at == head.coverage_started_at,
-            )
-            .values(ended_at=observed_at, polls=coverage.c.polls + 1)
+            _EXTEND, {"of": head.account, "since": started_at, "ended_at": observed_at}
         )
     # They belong to no later gap, whatever the clock said when they were counted: it is a wrong
     # clock above all that makes polls fail.
-    connection.execute(delete(gap_outcomes).where(gap_outcomes.c.account == head.account))
+    connection.execute(_FORGET_OUTCOMES, {"of": head.account})
     return True
 
 
 def remember_digest(connection: Connection, account: str, digest: str | None) -> None:
     """Note the digest of the latest answer; None if the same bytes again may change something."""
-    connection.execute(update(accounts).where(accounts.c.account == account).values(digest=digest))
+    connection.execute(_REMEMBER_DIGEST, {"of": account, "digest": digest})
 
 
 def count_failure(
@@ -234,9 +259,10 @@ def count_failure(
             refused_polls=case(
                 (late, refused), else_=refused + 1 if outcome == "unauthorized" else 0
             ),
-            claimed_until=_unless_owned(owner),
+            claimed_until=_unless_owned(),
         )
-        .returning(accounts.c.observed_at)
+        .returning(accounts.c.observed_at),
+        {"owner": owner},
     ).scalar_one()
     _note_outcome(
         connection, account, outcome, polls=1, last_started_at=started_at, observed_at=observed_at
@@ -270,7 +296,7 @@ def _note_outcome(
     if observed_at is not None and observed_at >= last_started_at:
         return  # Another exporter has observed the account since: no gap can hold these polls.
     connection.execute(
-        upsert(connection, gap_outcomes)
+        _insert(connection.dialect.name, gap_outcomes)
         .values(account=account, outcome=outcome, polls=polls, last_started_at=last_started_at)
         .on_conflict_do_update(
             index_elements=["account", "outcome"],
@@ -282,29 +308,52 @@ def _note_outcome(
     )
 
 
-def upsert(connection: Connection, table: Any) -> Any:
-    """Begin an INSERT … ON CONFLICT, which both databases have, each in its own module."""
-    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgres_insert
-    return insert(table)
-
-
 def _gap_cause(connection: Connection, head: Head) -> str | None:
     """The outcome that most polls since the last observation had, the latest of equals."""
     if head.observed_at is None:
         return None
-    cause = connection.execute(
-        select(gap_outcomes.c.outcome)
-        .where(gap_outcomes.c.account == head.account)
-        .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
-        .limit(1)
-    ).scalar()
-    return cause or "not_running"
+    return connection.execute(_MAIN_OUTCOME, {"of": head.account}).scalar() or "not_running"
 
 
-def _unless_owned(owner: str) -> ColumnElement[Any]:
+def _unless_owned() -> ColumnElement[Any]:
     """The claim as it is, or none if it is the owner's."""
-    return case((accounts.c.claimed_by == owner, null()), else_=accounts.c.claimed_until)
+    mine = accounts.c.claimed_by == bindparam("owner")
+    return case((mine, null()), else_=accounts.c.claimed_until)
 
 
-def _head(row: Row[Any] | None) -> Head | None:
-    return None if row is None else Head(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+def _insert(dialect: str, table: Table) -> Any:
+    """Begin an INSERT … ON CONFLICT, which both databases have, each in its own module."""
+    return sqlite_insert(table) if dialect == "sqlite" else postgres_insert(table)
+
+
+# Statements are put together once: doing so takes SQLAlchemy longer than running them.
+
+_ADVANCE = (
+    update(accounts)
+    .where(accounts.c.account == bindparam("of"), accounts.c.version == bindparam("from_version"))
+    .values(
+        version=bindparam("version"),
+        observed_at=bindparam("observed_at"),
+        last_poll_id=bindparam("last_poll_id"),
+        group_count=bindparam("group_count"),
+        coverage_started_at=bindparam("coverage_started_at"),
+        failed_polls=0,
+        refused_polls=0,
+        claimed_until=_unless_owned(),
+    )
+)
+_EXTEND = (
+    update(coverage)
+    .where(coverage.c.account == bindparam("of"), coverage.c.started_at == bindparam("since"))
+    .values(ended_at=bindparam("ended_at"), polls=coverage.c.polls + 1)
+)
+_FORGET_OUTCOMES = delete(gap_outcomes).where(gap_outcomes.c.account == bindparam("of"))
+_REMEMBER_DIGEST = (
+    update(accounts).where(accounts.c.account == bindparam("of")).values(digest=bindparam("digest"))
+)
+_MAIN_OUTCOME = (
+    select(gap_outcomes.c.outcome)
+    .where(gap_outcomes.c.account == bindparam("of"))
+    .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
+    .limit(1)
+)

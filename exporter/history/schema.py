@@ -84,32 +84,6 @@ class ExactDecimal(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value)
 
 
-class JsonText(TypeDecorator[str]):
-    """JSON kept to the letter: json on Postgres (never jsonb, which refuses NUL), text on SQLite.
-
-    On the Python side it is text too: numbers such as 1e400 would not survive being decoded.
-    """
-
-    impl = Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the column's type by the database."""
-        return dialect.type_descriptor(
-            _PostgresJsonText() if dialect.name == "postgresql" else Text()
-        )
-
-
-class _PostgresJsonText(JSON):
-    """The json type, given and returned as text."""
-
-    def bind_processor(self, dialect: Dialect) -> None:  # SQLAlchemy's signature
-        """Pass text through."""
-
-    def result_processor(self, dialect: Dialect, coltype: object) -> None:  # SQLAlchemy's signature
-        """Pass through what the driver gives: `store` reads the column cast to text."""
-
-
 def to_text(instant: datetime) -> str:
     """Write an aware datetime as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, the form that SQLite holds."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -199,7 +173,9 @@ order_group_snapshots = Table(
     Column("is_auto_cancel_enabled", Boolean, nullable=False),
     Column("contracts_limit", ExactDecimal),
     Column("exchange_index", BigInteger),
-    Column("extra", JsonText),
+    # JSON to the letter: never jsonb, which refuses \u0000. `snapshots` writes and reads it as
+    # text: numbers such as 1e400 would not survive being decoded.
+    Column("extra", JSON().with_variant(Text(), "sqlite")),
     # The last instant at which this state was not there yet; null if it was there when the
     # account was first looked at.
     Column("not_before", Instant),
@@ -230,7 +206,6 @@ __all__ = [
     "REVISION",
     "ExactDecimal",
     "Instant",
-    "JsonText",
     "accounts",
     "coverage",
     "gap_outcomes",

@@ -1,25 +1,28 @@
 """Open snapshots: read whole, and written in proportion to what changed."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
     Connection,
     Text,
-    Update,
-    bindparam,
+    any_,
     cast,
     func,
-    insert,
     literal,
     select,
+    text,
     update,
 )
 
 from exporter.history.diff import Difference, Known
 from exporter.history.head import Head
-from exporter.history.schema import Instant, polls
+from exporter.history.schema import Instant, polls, to_text
 from exporter.history.schema import order_group_snapshots as snapshots
 from exporter.model import OrderGroup
 
@@ -104,67 +107,127 @@ def write(
         observed_at: the instant of this observation.
         poll_id: the poll that made it.
     """
-    account = head.account
-    mine = (
-        snapshots.c.account == account,
-        snapshots.c.order_group_id == bindparam("id"),
-        _OPEN,
-    )
     last_seen = {
         "last_seen_at": func.coalesce(snapshots.c.last_seen_at, literal(head.observed_at, Instant)),
         "last_poll_id": func.coalesce(snapshots.c.last_poll_id, head.last_poll_id),
     }
-    _for_each(
+    _update(
         connection,
-        update(snapshots)
-        .where(*mine)
-        .values(valid_to=observed_at, end_reason="changed", missing_since=None, **last_seen),
+        head.account,
         [group.id for group in difference.changed],
+        valid_to=observed_at,
+        end_reason="changed",
+        missing_since=None,
+        **last_seen,
     )
-    _for_each(
+    _update(
         connection,
-        # The removal happened when the first poll missed the group, not when another confirmed it.
-        update(snapshots)
-        .where(*mine)
-        .values(
-            valid_to=func.coalesce(snapshots.c.missing_since, literal(observed_at, Instant)),
-            end_reason="removed",
-            missing_since=None,
-            **last_seen,
-        ),
+        head.account,
         difference.removed,
+        # The removal happened when the first poll missed the group, not when another confirmed it.
+        valid_to=func.coalesce(snapshots.c.missing_since, literal(observed_at, Instant)),
+        end_reason="removed",
+        missing_since=None,
+        **last_seen,
     )
-    _for_each(
+    _update(connection, head.account, difference.missed, missing_since=observed_at, **last_seen)
+    _update(
         connection,
-        update(snapshots).where(*mine).values(missing_since=observed_at, **last_seen),
-        difference.missed,
-    )
-    _for_each(
-        connection,
-        update(snapshots)
-        .where(*mine)
-        .values(missing_since=None, last_seen_at=None, last_poll_id=None),
+        head.account,
         difference.returned,
+        missing_since=None,
+        last_seen_at=None,
+        last_poll_id=None,
     )
-    opened = [
-        {
-            "account": account,
-            "order_group_id": group.id,
-            "valid_from": observed_at,
-            "is_auto_cancel_enabled": group.is_auto_cancel_enabled,
-            "contracts_limit": group.contracts_limit,
-            "exchange_index": group.exchange_index,
-            "extra": group.extra,
-            "not_before": head.observed_at,
-            "first_poll_id": poll_id,
-        }
-        for group in (*difference.changed, *difference.added)
-    ]
+    opened = (*difference.changed, *difference.added)
     if opened:
-        connection.execute(insert(snapshots), opened)
+        insert = _insert_on_sqlite if connection.dialect.name == "sqlite" else _insert_on_postgres
+        insert(connection, head, opened, observed_at=observed_at, poll_id=poll_id)
 
 
-def _for_each(connection: Connection, statement: Update, group_ids: Sequence[str]) -> None:
-    if group_ids:
-        parameters: list[dict[str, Any]] = [{"id": group_id} for group_id in group_ids]
-        connection.execute(statement, parameters)
+def _update(connection: Connection, account: str, group_ids: Sequence[str], **values: Any) -> None:
+    """Update the open snapshots of these groups, in one statement."""
+    if not group_ids:
+        return
+    if connection.dialect.name == "sqlite":
+        listed = func.json_each(json.dumps(group_ids)).table_valued("value")
+        among: ColumnElement[bool] = snapshots.c.order_group_id.in_(select(listed.c.value))
+    else:
+        among = snapshots.c.order_group_id == any_(literal(list(group_ids), ARRAY(Text)))
+    connection.execute(
+        update(snapshots).where(snapshots.c.account == account, _OPEN, among).values(values)
+    )
+
+
+# Inserting passes by SQLAlchemy's handling of each parameter, which would take longer than the
+# databases do: a first poll may open 100,000 snapshots.
+
+
+def _insert_on_sqlite(
+    connection: Connection,
+    head: Head,
+    groups: Sequence[OrderGroup],
+    *,
+    observed_at: datetime,
+    poll_id: int,
+) -> None:
+    valid_from = to_text(observed_at)
+    not_before = None if head.observed_at is None else to_text(head.observed_at)
+    connection.exec_driver_sql(
+        "INSERT INTO order_group_snapshots (account, order_group_id, valid_from,"
+        " is_auto_cancel_enabled, contracts_limit, exchange_index, extra, not_before,"
+        " first_poll_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                head.account,
+                group.id,
+                valid_from,
+                group.is_auto_cancel_enabled,
+                _digits(group.contracts_limit),
+                group.exchange_index,
+                group.extra,
+                not_before,
+                poll_id,
+            )
+            for group in groups
+        ],
+    )
+
+
+_INSERT_ON_POSTGRES = text(
+    "INSERT INTO order_group_snapshots (account, order_group_id, valid_from,"
+    " is_auto_cancel_enabled, contracts_limit, exchange_index, extra, not_before, first_poll_id)"
+    " SELECT :account, id, :valid_from, is_auto_cancel_enabled, contracts_limit, exchange_index,"
+    " CAST(extra AS json), CAST(:not_before AS timestamptz), :poll_id"
+    " FROM unnest(CAST(:ids AS text[]), CAST(:enabled AS boolean[]), CAST(:limits AS numeric[]),"
+    " CAST(:indexes AS bigint[]), CAST(:extras AS text[]))"
+    " AS groups (id, is_auto_cancel_enabled, contracts_limit, exchange_index, extra)"
+)
+
+
+def _insert_on_postgres(
+    connection: Connection,
+    head: Head,
+    groups: Sequence[OrderGroup],
+    *,
+    observed_at: datetime,
+    poll_id: int,
+) -> None:
+    connection.execute(
+        _INSERT_ON_POSTGRES,
+        {
+            "account": head.account,
+            "valid_from": observed_at,
+            "not_before": head.observed_at,
+            "poll_id": poll_id,
+            "ids": [group.id for group in groups],
+            "enabled": [group.is_auto_cancel_enabled for group in groups],
+            "limits": [_digits(group.contracts_limit) for group in groups],
+            "indexes": [group.exchange_index for group in groups],
+            "extras": [group.extra for group in groups],
+        },
+    )
+
+
+def _digits(number: Decimal | None) -> str | None:
+    return None if number is None else format(number, "f")

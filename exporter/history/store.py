@@ -197,8 +197,7 @@ class Store:
             interval=interval,
         )
         if not advanced:
-            nothing = dict.fromkeys(("observed_at", "group_count", "added", "changed", "removed"))
-            _update_poll(connection, poll_id, outcome="superseded", **nothing)
+            _update_poll(connection, poll_id, outcome="superseded", **_NOT_OBSERVED)
             return Written(outcome="superseded"), None
 
         if groups is None or observation.digest == head.digest:
@@ -256,8 +255,11 @@ def _insert_poll(connection: Connection, poll: Poll, **values: Any) -> int:
         "clock_skew_ms": poll.clock_skew_ms,
         "exporter_version": __version__,
     }
-    statement = insert(polls).values(row | values).returning(polls.c.id)
-    return int(connection.execute(statement).scalar_one())
+    return int(connection.execute(_INSERT_POLL, _NOT_OBSERVED | row | values).scalar_one())
+
+
+_NOT_OBSERVED = dict.fromkeys(("observed_at", "group_count", "added", "changed", "removed"))
+_INSERT_POLL = insert(polls).returning(polls.c.id)  # Put together once: see `head`.
 
 
 def _update_poll(connection: Connection, poll_id: int, **values: Any) -> None:

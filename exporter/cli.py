@@ -111,6 +111,36 @@ def main(
 
 
 @main.command()
+@click.option(
+    "--seconds",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="How long; catching up may take a few more.",
+)
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    help="Where its files are kept; else in a fresh temporary directory.",
+)
+def demo(seconds: int, directory: Path | None) -> None:
+    """Show the exporter at work on a pretend exchange; no account is needed.
+
+    An exchange on this machine verifies every signature, while order groups come, change and go on
+    it, and faults happen. The real daemon polls it into SQLite. At the end stands what it recorded,
+    where that is, and what to ask it. Needs no configuration; --config and --log-... do nothing.
+
+    \b
+    Example:
+      kalshi-exporter demo
+      kalshi-exporter demo --seconds 60 --directory try-it
+    """
+    from exporter.demo.run import run
+
+    run(seconds, directory)
+
+
+@main.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("config.toml"))
 def init(path: Path) -> None:
     """Write a commented configuration to PATH; an existing file is never touched.

@@ -72,10 +72,11 @@ class Market:
         if not self._limits:
             return self._create()
         group_id = self._any_group()
-        limit = self._random.choice([other for other in _LIMITS if other != self._limits[group_id]])
+        before = self._limits[group_id]
+        limit = self._random.choice([other for other in _LIMITS if other != before])
         self._limits[group_id] = limit
         self._groups.change(group_id, contracts_limit_fp=f"{limit}.00")
-        return f"the limit of group {_short(group_id)} is set to {limit} contracts"
+        return f"the limit of group {_short(group_id)} goes from {before} to {limit} contracts"
 
     def _switch_auto_cancel(self) -> str:
         if not self._limits:

@@ -1,0 +1,141 @@
+"""The demo's directory: its database, its throw-away key and the configuration that names both.
+
+`run` asks for it; nothing in it that is not the demo's is ever touched.
+"""
+
+import os
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from exporter.errors import ConfigurationError
+
+ACCOUNT = "demo"
+INTERVAL = 1.0
+"""Seconds between polls."""
+
+_MARK = "# Made by `kalshi-exporter demo`, which writes it anew each time that it runs here."
+_KEY = "demo-key.pem"
+_DATABASE = "order_groups.db"
+
+_CONFIGURATION = f"""{_MARK}
+# The exchange at base_url is there only while the demo runs.
+
+[database]
+url = "sqlite:///{_DATABASE}"
+
+[poll]
+interval = "{INTERVAL:g}s"
+deadline = "3s"
+max_attempts = 2
+
+[[accounts]]
+name = "{ACCOUNT}"
+base_url = "{{base_url}}"
+key_id = "{{key_id}}"
+private_key_file = "{_KEY}"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a demo keeps its files.
+
+    Attributes:
+        directory: absolute; it exists.
+        used_before: whether an earlier demo's history is there, to be continued.
+    """
+
+    directory: Path
+    used_before: bool
+
+    @property
+    def configuration(self) -> Path:
+        """The file that `--config` would name."""
+        return self.directory / "config.toml"
+
+    @property
+    def database(self) -> Path:
+        """SQLite's file."""
+        return self.directory / _DATABASE
+
+    def furnish(self, base_url: str) -> tuple[str, rsa.RSAPublicKey]:
+        """Write a new key, and a configuration that uses it.
+
+        Args:
+            base_url: of the exchange.
+
+        Returns:
+            The key's id and its public half, for the exchange.
+
+        Raises:
+            ConfigurationError: the directory cannot be written.
+        """
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        key_id = str(uuid.uuid4())
+        pem = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        text = _CONFIGURATION.format(base_url=base_url, key_id=key_id)
+        # The configuration comes first: its mark says whose the other files are.
+        _write(self.configuration, text.encode())
+        _write(self.directory / _KEY, pem)
+        return key_id, key.public_key()
+
+
+def find_place(directory: Path | None) -> Place:
+    """Make or check the directory of a demo.
+
+    Args:
+        directory: None for a fresh temporary one.
+
+    Raises:
+        ConfigurationError: it cannot be made, or holds files with our names that are not ours.
+    """
+    if directory is None:
+        made = Path(tempfile.mkdtemp(prefix="kalshi-demo-"))
+        return Place(directory=made, used_before=False)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        place = Place(directory=directory.absolute(), used_before=False)
+        if _is_ours(place.configuration):
+            return Place(directory=place.directory, used_before=place.database.exists())
+        for path in (place.configuration, place.directory / _KEY, place.database):
+            if path.exists():
+                raise ConfigurationError(
+                    f"{path} is not from a demo, and is left as it is: choose another --directory"
+                )
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    return place
+
+
+def _is_ours(configuration: Path) -> bool:
+    try:
+        with configuration.open("rb") as file:
+            return file.readline().rstrip() == _MARK.encode()
+    except FileNotFoundError:
+        return False
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(content)
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot write {path}: {error.strerror}; name another --directory, or none for a fresh one"
+    )

@@ -1,0 +1,136 @@
+"""The demo: the real daemon polls a local exchange on which things happen, and all of it is shown.
+
+`place` has the files, `exchange` and `market` the other side, `show` and `summary` the words.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from exporter.assembly import pollers
+from exporter.clock import elapsed
+from exporter.config import load
+from exporter.daemon import Daemon
+from exporter.demo.exchange import Exchange
+from exporter.demo.market import Market
+from exporter.demo.place import Place, find_place
+from exporter.demo.show import Display, Narrator, Records, listening
+from exporter.demo.summary import count_known, show_summary
+
+SEED = 2929
+"""Of the market: its first sixteen steps have faults of four kinds, of which one is mended by a
+second attempt, one is an answer without one of the groups, and one leaves a gap."""
+
+# After the market's last step the exporter must see it, and see twice that a group is gone. The
+# poll that is under way at that step may be too early.
+_LAST_POLLS = 3
+_LATEST = 6.0  # seconds that these may take beyond the end
+
+_REDRAW = 0.05  # seconds
+
+
+def run(seconds: int, directory: Path | None) -> None:
+    """Show the exporter at work, then what it recorded.
+
+    Args:
+        seconds: how long; the exporter may need a few more to catch up.
+        directory: for the files, which stay; None for a fresh temporary one.
+
+    Raises:
+        ConfigurationError: the directory cannot be used.
+        DatabaseError: the database in it failed.
+    """
+    place = find_place(directory)
+    display = Display()
+    with Exchange() as exchange:
+        key_id, public_key = place.furnish(exchange.base_url)
+        exchange.register(key_id, public_key)
+        _introduce(display, place)
+        _Demo(display, exchange, key_id, seconds).run(place)
+    show_summary(display, place)
+
+
+def _introduce(display: Display, place: Place) -> None:
+    display.line("A pretend exchange on this machine, where order groups come, change and go, and")
+    display.line("which fails now and then. The real exporter polls it every second and records")
+    display.line("what each group was, and when. No account is used. Times are UTC.")
+    if place.used_before:
+        display.line("The history in this directory goes on; the exchange begins anew.")
+    display.line()
+
+
+class _Demo:
+    """One run of the daemon beside the market."""
+
+    def __init__(self, display: Display, exchange: Exchange, key_id: str, seconds: int) -> None:
+        self._display = display
+        self._exchange = exchange
+        self._key_id = key_id
+        self._seconds = seconds
+        self._market = Market(exchange, key_id, SEED)
+        # A short demo is a busy one: the first eight steps, two of them faults, fit into 3 seconds.
+        self._pace = min(max(seconds / 20, 0.25), 1.0)
+        self._market_closes = max(seconds - _LAST_POLLS, 0.8 * seconds)
+
+    def run(self, place: Place) -> None:
+        """Run both until the time is over, or until a signal asks for the end."""
+        configuration = load(place.configuration)
+        stop = threading.Event()
+        with (
+            _signals() as interrupted,
+            pollers(configuration, configuration.accounts, stop=stop) as ready,
+        ):
+            # The tables and views, so that what they hold can be counted.
+            ready[0].prepare()
+            polls, groups = count_known(place)
+            narrator = Narrator(self._display, polls=polls, groups=groups)
+            with listening() as records:
+                daemon = Daemon(ready, stop=stop)
+                daemon.start()
+                try:
+                    self._play(narrator, records, interrupted)
+                finally:
+                    self._display.status("")
+                    daemon.stop()
+                narrator.tell_all(records)
+
+    def _play(self, narrator: Narrator, records: Records, interrupted: threading.Event) -> None:
+        began = elapsed()
+        next_step = self._pace
+        observed_at_close = None
+        while not interrupted.is_set():
+            passed = elapsed() - began
+            narrator.tell_all(records)
+            if next_step <= min(passed, self._market_closes):
+                self._display.happened(time.time(), "exchange", self._market.step())
+                next_step += self._pace
+            if passed > self._market_closes:
+                if observed_at_close is None and not self._exchange.scripted(self._key_id):
+                    observed_at_close = narrator.observed
+                caught_up = (
+                    observed_at_close is not None
+                    and narrator.observed >= observed_at_close + _LAST_POLLS
+                )
+                if passed >= self._seconds + (0.0 if caught_up else _LATEST):
+                    break
+            self._display.countdown(passed, self._seconds)
+            time.sleep(_REDRAW)
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Let SIGINT and SIGTERM set an event that this thread may ask for, but must not wait for.
+
+    A handler interrupts the thread anywhere; waiting would hold the lock that setting needs.
+    """
+    asked = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda _number, _frame: asked.set()) for number in numbers]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,232 @@
+"""What the demo recorded, read as anybody would: plain SQL on the tables and views.
+
+`run` shows it at the end.
+"""
+
+import shlex
+import shutil
+import sqlite3
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+
+import click
+
+from exporter.demo.place import Place
+from exporter.demo.show import Display
+
+_LATEST_CHANGES = 10
+_LATEST_FAILURES = 6
+_SHORT_ID = 8
+
+_CURRENT = """
+SELECT order_group_id, contracts_limit, is_auto_cancel_enabled, first_seen_at, last_changed_at
+FROM order_groups_current ORDER BY first_seen_at, order_group_id"""
+
+_CHANGES = """
+SELECT changed_at, not_before, order_group_id, change, old_contracts_limit, new_contracts_limit,
+       old_is_auto_cancel_enabled, new_is_auto_cancel_enabled
+FROM order_group_changes ORDER BY changed_at DESC, order_group_id LIMIT ?"""
+
+_FAILURES = """
+SELECT id, started_at, outcome, http_status, attempts, error_message
+FROM polls WHERE outcome <> 'ok' ORDER BY id DESC LIMIT ?"""
+
+_GAPS = "SELECT gap_start, gap_end, seconds, cause FROM coverage_gaps ORDER BY gap_start"
+
+# In the middle of the polls, at a change if there was one.
+_AN_INSTANT = """
+SELECT COALESCE(
+    (SELECT MIN(changed_at) FROM order_group_changes WHERE changed_at > middle.observed_at),
+    middle.observed_at)
+FROM (SELECT observed_at FROM polls WHERE observed_at IS NOT NULL ORDER BY id
+      LIMIT 1 OFFSET (SELECT COUNT(observed_at) / 2 FROM polls)) AS middle"""
+
+_A_BUSY_GROUP = """
+SELECT order_group_id FROM order_group_history
+GROUP BY order_group_id ORDER BY COUNT(*) DESC, MAX(valid_from) DESC LIMIT 1"""
+
+
+def count_known(place: Place) -> tuple[int, int]:
+    """Count the polls, by the highest number given, and the current groups of the database."""
+    with closing(sqlite3.connect(place.database)) as connection:
+        polls, groups = connection.execute(
+            "SELECT (SELECT COALESCE(MAX(id), 0) FROM polls),"
+            " (SELECT COUNT(*) FROM order_groups_current)"
+        ).fetchone()
+    return polls, groups
+
+
+def show_summary(display: Display, place: Place) -> None:
+    """Print what the database holds, where it is, and what to ask it."""
+    with closing(sqlite3.connect(place.database)) as connection:
+        connection.row_factory = sqlite3.Row
+        _show_current(display, connection)
+        _show_changes(display, connection)
+        _show_failures(display, connection)
+        _show_coverage(display, connection)
+        queries = _queries(connection)
+    display.line()
+    display.line(f"The database       {place.database}")
+    display.line(f"Its configuration  {place.configuration}")
+    for title, query in queries:
+        _heading(display, title)
+        display.line(_command(place, query))
+
+
+def _show_current(display: Display, connection: sqlite3.Connection) -> None:
+    rows = connection.execute(_CURRENT).fetchall()
+    _heading(display, f"{_counted(len(rows), 'group')} at the end", "view order_groups_current")
+    cells = [
+        (
+            row["order_group_id"][:_SHORT_ID],
+            f"{row['contracts_limit']:>9}",
+            _switch(row["is_auto_cancel_enabled"]),
+            _time(row["first_seen_at"]),
+            _time(row["last_changed_at"]),
+        )
+        for row in rows
+    ]
+    _table(display, ("group", "    limit", "auto-cancel", "first seen", "last changed"), cells)
+
+
+def _show_changes(display: Display, connection: sqlite3.Connection) -> None:
+    (count,) = connection.execute("SELECT COUNT(*) FROM order_group_changes").fetchone()
+    rows = connection.execute(_CHANGES, (_LATEST_CHANGES,)).fetchall()[::-1]
+    latest = f", the latest {len(rows)}" if count > len(rows) else ""
+    _heading(display, f"{_counted(count, 'change')}{latest}", "view order_group_changes")
+    cells = [
+        (
+            _time(row["not_before"]) if row["not_before"] else "unknown",
+            _time(row["changed_at"]),
+            row["order_group_id"][:_SHORT_ID],
+            _what_changed(row),
+        )
+        for row in rows
+    ]
+    _table(display, ("not before", "seen at", "group", "change"), cells)
+
+
+def _show_failures(display: Display, connection: sqlite3.Connection) -> None:
+    (failed, polls) = connection.execute(
+        "SELECT COUNT(*) FILTER (WHERE outcome <> 'ok'), COUNT(*) FROM polls"
+    ).fetchone()
+    rows = connection.execute(_FAILURES, (_LATEST_FAILURES,)).fetchall()[::-1]
+    latest = f", the latest {len(rows)}" if failed > len(rows) else ""
+    _heading(display, f"{failed} of {_counted(polls, 'poll')} failed{latest}", "table polls")
+    cells = [
+        (
+            f"{row['id']:>4}",
+            _time(row["started_at"]),
+            f"{row['attempts']:>8}",
+            row["outcome"],
+            (row["error_message"] or "")[:36],
+        )
+        for row in rows
+    ]
+    _table(display, ("poll", "started at", "attempts", "outcome", "message"), cells)
+
+
+def _show_coverage(display: Display, connection: sqlite3.Connection) -> None:
+    rows = connection.execute(_GAPS).fetchall()
+    _heading(display, f"{_counted(len(rows), 'gap')} in which nobody knows", "view coverage_gaps")
+    cells = [
+        (_time(row["gap_start"]), _time(row["gap_end"]), f"{row['seconds']:>7.1f}", row["cause"])
+        for row in rows
+    ]
+    _table(display, ("from", "to", "seconds", "cause"), cells)
+
+
+def _what_changed(row: sqlite3.Row) -> str:
+    if row["change"] == "appeared":
+        enabled = _switch(row["new_is_auto_cancel_enabled"])
+        return f"appeared: limit {row['new_contracts_limit']}, auto-cancel {enabled}"
+    if row["change"] == "disappeared":
+        return "disappeared"
+    changes = []
+    if row["old_contracts_limit"] != row["new_contracts_limit"]:
+        changes.append(f"limit {row['old_contracts_limit']} -> {row['new_contracts_limit']}")
+    before, after = row["old_is_auto_cancel_enabled"], row["new_is_auto_cancel_enabled"]
+    if before != after:
+        changes.append(f"auto-cancel {_switch(before)} -> {_switch(after)}")
+    return ", ".join(changes)
+
+
+def _queries(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Questions and their SQL; none of a demo that ended before its first observation."""
+    (instant,) = connection.execute(_AN_INSTANT).fetchone() or (None,)
+    if instant is None:
+        return []
+    (group_id,) = connection.execute(_A_BUSY_GROUP).fetchone()
+    return [
+        (
+            "What stands now?",
+            """
+  SELECT order_group_id, contracts_limit, is_auto_cancel_enabled
+  FROM order_groups_current""",
+        ),
+        (
+            f"What stood at {_time(instant)}?",
+            f"""
+  SELECT order_group_id, contracts_limit, is_auto_cancel_enabled
+  FROM order_group_snapshots
+  WHERE valid_from <= '{instant}'
+    AND (valid_to IS NULL OR valid_to > '{instant}')""",
+        ),
+        (
+            f"What was group {group_id[:_SHORT_ID]}, and when?",
+            f"""
+  SELECT valid_from, valid_to, contracts_limit, is_auto_cancel_enabled
+  FROM order_group_history
+  WHERE order_group_id = '{group_id}'
+  ORDER BY valid_from""",
+        ),
+    ]
+
+
+def _command(place: Place, query: str) -> str:
+    """A shell command that answers a query, with what this machine has."""
+    database = shlex.quote(str(place.database))
+    if shutil.which("sqlite3"):
+        return f'sqlite3 -header -column {database} "{query}"'
+    # `python -m sqlite3` is there from 3.12 on only.
+    return (
+        f"{shlex.quote(sys.executable)} -c 'import sqlite3, sys\n"
+        "for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]): print(*row)' \\\n"
+        f'  {database} "{query}"'
+    )
+
+
+def _heading(display: Display, text: str, source: str = "") -> None:
+    display.line()
+    shown = click.style(text, bold=True)
+    display.line(f"{shown}  {click.style(f'({source})', dim=True)}" if source else shown)
+
+
+def _table(display: Display, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    if not rows:
+        return
+    widths = [max(len(cell) for cell in column) for column in zip(names, *rows, strict=True)]
+
+    def spaced(cells: Sequence[str]) -> str:
+        padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        return f"  {'  '.join(padded)}".rstrip()
+
+    display.line(click.style(spaced(names), dim=True))
+    for row in rows:
+        display.line(spaced(row))
+
+
+def _time(instant: str) -> str:
+    """The time of day of one of SQLite's instants, in milliseconds."""
+    return datetime.fromisoformat(instant).strftime("%H:%M:%S.%f")[:-3]
+
+
+def _switch(enabled: object) -> str:
+    return "on" if enabled else "off"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

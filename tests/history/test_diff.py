@@ -1,0 +1,193 @@
+"""The difference between what is known and what was observed, by example and by property."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from exporter.history.diff import Difference, Known, apply, compare
+from exporter.model import OrderGroup
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+BEFORE = NOW - timedelta(seconds=60)
+LONG_BEFORE = NOW - timedelta(seconds=120)
+
+A = OrderGroup("a", is_auto_cancel_enabled=True)
+B = OrderGroup("b", is_auto_cancel_enabled=True)
+NOTHING = Difference(added=(), changed=(), returned=(), missed=(), removed=())
+
+
+def observed(*groups: OrderGroup) -> dict[str, OrderGroup]:
+    return {group.id: group for group in groups}
+
+
+def known(*groups: OrderGroup, **missing: datetime) -> Known:
+    return Known(groups=observed(*groups), missing=missing)
+
+
+def of(group: OrderGroup, **fields: object) -> OrderGroup:
+    return OrderGroup(**{name: getattr(group, name) for name in group.__struct_fields__} | fields)
+
+
+def test_the_same_groups_are_no_difference() -> None:
+    difference = compare(known(A, B), observed(B, A), confirmed_since=BEFORE)
+
+    assert difference == NOTHING
+    assert not difference
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"is_auto_cancel_enabled": False},
+        {"contracts_limit": Decimal("10.00")},
+        {"contracts_limit": Decimal(0)},
+        {"exchange_index": 0},
+        {"extra": "{}"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_every_field_counts(fields: Mapping[str, object]) -> None:
+    changed = of(A, **fields)
+
+    assert compare(known(A), observed(changed), confirmed_since=BEFORE) == replace(
+        NOTHING, changed=(changed,)
+    )
+    assert compare(known(changed), observed(A), confirmed_since=BEFORE) == replace(
+        NOTHING, changed=(A,)
+    )
+
+
+def test_a_limit_that_is_written_otherwise_is_the_same_limit() -> None:
+    before, after = (of(A, contracts_limit=Decimal(limit)) for limit in ("10.00", "10"))
+
+    assert not compare(known(before), observed(after), confirmed_since=BEFORE)
+
+
+def test_a_group_that_is_not_there_is_missed_before_it_is_removed() -> None:
+    assert compare(known(A, B), observed(B), confirmed_since=BEFORE) == replace(
+        NOTHING, missed=("a",)
+    )
+
+
+def test_a_group_missing_since_the_confirming_instant_is_removed() -> None:
+    assert compare(known(A, a=BEFORE), {}, confirmed_since=BEFORE) == replace(
+        NOTHING, removed=("a",)
+    )
+
+
+def test_a_group_missing_for_less_long_waits_and_is_not_missed_again() -> None:
+    assert not compare(known(A, a=BEFORE), {}, confirmed_since=LONG_BEFORE)
+
+
+def test_one_miss_is_enough_where_nothing_need_confirm_it() -> None:
+    assert compare(known(A, B, a=BEFORE), {}, confirmed_since=None) == replace(
+        NOTHING, removed=("a", "b")
+    )
+
+
+def test_a_missing_group_returns_as_it_was() -> None:
+    assert compare(known(A, a=BEFORE), observed(A), confirmed_since=BEFORE) == replace(
+        NOTHING, returned=("a",)
+    )
+
+
+def test_a_missing_group_that_returns_otherwise_has_changed_and_not_returned() -> None:
+    changed = of(A, contracts_limit=Decimal(1))
+
+    assert compare(known(A, a=BEFORE), observed(changed), confirmed_since=BEFORE) == replace(
+        NOTHING, changed=(changed,)
+    )
+
+
+# Few ids and few states, so that groups meet.
+_groups = st.builds(
+    OrderGroup,
+    st.sampled_from("abcdef"),
+    st.booleans(),
+    st.sampled_from([None, Decimal("1.00"), Decimal("2.00")]),
+)
+_observed = st.lists(_groups, unique_by=lambda group: group.id).map(lambda some: observed(*some))
+
+
+@st.composite
+def _known(draw: st.DrawFn) -> Known:
+    groups = draw(_observed)
+    ids = st.sampled_from(sorted(groups)) if groups else st.nothing()
+    since = st.sampled_from([BEFORE, LONG_BEFORE])
+    return Known(groups=groups, missing=draw(st.dictionaries(ids, since)))
+
+
+_confirming = st.sampled_from([None, LONG_BEFORE, BEFORE])
+
+
+@given(_known(), _observed, _confirming)
+def test_applied_the_difference_gives_the_observation_and_what_waits_to_be_confirmed(
+    before: Known, observation: dict[str, OrderGroup], confirmed_since: datetime | None
+) -> None:
+    difference = compare(before, observation, confirmed_since=confirmed_since)
+    after = apply(before, difference, observed_at=NOW)
+
+    waiting = {group_id: before.groups[group_id] for group_id in after.missing}
+    assert after.groups == observation | waiting
+    assert not waiting.keys() & observation.keys()
+    for group_id, since in after.missing.items():
+        assert since == before.missing.get(group_id, NOW)
+
+
+@given(_known(), _observed)
+def test_once_removals_are_confirmed_the_difference_gives_the_observation_alone(
+    before: Known, observation: dict[str, OrderGroup]
+) -> None:
+    difference = compare(before, observation, confirmed_since=None)
+
+    assert apply(before, difference, observed_at=NOW) == Known(groups=observation, missing={})
+
+
+@given(_known(), _observed, _confirming)
+def test_the_same_observation_again_differs_in_nothing(
+    before: Known, observation: dict[str, OrderGroup], confirmed_since: datetime | None
+) -> None:
+    difference = compare(before, observation, confirmed_since=confirmed_since)
+    after = apply(before, difference, observed_at=NOW)
+
+    assert compare(after, observation, confirmed_since=LONG_BEFORE) == replace(
+        NOTHING,
+        removed=tuple(sorted(i for i, since in after.missing.items() if since == LONG_BEFORE)),
+    )
+
+
+@given(_known(), _observed, _confirming)
+def test_each_group_differs_in_one_way_at_most_and_in_order(
+    before: Known, observation: dict[str, OrderGroup], confirmed_since: datetime | None
+) -> None:
+    difference = compare(before, observation, confirmed_since=confirmed_since)
+    kinds = [
+        [group.id for group in difference.added],
+        [group.id for group in difference.changed],
+        list(difference.returned),
+        list(difference.missed),
+        list(difference.removed),
+    ]
+
+    everything = [group_id for kind in kinds for group_id in kind]
+    assert len(everything) == len(set(everything))
+    assert all(kind == sorted(kind) for kind in kinds)
+    assert bool(difference) == bool(everything)
+
+
+@given(_known(), _observed, _observed)
+def test_what_is_known_is_left_as_it_was(
+    before: Known, observation: dict[str, OrderGroup], other: dict[str, OrderGroup]
+) -> None:
+    assume(observation != other)
+    copy = Known(groups=dict(before.groups), missing=dict(before.missing))
+
+    apply(before, compare(before, observation, confirmed_since=None), observed_at=NOW)
+    apply(before, compare(before, other, confirmed_since=BEFORE), observed_at=NOW)
+
+    assert before == copy

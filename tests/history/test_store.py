@@ -1,0 +1,525 @@
+"""What the store leaves in the database: each poll one row, whole or not at all, once."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import delete, event, text
+
+from exporter.errors import BusyError, DatabaseError, Outcome
+from exporter.history import schema
+from exporter.history.database import Database
+from exporter.history.migrate import migrate
+from exporter.history.store import Store, Written
+from exporter.model import Poll
+
+if TYPE_CHECKING:
+    from tests.history.conftest import History
+
+TABLES = ("accounts", "coverage", "gap_outcomes", "order_group_snapshots", "polls")
+UNCHANGED = Written(outcome="ok", group_count=1, added=0, changed=0, removed=0)
+SUPERSEDED = Written(outcome="superseded")
+
+
+def everything(history: "History", *but: str) -> dict[str, list[dict[str, Any]]]:
+    return {name: history.rows(name) for name in TABLES if name not in but}
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """The statements sent meanwhile."""
+    sent: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        sent.append(arguments[2])  # connection, cursor, statement, …
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(database.engine, "before_cursor_execute", note)
+
+
+def test_says_what_a_poll_changed(history: "History") -> None:
+    a, b = history.group("a"), history.group("b")
+
+    assert history.observe(0, a, b) == Written(
+        outcome="ok", group_count=2, added=2, changed=0, removed=0
+    )
+    assert history.observe(60, history.group("a", "20.00")) == Written(
+        outcome="ok", group_count=1, added=0, changed=1, removed=0
+    )
+    assert history.observe(120, history.group("a", "20.00")) == Written(
+        outcome="ok", group_count=1, added=0, changed=0, removed=1
+    )
+    row = history.row("polls", removed=1)
+    assert (row["outcome"], row["group_count"], row["added"]) == ("ok", 1, 0)
+    assert (row["observed_at"], row["attempts"]) == (history.at(120), 1)
+
+
+def test_the_first_observation_may_be_of_no_groups(history: "History") -> None:
+    assert history.observe(0) == Written(outcome="ok", group_count=0, added=0, changed=0, removed=0)
+
+    assert history.rows("order_group_snapshots") == []
+    assert history.row("coverage")["started_at"] == history.at(0)
+
+
+@pytest.mark.parametrize("outcome", ["unauthorized", "timeout", "invalid_response"])
+def test_a_failed_poll_leaves_its_row_and_the_history_as_it_was(
+    history: "History", outcome: Outcome
+) -> None:
+    history.observe(0, history.group("a"))
+    before = everything(history, "polls", "accounts", "gap_outcomes")
+
+    assert history.fail(60, outcome) == Written(outcome=outcome)
+
+    assert everything(history, "polls", "accounts", "gap_outcomes") == before
+    row = history.row("polls", outcome=outcome)
+    assert (row["observed_at"], row["group_count"], row["added"]) == (None, None, None)
+
+
+def test_an_error_from_the_exchange_is_kept_with_the_poll(history: "History") -> None:
+    poll = Poll(
+        account="main",
+        started_at=history.at(0),
+        finished_at=history.at(1),
+        outcome="server_error",
+        attempts=4,
+        http_status=503,
+        clock_skew_ms=-1500,
+        error_code="code",
+        error_message="'; DROP TABLE polls; -- %s %(x)s :y {} 🦀",
+        error_details="details",
+        error_service="service",
+    )
+    history.write(poll, None)
+
+    row = history.row("polls")
+    for name in poll.__slots__:
+        if name != "observation":
+            assert row[name] == getattr(poll, name)
+
+
+def test_a_superseded_poll_leaves_one_row_and_changes_nothing_else(history: "History") -> None:
+    history.observe(0, history.group("a"))
+    stale = history.claim(59)
+    history.observe(60, history.group("a"))
+    before = everything(history, "polls")
+
+    written = history.write(history.poll(61, history.group("b")), stale)
+
+    assert written == SUPERSEDED
+    assert everything(history, "polls") == before
+    row = history.row("polls", outcome="superseded")
+    assert [row[name] for name in ("observed_at", "group_count", "added", "removed")] == (
+        [None] * 4
+    )
+    assert row["http_status"] == 200
+
+
+def test_a_superseded_poll_leaves_the_next_poll_of_its_process_right(history: "History") -> None:
+    other = Store(history.database, owner="second")
+    history.observe(0, history.group("a"))
+    stale = history.claim(59)
+    history.write(history.poll(60, history.group("b")), history.claim(60, store=other), store=other)
+    history.write(history.poll(61, history.group("a", "2.00")), stale)
+
+    # Against what the other saw: "a" is missed a second time, "b" is as it was.
+    assert history.observe(120, history.group("b")).removed == 1
+    assert history.as_of(120) == {"b": history.group("b").contracts_limit}
+
+
+def test_exactly_one_of_the_polls_that_race_is_written_and_the_others_are_superseded(
+    history: "History",
+) -> None:
+    history.observe(0, history.group("a"))
+    head = history.claim(1)
+    racers = 4
+    ready = threading.Barrier(racers)
+    written: list[Written] = []
+
+    def race(number: int) -> None:
+        # A connection and a turn of its own, as another process has.
+        database = Database(history.database.url.render_as_string(hide_password=False))
+        poll = history.poll(60 + number, history.group(f"of {number}"))
+        ready.wait()
+        written.append(history.write(poll, head, store=Store(database, owner=f"{number}")))
+        database.close()
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(racers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(each.outcome for each in written) == ["ok"] + ["superseded"] * 3
+    assert len(history.rows("polls")) == 1 + racers
+    assert history.row("accounts")["version"] == 2
+    assert len(history.as_of(64)) == 2
+
+
+def test_polls_from_the_spool_are_written_once_however_often_they_come(history: "History") -> None:
+    polls = [
+        history.poll(0, history.group("a")),
+        history.poll(60, outcome="timeout"),
+        history.poll(120, history.group("a", "2.00")),
+    ]
+    first = [history.write(poll, None) for poll in polls]
+    before = everything(history)
+
+    assert [history.write(poll, None) for poll in polls] == first
+    assert everything(history) == before
+    assert len(before["polls"]) == 3
+
+
+def test_polls_from_the_spool_may_be_the_first_of_an_account(history: "History") -> None:
+    assert history.write(history.poll(0, outcome="unreachable"), None).outcome == "unreachable"
+    assert history.write(history.poll(60, history.group("a")), None).added == 1
+
+
+def test_polls_from_the_spool_come_too_late_once_the_account_has_been_observed_since(
+    history: "History",
+) -> None:
+    history.observe(0, history.group("a"))
+    waiting = history.poll(60, history.group("b"))
+    history.observe(120, history.group("a"))
+    before = everything(history, "polls")
+
+    assert history.write(waiting, None) == SUPERSEDED
+    assert history.write(waiting, None) == SUPERSEDED
+    assert everything(history, "polls") == before
+    assert len(history.rows("polls")) == 3
+
+
+def test_polls_from_the_spool_count_no_failure_against_an_account_that_was_observed_since(
+    history: "History",
+) -> None:
+    waiting = history.poll(60, outcome="unauthorized")
+    history.observe(120, history.group("a"))
+    history.write(waiting, None)
+
+    assert history.claim(180).refused_polls == 0
+    assert history.row("accounts")["failed_polls"] == 0
+    assert history.rows("gap_outcomes") == []
+
+
+def test_polls_from_the_spool_repeat_an_answer_only_if_it_is_the_latest(history: "History") -> None:
+    history.observe(0, history.group("a"), digest="one")
+    same = history.poll(60, digest="one", decoded=False)
+    another = history.poll(120, digest="two", decoded=False)
+
+    assert history.write(same, None) == UNCHANGED
+    assert history.write(another, None) == SUPERSEDED
+
+
+def test_polls_from_the_spool_wait_for_a_commit_still_under_way(
+    history: "History", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The connection is lost during the commit, the poll goes to the spool and comes back
+    # while the server still commits: it must not be written a second time.
+    history.observe(0, history.group("a"))
+    poll = history.poll(60, history.group("a"))
+    head = history.claim(59)
+    committing, go_on = threading.Event(), threading.Event()
+    other = Database(history.database.url.render_as_string(hide_password=False))
+    real = other.engine.dialect.do_commit
+
+    def slow(connection: Any) -> None:
+        committing.set()
+        go_on.wait(10)
+        real(connection)
+
+    monkeypatch.setattr(other.engine.dialect, "do_commit", slow)
+    first = threading.Thread(
+        target=history.write, args=(poll, head), kwargs={"store": Store(other, owner="lost")}
+    )
+    first.start()
+    assert committing.wait(10)
+    again: list[Written] = []
+    second = threading.Thread(target=lambda: again.append(history.write(poll, None)))
+    second.start()
+    second.join(0.3)
+    go_on.set()
+    first.join()
+    second.join()
+    other.close()
+
+    assert again == [UNCHANGED]
+    assert len(history.rows("polls")) == 2
+
+
+def test_what_is_known_spares_reading_them_again(history: "History") -> None:
+    history.observe(0, history.group("a"))
+    with statements(history.database) as sent:
+        history.observe(60, history.group("a", "2.00"))
+    assert not any("extra" in each and each.startswith("SELECT") for each in sent)
+
+
+def test_what_is_known_is_not_trusted_after_a_poll_of_another(history: "History") -> None:
+    other = Store(history.database, owner="second")
+    history.observe(0, history.group("a"))
+    history.write(
+        history.poll(60, history.group("a", "2.00")),
+        history.claim(60, store=other),
+        store=other,
+    )
+    assert history.observe(120, history.group("a")).changed == 1
+
+
+def test_what_is_known_is_not_trusted_when_its_transaction_failed(history: "History") -> None:
+    history.observe(0, history.group("a"))
+    head = history.claim(59)
+
+    def fail(_connection: Any) -> None:
+        raise KeyboardInterrupt
+
+    event.listen(history.database.engine, "commit", fail)
+    with pytest.raises(KeyboardInterrupt):
+        history.write(history.poll(60, history.group("b")), head)
+    event.remove(history.database.engine, "commit", fail)
+
+    assert history.observe(61, history.group("a", "2.00"), history.group("b")) == Written(
+        outcome="ok", group_count=2, added=1, changed=1, removed=0
+    )
+
+
+def test_what_is_known_is_not_trusted_when_a_backup_came_back(history: "History") -> None:
+    history.observe(0, history.group("a"), digest="one")
+    backup = {name: history.rows(name) for name in TABLES}
+    history.observe(60, history.group("a", "2.00"), digest="two")
+    with history.database.transaction() as connection:
+        for name in TABLES:
+            table = schema.metadata.tables[name]
+            connection.execute(delete(table))
+            if backup[name]:
+                connection.execute(table.insert(), backup[name])
+
+    # The same version again as before, but not the same groups.
+    history.observe_the_same(61)
+    assert history.observe(120, history.group("a", "2.00"), digest="two").changed == 1
+
+
+def test_clock_steps_back_give_instants_that_still_increase(history: "History") -> None:
+    history.observe(3600, history.group("a"))
+    history.observe(0, history.group("a", "2.00"))
+    history.observe(1, history.group("a", "3.00"))
+
+    tick = timedelta(microseconds=1)
+    assert [row["valid_from"] for row in history.rows("order_group_snapshots")] == [
+        history.at(3600) + number * tick for number in range(3)
+    ]
+    assert [row["observed_at"] for row in history.rows("polls")] == [
+        history.at(3600) + number * tick for number in range(3)
+    ]
+
+
+def test_clock_steps_back_confirm_no_removal_too_early(history: "History") -> None:
+    history.confirm_removal = 3
+    history.observe(3600, history.group("a"))
+    assert history.observe(0).removed == 0
+    assert history.observe(1).removed == 0
+    assert history.observe(2).removed == 1
+
+
+def test_clock_steps_forward_give_failures_to_one_gap_only(history: "History") -> None:
+    history.observe(0, history.group("a"))
+    history.fail(86_400, "unauthorized")  # as it does while the clock is wrong
+    history.observe(600, history.group("a"))
+    history.observe(1200, history.group("a"))
+
+    assert [row["cause"] for row in history.rows("coverage_gaps")] == [
+        "unauthorized",
+        "not_running",
+    ]
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+def test_an_unchanged_poll_costs_the_same_for_any_number_of_groups_and_polls(
+    history: "History", warm: bool
+) -> None:
+    costs = []
+    for groups, polls in [(10, 1), (1_000, 1), (1_000, 200)]:
+        _empty(history)
+        history.store = Store(history.database, owner="first")
+        history.observe(0, *(history.group(f"{number:04}") for number in range(groups)))
+        for number in range(1, polls + 1):
+            history.observe_the_same(60 * number)
+        if not warm:
+            history.store = Store(history.database, owner="second")
+        with counted_rows(history) as rows, statements(history.database) as sent:
+            history.observe_the_same(60 * (polls + 1))
+        costs.append((sent, rows()))
+
+    assert costs[0] == costs[1] == costs[2]
+    sent, rows_written = costs[0]
+    assert len([each for each in sent if not each.startswith("BEGIN")]) == 5
+    # The claim, the poll, the head, the stretch of coverage.
+    assert rows_written == 4
+
+
+@pytest.mark.parametrize("groups", [10, 1_000])
+def test_a_reordered_answer_costs_no_row_more(history: "History", groups: int) -> None:
+    some = [history.group(f"{number:04}") for number in range(groups)]
+    history.observe(0, *some)
+    with counted_rows(history) as rows:
+        history.observe(60, *reversed(some))
+
+    assert rows() == 5  # the digest as well
+
+
+def test_a_changed_poll_costs_in_proportion_to_the_changes(history: "History") -> None:
+    costs = {}
+    for groups in (100, 1_000):
+        for changes in (1, 11):
+            _empty(history)
+            history.store = Store(history.database, owner="first")
+            some = [history.group(f"{number:04}") for number in range(groups)]
+            history.observe(0, *some)
+            changed = [history.group(group.id, "2.00") for group in some[:changes]]
+            with counted_rows(history) as rows:
+                history.observe(60, *changed, *some[changes:])
+            costs[groups, changes] = rows()
+
+    assert costs[100, 1] == costs[1_000, 1]
+    assert costs[100, 11] == costs[1_000, 11] == costs[100, 1] + 10 * 2
+
+
+def _empty(history: "History") -> None:
+    with history.database.transaction() as connection:
+        for table in schema.metadata.tables.values():
+            connection.execute(delete(table))
+
+
+@contextmanager
+def counted_rows(history: "History") -> Iterator[Callable[[], int]]:
+    """How many rows the database itself says were written meanwhile."""
+
+    def now() -> int:
+        if history.database.is_sqlite:
+            # Of the one connection in the pool.
+            with history.database.transaction() as connection:
+                driver: Any = connection.connection.driver_connection
+                return int(driver.total_changes)
+        with history.database.transaction() as connection:
+            connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        with history.database.transaction() as connection:
+            return int(
+                connection.execute(
+                    text("SELECT SUM(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables")
+                ).scalar_one()
+            )
+
+    before = now()
+    yield lambda: now() - before
+
+
+# Writes a poll, and kills itself before its n-th statement.
+_VICTIM = textwrap.dedent(
+    """
+    import itertools, os, signal, sys
+    from datetime import datetime, timedelta
+    from decimal import Decimal
+    from sqlalchemy import event
+    from exporter.history.database import Database
+    from exporter.history.store import Store
+    from exporter.model import Observation, OrderGroup, Poll
+
+    url, at, last = sys.argv[1], datetime.fromisoformat(sys.argv[2]), int(sys.argv[3])
+    database = Database(url)
+    store = Store(database, owner="victim")
+    head = store.claim("main", now=at, lease=1.0)
+    count = itertools.count(1)
+
+    def die(*_):
+        if next(count) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(database.engine, "before_cursor_execute", die)
+    event.listen(database.engine, "commit", die)
+    groups = {name: OrderGroup(name, True, Decimal(2)) for name in "abx"}
+    poll = Poll(
+        account="main", started_at=at, finished_at=at + timedelta(seconds=1), outcome="ok",
+        attempts=1, observation=Observation(observed_at=at, digest="new", groups=groups),
+    )
+    store.write(poll, head=head, interval=60.0, confirm_removal=1)
+    """
+)
+
+
+def test_a_process_killed_between_any_two_statements_leaves_all_of_a_poll_or_nothing(
+    tmp_path: Path, history_of: Callable[[Database], "History"]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'killed.db'}"
+    database = Database(url)
+    migrate(database)
+    history = history_of(database)
+    history.observe(0, *(history.group(name) for name in "abcd"))
+    before = everything(history, "accounts")
+    head = history.row("accounts") | {"polled_at": None, "claimed_by": None, "claimed_until": None}
+
+    for last in range(1, 30):
+        at = history.at(60 * last)
+        ended = subprocess.run(
+            [sys.executable, "-c", _VICTIM, url, at.isoformat(), str(last)],
+            check=False,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL
+        assert everything(history, "accounts") == before
+        assert (
+            history.row("accounts") | dict.fromkeys(("polled_at", "claimed_by", "claimed_until"))
+            == head
+        )
+    else:
+        pytest.fail("it never got to its end")
+
+    assert last > 8  # each statement of a poll that adds, changes and removes, and the commit
+    assert set(history.as_of(60 * last)) == {"a", "b", "x"}
+    database.close()
+
+
+def test_busy_is_said_of_an_account_that_another_polls(history: "History") -> None:
+    history.claim(0)
+    with pytest.raises(BusyError, match=r"^main: another exporter"):
+        history.claim(0.5, store=Store(history.database, owner="second"))
+
+
+def test_a_database_without_tables_is_one_line(empty_database: Database) -> None:
+    with pytest.raises(DatabaseError, match=r"^database: .*accounts") as caught:
+        Store(empty_database, owner="first").note_loss(
+            "main", polls=1, last_started_at=datetime(2026, 1, 1, tzinfo=UTC)
+        )
+    assert "\n" not in str(caught.value)
+    assert "INSERT" not in str(caught.value)
+
+
+def test_preparing_happens_once(database: Database) -> None:
+    calls: list[Database] = []
+    store = Store(database, owner="first", prepare=calls.append)
+    store.prepare()
+    store.prepare()
+    assert calls == [database]
+
+
+def test_preparing_is_tried_again_after_a_failure(database: Database) -> None:
+    answers = iter([DatabaseError("away"), None])
+
+    def prepare(_database: Database) -> None:
+        answer = next(answers)
+        if answer is not None:
+            raise answer
+
+    store = Store(database, owner="first", prepare=prepare)
+    with pytest.raises(DatabaseError):
+        store.prepare()
+    store.prepare()
+    store.prepare()

@@ -1,0 +1,97 @@
+"""Drops old `polls` rows, and none that anything else still counts on.
+
+Snapshots, coverage and the views on them hold what they need themselves; `polls` alone is read
+for the latest state of an account (`exporter.reading.status`) and for pending removals
+(`exporter.history.snapshots.confirmed_since`).
+"""
+
+import time
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, or_, select
+
+from exporter.history.database import Database
+from exporter.history.schema import accounts, order_group_snapshots, polls
+
+_BATCH = 10_000  # rows: about a tenth of a second of SQLite's only writer
+# A process that waits for SQLite's lock looks for it every so many seconds, and must find it free.
+_PAUSE = 0.1
+
+
+def prune(database: Database, *, before: datetime, dry_run: bool, batch: int = _BATCH) -> int:
+    """Delete the polls that began before an instant, some at a time, while others go on polling.
+
+    Of each account it spares the latest poll, the latest successful one, and, while a removal
+    waits to be confirmed, the successful ones that have missed the group.
+
+    Args:
+        database: with the current schema.
+        before: an aware instant.
+        dry_run: only count.
+        batch: rows to delete in one transaction.
+
+    Returns:
+        How many rows were deleted, or would be.
+
+    Raises:
+        DatabaseError: the database failed; what earlier transactions deleted stays deleted.
+    """
+    with database.transaction() as connection:
+        names = connection.scalars(select(accounts.c.account)).all()
+    total = 0
+    for account in names:
+        superfluous = _superfluous(account, before)
+        if dry_run:
+            with database.transaction() as connection:
+                statement = select(func.count()).select_from(polls).where(*superfluous)
+                total += connection.execute(statement).scalar_one()
+            continue
+        # Looked for anew by each statement: a poll that came in between may have missed a group.
+        some = select(polls.c.id).where(*superfluous).limit(batch)
+        deleted = batch
+        while deleted == batch:
+            with database.transaction() as connection:
+                deleted = connection.execute(delete(polls).where(polls.c.id.in_(some))).rowcount
+            total += deleted
+            if database.is_sqlite and deleted == batch:
+                time.sleep(_PAUSE)
+    return total
+
+
+def _superfluous(account: str, before: datetime) -> tuple[ColumnElement[Any], ...]:
+    """Conditions on `polls`: of the account, old, and not spared."""
+    others = polls.alias("others")
+    latest = (
+        select(others.c.id)
+        .where(others.c.account == account)
+        .order_by(others.c.started_at.desc(), others.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    latest_successful = (
+        select(func.coalesce(accounts.c.last_poll_id, 0))
+        .where(accounts.c.account == account)
+        .scalar_subquery()
+    )
+    # Earlier ones need not be counted: they saw the group, so that reaching one of them and
+    # running out of polls both mean that the removal is not confirmed.
+    first_miss = (
+        select(func.min(order_group_snapshots.c.missing_since))
+        .where(
+            order_group_snapshots.c.account == account,
+            order_group_snapshots.c.valid_to.is_(None),
+        )
+        .scalar_subquery()
+    )
+    return (
+        polls.c.account == account,
+        polls.c.started_at < before,
+        polls.c.id != latest,
+        polls.c.id != latest_successful,
+        or_(
+            polls.c.observed_at.is_(None),
+            first_miss.is_(None),
+            polls.c.observed_at < first_miss,
+        ),
+    )

@@ -1,0 +1,223 @@
+"""Opens the recorded history for reading alone: one consistent snapshot for one answer.
+
+`export` and `status` read through it. It writes nothing, migrates nothing and creates no file, so
+that a copy of a database in a read-only directory is as good as the original.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+
+from exporter.errors import ConfigurationError, DatabaseError, SchemaError
+from exporter.history.database import Database
+from exporter.history.migrate import current_revision, refuse_newer
+from exporter.history.schema import REVISION
+
+_BUSY_SECONDS = 10.0
+
+# Where SQLite's processes lock a database file that they have open: its unchanging format.
+_SHARED_FIRST = 0x40000002
+_SHARED_SIZE = 510
+
+_HEADER_SIZE = 20  # bytes of the file's beginning, of which the last two tell the journal
+_WAL = b"\x02\x02"
+
+
+@contextmanager
+def snapshot(url: str) -> Iterator[Connection]:
+    """Open the history as of one instant: every statement in the block sees the same.
+
+    Args:
+        url: the database, as the configuration names it.
+
+    Raises:
+        ConfigurationError: SQLite's file does not exist.
+        SchemaError: nothing is recorded yet, or the schema is another version's.
+        DatabaseError: the database failed, or a file that nobody held open changed meanwhile.
+    """
+    database = ReadOnlyDatabase(url)
+    try:
+        _require_current(database)
+        with database.transaction() as connection:
+            yield connection
+    finally:
+        database.close()
+
+
+class ReadOnlyDatabase(Database):
+    """A database that nothing is written to.
+
+    Args:
+        url: SQLAlchemy's form, `sqlite:///…` or `postgresql+psycopg://…`.
+
+    Raises:
+        ConfigurationError: SQLite's file does not exist.
+        DatabaseError: SQLite's file cannot be looked at.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._resting_file: _RestingFile | None = None
+        super().__init__(url, pool_size=1)
+        if not self.is_sqlite:
+            # Sent with each BEGIN, so that no session has to remember it.
+            self.engine = self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Run one read-only transaction, all of it on one snapshot.
+
+        Raises:
+            DatabaseError: the database failed, in one line without SQL or parameters; or what
+                was read cannot be relied on.
+        """
+        try:
+            with super().transaction() as connection:
+                yield connection
+        except DatabaseError:
+            self._refuse_changed()  # then this is the reason
+            raise
+        self._refuse_changed()
+
+    def close(self) -> None:
+        """Close all connections."""
+        super().close()
+        if self._resting_file is not None:
+            self._resting_file.close()
+
+    def _refuse_changed(self) -> None:
+        if self._resting_file is not None and self._resting_file.has_changed():
+            raise DatabaseError(f"database: {self.path} changed while it was read: try again")
+
+    def _sqlite_engine(self) -> Engine:
+        path = Path(self.url.database or "")
+        try:
+            path.stat()
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"database.url: {path} does not exist: run `kalshi-exporter run-once` first, or"
+                " correct the path"
+            ) from None
+        except OSError as error:
+            raise DatabaseError(f"database: cannot read {path}: {error.strerror}") from error
+
+        def connect() -> sqlite3.Connection:
+            # Only now: whoever opens and closes the file after this drops the lock.
+            if self._resting_file is None:
+                self._resting_file = _at_rest(path)
+            options = "mode=ro" if self._resting_file is None else "mode=ro&immutable=1"
+            address = f"file:{quote(str(path))}?{options}"
+            # Without the driver's own transaction control, which begins nothing for a SELECT.
+            return sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+
+        engine = create_engine(self.url, creator=connect, pool_size=1)
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN DEFERRED")
+
+        return engine
+
+
+class _RestingFile:
+    """A SQLite file in WAL mode that nobody has open: all of it is in the file itself.
+
+    SQLite would create a -wal and a -shm beside it even to read, fail where it may not, and where
+    it may, leave behind files of the reader's that the exporter possibly cannot write. Told that
+    the file is immutable it creates none, but then looks at no lock and no journal either. This
+    stands in for both: it holds the lock that keeps an exporter which comes and goes meanwhile
+    from moving its journal into the file, and finds out if one has to that runs for longer.
+
+    Args:
+        descriptor: of the file, locked; taken over.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._state = self._look()
+
+    def has_changed(self) -> bool:
+        """Whether anybody has written into the file since."""
+        return self._look() != self._state
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
+
+    def _look(self) -> tuple[int, int]:
+        status = os.fstat(self._descriptor)
+        return status.st_mtime_ns, status.st_size
+
+
+def _at_rest(path: Path) -> _RestingFile | None:
+    """Hold a file that must be read as immutable; None if SQLite can do it in its own way.
+
+    Raises:
+        DatabaseError: the file's journal cannot be read here.
+    """
+    # Before the file is opened: closing it again would drop every lock that SQLite holds on it in
+    # this process, and where this process has it open there is a -shm.
+    if _is_in_use(path):
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DatabaseError(f"database: cannot read {path}: {error.strerror}") from error
+    try:
+        # What cannot be locked, on a medium without locks, may still be read.
+        with suppress(OSError):
+            fcntl.lockf(descriptor, fcntl.LOCK_SH, _SHARED_SIZE, _SHARED_FIRST)
+        header = os.pread(descriptor, _HEADER_SIZE, 0)
+        if header.endswith(_WAL) and not _is_in_use(path):
+            resting = _RestingFile(descriptor)
+            descriptor = -1
+            return resting
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return None
+
+
+def _is_in_use(path: Path) -> bool:
+    """Whether SQLite's companions of a file say that there is more than the file.
+
+    Raises:
+        DatabaseError: there is a journal that nobody can read here.
+    """
+    journal = path.with_name(f"{path.name}-wal")
+    index = path.with_name(f"{path.name}-shm")
+    if index.exists():
+        return True
+    try:
+        if journal.stat().st_size == 0:
+            return False
+    except FileNotFoundError:
+        return False
+    effective = os.access in os.supports_effective_ids
+    if not os.access(path.parent, os.W_OK, effective_ids=effective):
+        raise DatabaseError(
+            f"database: the newest rows are in {journal}, which cannot be read here without"
+            f" {index.name}: copy that file too, or both to a directory that you can write to"
+        )
+    return True
+
+
+def _require_current(database: Database) -> None:
+    revision = current_revision(database)
+    if revision is None:
+        raise SchemaError(
+            "nothing is recorded in the database yet: run `kalshi-exporter run-once` first"
+        )
+    if revision < REVISION:
+        raise SchemaError(
+            f"the database's schema is at revision {revision}, this version reads {REVISION}:"
+            " run `kalshi-exporter migrate`"
+        )
+    refuse_newer(revision)

@@ -1,0 +1,92 @@
+"""Whether an account was observed at an instant, and if not, why; `export` and `status` ask."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, select
+
+from exporter.history.schema import accounts, coverage, gap_outcomes, to_text
+
+NOT_RUNNING = "not_running"
+"""The cause of a gap inside which no poll was recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageAt:
+    """Which accounts were observed at an instant.
+
+    Attributes:
+        observed: the names of those that were.
+        notices: one line for each that was not: why.
+    """
+
+    observed: tuple[str, ...]
+    notices: tuple[str, ...]
+
+
+def coverage_at(connection: Connection, instant: datetime, names: Sequence[str]) -> CoverageAt:
+    """Find out which accounts were observed at an instant.
+
+    Args:
+        connection: from `exporter.reading.connect.snapshot`.
+        instant: any, aware.
+        names: the accounts to look at; all that are recorded if empty.
+    """
+    if not names:
+        names = connection.scalars(select(accounts.c.account)).all()
+    observed = []
+    notices = []
+    for account in sorted(names):
+        reason = _not_observed(connection, account, instant)
+        if reason is None:
+            observed.append(account)
+        else:
+            notices.append(f"{account}: not observed at {to_text(instant)}: {reason}")
+    return CoverageAt(observed=tuple(observed), notices=tuple(notices))
+
+
+def present_cause(connection: Connection, account: str, observed_at: datetime | None) -> str:
+    """The outcome that most polls since an account's last observation had, or `not_running`.
+
+    Args:
+        connection: from `exporter.reading.connect.snapshot`.
+        account: its name.
+        observed_at: its last observation; None if there was none.
+    """
+    since = [] if observed_at is None else [gap_outcomes.c.last_started_at > observed_at]
+    cause = connection.execute(
+        select(gap_outcomes.c.outcome)
+        .where(gap_outcomes.c.account == account, *since)
+        .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
+        .limit(1)
+    ).scalar()
+    return cause or NOT_RUNNING
+
+
+def _not_observed(connection: Connection, account: str, instant: datetime) -> str | None:
+    """Why an account was not observed at an instant; None if it was."""
+    mine = coverage.c.account == account
+    before = connection.execute(
+        select(coverage.c.ended_at)
+        .where(mine, coverage.c.started_at <= instant)
+        .order_by(coverage.c.started_at.desc())
+        .limit(1)
+    ).scalar()
+    if before is not None and instant <= before:
+        return None
+    after = connection.execute(
+        select(coverage.c.started_at, coverage.c.gap_started_at, coverage.c.gap_cause)
+        .where(mine, coverage.c.started_at > instant)
+        .order_by(coverage.c.started_at)
+        .limit(1)
+    ).one_or_none()
+    if after is None:
+        cause = present_cause(connection, account, before)
+        if before is None:
+            return f"never observed, because {cause}"
+        return f"after the last observation at {to_text(before)}, because {cause}"
+    started_at, gap_started_at, gap_cause = after
+    if gap_started_at is None:
+        return f"before the first observation at {to_text(started_at)}"
+    return f"gap from {to_text(gap_started_at)} to {to_text(started_at)}, because {gap_cause}"

@@ -1,0 +1,80 @@
+"""Where an answer goes: standard output, or a file that is there whole or not at all."""
+
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+from exporter.errors import Exit, ExporterError
+
+
+class OutputError(ExporterError):
+    """An answer could not be written to where it should go."""
+
+    exit_code: ClassVar[Exit] = Exit.DATABASE
+
+
+@contextmanager
+def opened(path: Path | None) -> Iterator[BinaryIO]:
+    """Open what an answer is written to; a file takes its place only at the end of the block.
+
+    The file replaces another in one step, keeps its mode, and has the mode that the umask gives
+    if there was none. What is no regular file, such as `/dev/null` or a pipe, is written to as it
+    is. If the block fails, the file that was there before is still there, and nothing else.
+
+    Args:
+        path: None for standard output, where a reader that goes away early (`| head`) ends the
+            block in silence.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if path is None:
+        with _standard_output() as sink:
+            yield sink
+        return
+    try:
+        with _file(path.resolve()) as sink:
+            yield sink
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _standard_output() -> Iterator[BinaryIO]:
+    sink = sys.stdout.buffer
+    try:
+        yield sink
+        sink.flush()
+    except BrokenPipeError:
+        # Else Python tries again at its end, and complains.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sink.fileno())
+        os.close(nowhere)
+    except OSError as error:
+        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[BinaryIO]:
+    mode = path.stat().st_mode if path.exists() else None
+    if mode is not None and not stat.S_ISREG(mode):
+        with path.open("wb") as sink:
+            yield sink
+        return
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with beside.open("xb") as sink:
+        try:
+            if mode is not None:
+                beside.chmod(stat.S_IMODE(mode))
+            yield sink
+            sink.flush()
+            os.fsync(sink.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink()
+            raise

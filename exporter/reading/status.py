@@ -1,0 +1,162 @@
+"""Tells how recording goes, account by account, from what is recorded; `report` shows it too."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, func, select
+
+from exporter.history.head import COVERAGE_INTERVALS
+from exporter.history.schema import accounts, polls
+from exporter.reading import views
+from exporter.reading.connect import snapshot
+from exporter.reading.coverage import present_cause
+
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastPoll:
+    """The latest poll of an account.
+
+    Attributes:
+        age: seconds since it began.
+        error: what the exchange said was wrong, in one line; None if it said nothing.
+    """
+
+    started_at: datetime
+    age: float
+    outcome: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Why an account is not observed now.
+
+    Attributes:
+        since: its last observation; None if there was none.
+        cause: the outcome that most polls since had, or `not_running`.
+    """
+
+    since: datetime | None
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountStatus:
+    """How recording goes for one account.
+
+    Attributes:
+        last_poll: None if there was none yet.
+        observed_at: the last observation; None if there was none yet.
+        age: seconds since then.
+        max_age: seconds beyond which it is stale.
+        stale: whether it is, or was never observed.
+        groups: how many order groups it saw.
+        changes: order groups that appeared, changed or disappeared in the last 24 hours.
+        gap: unless the last observation is recent enough for the next to follow without a gap.
+        spooled: observations that wait for the database.
+    """
+
+    account: str
+    last_poll: LastPoll | None
+    observed_at: datetime | None
+    age: float | None
+    max_age: float
+    stale: bool
+    groups: int | None
+    changes: int
+    gap: Gap | None
+    spooled: int
+
+
+def status(
+    url: str,
+    configured: Iterable[tuple[str, float]],
+    *,
+    now: datetime,
+    max_age: float | None = None,
+    spooled: Mapping[str, int] | None = None,
+) -> list[AccountStatus]:
+    """Tell how recording goes, as of one instant.
+
+    Args:
+        url: the database, as the configuration names it.
+        configured: each account's name, and the seconds between its polls.
+        now: the present instant.
+        max_age: seconds after which an observation is stale; 2.5 intervals if None.
+        spooled: how many observations of each account wait for the database.
+
+    Returns:
+        One for each account, in the order given.
+
+    Raises:
+        ConfigurationError: there is no database.
+        SchemaError: nothing is recorded yet, or the schema is another version's.
+        DatabaseError: the database failed.
+    """
+    with snapshot(url) as connection:
+        changes = _changes(connection, now - _DAY)
+        statuses = []
+        for account, interval in configured:
+            recent = COVERAGE_INTERVALS * interval
+            limit = recent if max_age is None else max_age
+            head = connection.execute(
+                select(accounts.c.observed_at, accounts.c.group_count).where(
+                    accounts.c.account == account
+                )
+            ).one_or_none()
+            observed_at, groups = (None, None) if head is None else head
+            age = None if observed_at is None else _age(now, observed_at)
+            gap = None
+            if age is None or age > recent:
+                cause = present_cause(connection, account, observed_at)
+                gap = Gap(since=observed_at, cause=cause)
+            statuses.append(
+                AccountStatus(
+                    account=account,
+                    last_poll=_last_poll(connection, account, now),
+                    observed_at=observed_at,
+                    age=age,
+                    max_age=limit,
+                    stale=age is None or age > limit,
+                    groups=groups,
+                    changes=changes.get(account, 0),
+                    gap=gap,
+                    spooled=(spooled or {}).get(account, 0),
+                )
+            )
+    return statuses
+
+
+def _changes(connection: Connection, since: datetime) -> dict[str, int]:
+    # Of all accounts in one go: asked for one, SQLite would look through all its history.
+    view = views.order_group_changes
+    rows = connection.execute(
+        select(view.c.account, func.count())
+        .where(view.c.changed_at >= since)
+        .group_by(view.c.account)
+    )
+    return {account: count for account, count in rows}  # noqa: C416  # dict() takes no rows in mypy's eyes
+
+
+def _last_poll(connection: Connection, account: str, now: datetime) -> LastPoll | None:
+    row = connection.execute(
+        select(polls.c.started_at, polls.c.outcome, polls.c.error_code, polls.c.error_message)
+        .where(polls.c.account == account)
+        .order_by(polls.c.started_at.desc(), polls.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    started_at, outcome, code, message = row
+    error = ": ".join(part for part in (code, message) if part)
+    return LastPoll(
+        started_at=started_at, age=_age(now, started_at), outcome=outcome, error=error or None
+    )
+
+
+def _age(now: datetime, instant: datetime) -> float:
+    """Seconds between; none if another machine's clock is ahead of this one's."""
+    return max(0.0, (now - instant).total_seconds())

@@ -22,6 +22,7 @@ WIDTH = 80
 
 _TEXT = WIDTH - len("12:34:56  exchange  ")
 _BAR = 20
+_ECHO = "^C"  # What a terminal adds to the last line when Ctrl-C is pressed.
 
 
 class Display:
@@ -47,11 +48,10 @@ class Display:
     def happened(self, at: float, who: str, text: str, **style: bool | str) -> None:
         """Print what somebody did, at an instant in seconds since the epoch."""
         time = datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S")
-        short = text if len(text) <= _TEXT else f"{text[: _TEXT - 3]}..."
         color = "cyan" if who == "exchange" else "green"
         self.line(
             f"{click.style(time, dim=True)}  {click.style(who, fg=color)}"
-            f"  {click.style(short, **style)}"  # type: ignore[arg-type]  # Click's own keywords
+            f"  {click.style(cut(text, _TEXT), **style)}"  # type: ignore[arg-type]  # Click's own keywords
         )
 
     def countdown(self, passed: float, seconds: float) -> None:
@@ -65,8 +65,8 @@ class Display:
         """Replace the last line of a terminal; an empty text takes it away."""
         if not self._is_terminal or text == self._status:
             return
-        shown = text[: shutil.get_terminal_size().columns - 1]
-        blank = " " * len(self._status)
+        shown = text[: shutil.get_terminal_size().columns - len(_ECHO) - 1]
+        blank = " " * (len(self._status) + len(_ECHO)) if self._status else ""
         click.echo(f"\r{blank}\r{shown}", nl=False, color=self._color)
         self._status = shown
 
@@ -88,6 +88,7 @@ class Narrator:
         self._display = display
         self._poll = polls
         self._known = groups
+        self._missing = 0
 
     def tell_all(self, records: Records) -> None:
         """Tell of the records that have come since the last call."""
@@ -110,7 +111,8 @@ class Narrator:
             case "attempt_failed":
                 # Of the last attempt the poll's own record tells.
                 if facts["next"] != "give up":
-                    self._say(record, f"{_cause(facts)}; {facts['next']}", fg="yellow")
+                    text = f"poll {self._poll + 1}: {_cause(facts)}; {facts['next']}"
+                    self._say(record, text, fg="yellow")
             case _ if record.levelno >= logging.WARNING:
                 text = record.getMessage()
                 if record.exc_info:
@@ -125,15 +127,18 @@ class Narrator:
         removed: int = vars(record)["removed"]
         self._known += added - removed
         missing = self._known - groups
+        back = self._missing - removed - missing
+        self._missing = missing
         news = [
             f"{count} {what}"
             for count, what in (
-                (added, "appeared"),
+                (added, "new"),
                 (changed, "changed"),
                 (removed, "gone"),
-                (missing, "missing: gone if the next poll agrees"),
+                (back, "back"),
+                (missing, "missing for now"),
             )
-            if count
+            if count > 0
         ]
         self._say(
             record,
@@ -164,6 +169,11 @@ def listening() -> Iterator[Records]:
     finally:
         logger.removeHandler(collector)
         logger.setLevel(level)
+
+
+def cut(text: str, width: int) -> str:
+    """The text, or as much of it as fits."""
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 def _cause(facts: dict[str, object]) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 import click
 
 from exporter.demo.place import Place
-from exporter.demo.show import Display
+from exporter.demo.show import Display, cut
 
 _LATEST_CHANGES = 10
 _LATEST_FAILURES = 6
 _SHORT_ID = 8
+_MESSAGE = 30  # characters: what the longest outcome leaves of a line
 
 _CURRENT = """
 SELECT order_group_id, contracts_limit, is_auto_cancel_enabled, first_seen_at, last_changed_at
@@ -99,14 +100,17 @@ def _show_changes(display: Display, connection: sqlite3.Connection) -> None:
     _heading(display, f"{_counted(count, 'change')}{latest}", "view order_group_changes")
     cells = [
         (
-            _time(row["not_before"]) if row["not_before"] else "unknown",
+            _time(row["not_before"]) if row["not_before"] else "",
             _time(row["changed_at"]),
             row["order_group_id"][:_SHORT_ID],
             _what_changed(row),
         )
         for row in rows
     ]
-    _table(display, ("not before", "seen at", "group", "change"), cells)
+    _table(display, ("not_before", "changed_at", "group", "change"), cells)
+    display.line(
+        click.style("  Each happened between two polls: after one, seen by the other.", dim=True)
+    )
 
 
 def _show_failures(display: Display, connection: sqlite3.Connection) -> None:
@@ -122,7 +126,7 @@ def _show_failures(display: Display, connection: sqlite3.Connection) -> None:
             _time(row["started_at"]),
             f"{row['attempts']:>8}",
             row["outcome"],
-            (row["error_message"] or "")[:36],
+            cut(row["error_message"] or "", _MESSAGE),
         )
         for row in rows
     ]
@@ -131,7 +135,11 @@ def _show_failures(display: Display, connection: sqlite3.Connection) -> None:
 
 def _show_coverage(display: Display, connection: sqlite3.Connection) -> None:
     rows = connection.execute(_GAPS).fetchall()
-    _heading(display, f"{_counted(len(rows), 'gap')} in which nobody knows", "view coverage_gaps")
+    (stretches,) = connection.execute("SELECT COUNT(*) FROM coverage").fetchone()
+    gaps = f"with {_counted(len(rows), 'gap')} between" if rows else "without a gap"
+    _heading(
+        display, f"Observed in {_counted(stretches, 'stretch', 'es')}, {gaps}", "view coverage_gaps"
+    )
     cells = [
         (_time(row["gap_start"]), _time(row["gap_end"]), f"{row['seconds']:>7.1f}", row["cause"])
         for row in rows
@@ -140,17 +148,17 @@ def _show_coverage(display: Display, connection: sqlite3.Connection) -> None:
 
 
 def _what_changed(row: sqlite3.Row) -> str:
-    if row["change"] == "appeared":
-        enabled = _switch(row["new_is_auto_cancel_enabled"])
-        return f"appeared: limit {row['new_contracts_limit']}, auto-cancel {enabled}"
+    limit, switch = row["new_contracts_limit"], _switch(row["new_is_auto_cancel_enabled"])
     if row["change"] == "disappeared":
         return "disappeared"
+    if row["change"] == "appeared":
+        how = "appeared" if row["not_before"] else "found"
+        return f"{how}: limit {limit}, auto-cancel {switch}"
     changes = []
-    if row["old_contracts_limit"] != row["new_contracts_limit"]:
-        changes.append(f"limit {row['old_contracts_limit']} -> {row['new_contracts_limit']}")
-    before, after = row["old_is_auto_cancel_enabled"], row["new_is_auto_cancel_enabled"]
-    if before != after:
-        changes.append(f"auto-cancel {_switch(before)} -> {_switch(after)}")
+    if row["old_contracts_limit"] != limit:
+        changes.append(f"limit {row['old_contracts_limit']} -> {limit}")
+    if row["old_is_auto_cancel_enabled"] != row["new_is_auto_cancel_enabled"]:
+        changes.append(f"auto-cancel {switch}")
     return ", ".join(changes)
 
 
@@ -228,5 +236,5 @@ def _switch(enabled: object) -> str:
     return "on" if enabled else "off"
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def _counted(count: int, what: str, ending: str = "s") -> str:
+    return f"{count} {what}{'' if count == 1 else ending}"

@@ -1,0 +1,235 @@
+"""The demo keeps its promises: what it prints is what the database holds and what happened."""
+
+import os
+import re
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter.demo.exchange import Exchange
+from exporter.demo.market import Market
+from exporter.demo.place import find_place
+from exporter.demo.run import SEED
+from exporter.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tests.conftest import RunCli
+
+SECONDS = 3
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What a whole demo printed into a pipe, and its directory."""
+    directory = tmp_path_factory.mktemp("demo") / "it's here"
+    began = time.monotonic()
+    done = subprocess.run(
+        [*command(directory), "--seconds", str(SECONDS)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - began < SECONDS + 10
+    return done.stdout, directory
+
+
+def command(directory: Path) -> list[str]:
+    return [sys.executable, "-m", "exporter", "demo", "--directory", str(directory)]
+
+
+def rows(directory: Path, query: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(directory / "order_groups.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def played_again(output: str) -> tuple[dict[str, tuple[str, int]], set[str]]:
+    """The market's groups at the end and those that it deleted, by as many steps as were shown."""
+    printed = re.findall(r"^\d\d:\d\d:\d\d  exchange  (.*)$", output, re.MULTILINE)
+    with Exchange() as exchange:
+        market = Market(exchange, "key", SEED)
+        groups = exchange.groups("key")
+        seen = {group["id"] for group in groups.listing()}
+        for line in printed:
+            assert market.step() == line
+            seen |= {group["id"] for group in groups.listing()}
+        standing = {
+            group["id"]: (group["contracts_limit_fp"], int(group["is_auto_cancel_enabled"]))
+            for group in groups.listing()
+        }
+    return standing, seen - standing.keys()
+
+
+def test_the_history_is_what_the_market_did(finished: tuple[str, Path]) -> None:
+    output, directory = finished
+    standing, deleted = played_again(output)
+    current = rows(
+        directory,
+        "SELECT order_group_id, contracts_limit, is_auto_cancel_enabled FROM order_groups_current",
+    )
+    assert {group_id: (limit, enabled) for group_id, limit, enabled in current} == standing
+    assert not rows(directory, "SELECT 1 FROM order_groups_current WHERE missing_since NOTNULL")
+    ended = {
+        group_id
+        for (group_id,) in rows(
+            directory,
+            "SELECT order_group_id FROM order_group_snapshots WHERE end_reason = 'removed'",
+        )
+    }
+    assert deleted
+    assert ended == deleted
+
+
+def test_the_polls_are_those_that_were_told(finished: tuple[str, Path]) -> None:
+    output, directory = finished
+    told = dict(re.findall(r"  exporter  poll (\d+)(:.*groups| failed)", output))
+    recorded = rows(directory, "SELECT id, outcome FROM polls ORDER BY id")
+    (attempts,) = rows(directory, "SELECT SUM(attempts) FROM polls")[0]
+    assert len(recorded) >= SECONDS
+    assert {int(number): "failed" in what for number, what in told.items()} == {
+        number: outcome != "ok" for number, outcome in recorded
+    }
+    assert output.count("; retry in ") == attempts - len(recorded) > 0
+    failed = sum(outcome != "ok" for _, outcome in recorded)
+    assert failed > 0
+    assert f"{failed} of {len(recorded)} polls failed" in output
+
+
+def test_the_summary_says_what_the_views_say(finished: tuple[str, Path]) -> None:
+    output, directory = finished
+    for query, heading in (
+        ("SELECT COUNT(*) FROM order_groups_current", "{} groups at the end"),
+        ("SELECT COUNT(*) FROM order_group_changes", "{} changes, the latest 10"),
+    ):
+        assert heading.format(rows(directory, query)[0][0]) in output
+    for (group_id,) in rows(directory, "SELECT order_group_id FROM order_groups_current"):
+        assert re.search(rf"^  {group_id[:8]} ", output, re.MULTILINE)
+    assert str(directory / "order_groups.db") in output
+    assert str(directory / "config.toml") in output
+
+
+def test_a_pipe_gets_plain_lines_that_fit(finished: tuple[str, Path]) -> None:
+    output, directory = finished
+    assert output.isascii()
+    assert all(character.isprintable() or character == "\n" for character in output)
+    assert not [
+        line for line in output.splitlines() if len(line) > 80 and str(directory.parent) not in line
+    ]
+
+
+def test_the_key_is_private(finished: tuple[str, Path]) -> None:
+    _, directory = finished
+    for name in ("demo-key.pem", "config.toml", "order_groups.db"):
+        assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
+
+
+def printed_queries(output: str) -> list[str]:
+    """The commands at the end: each after a question, up to an empty line."""
+    return [part.split("\n", 1)[1] for part in output.split("\n\n") if part.startswith("What ")]
+
+
+def run_printed(query: str) -> str:
+    done = subprocess.run(
+        ["/bin/sh", "-c", query], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), query
+    return done.stdout
+
+
+def test_the_printed_queries_run(finished: tuple[str, Path]) -> None:
+    output, directory = finished
+    now, then, history = map(run_printed, printed_queries(output))
+    for (group_id,) in rows(directory, "SELECT order_group_id FROM order_groups_current"):
+        assert group_id in now
+    assert len(then.splitlines()) > 5
+    assert "T" in history
+
+
+def test_the_printed_queries_run_where_there_is_only_python(
+    finished: tuple[str, Path], tmp_path: Path
+) -> None:
+    _, directory = finished
+    done = subprocess.run(
+        [*command(directory), "--seconds", "1"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    # It goes on in the directory of the first.
+    assert "goes on" in done.stdout
+    standing, _ = played_again(done.stdout)
+    current = rows(directory, "SELECT order_group_id FROM order_groups_current")
+    assert {group_id for (group_id,) in current} == standing.keys()
+    assert all(sys.executable in query for query in printed_queries(done.stdout))
+    now, then, history = map(run_printed, printed_queries(done.stdout))
+    assert all(group_id in now for group_id in standing)
+    assert then
+    assert history
+
+
+@contextmanager
+def running(directory: Path) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [*command(directory), "--seconds", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_the_summary(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "exporter  poll 1:" in line:
+                break
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors) == (0, "")
+    assert "12 groups at the end" in output
+    assert "0 of 1 poll failed" in output
+    assert len(printed_queries(output)) == 3
+
+
+@pytest.mark.parametrize("name", ["config.toml", "demo-key.pem", "order_groups.db"])
+def test_files_of_others_are_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigurationError, match=f"{name} is not from a demo"):
+        find_place(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_directory_that_cannot_be_is_one_line(run_cli: "RunCli", tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run_cli("demo", "--directory", tmp_path / "file" / "demo")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.count("\n") == 1
+    assert str(tmp_path / "file" / "demo") in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written_is_one_line(run_cli: "RunCli", tmp_path: Path) -> None:
+    directory = tmp_path / "read-only"
+    directory.mkdir(mode=0o500)
+    done = run_cli("demo", "--directory", directory)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.count("\n") == 1

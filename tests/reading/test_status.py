@@ -1,0 +1,158 @@
+"""Status: what it finds on both databases, and how it shows it."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exporter.errors import ConfigurationError
+from exporter.model import OrderGroup
+from exporter.reading.status import AccountStatus, Gap, LastPoll, status
+from exporter.reading.status_text import render_table, to_json
+
+A, A_OFF, B = OrderGroup("a", True), OrderGroup("a", False), OrderGroup("b", True)
+HOUR = 3_600
+DAY = 24 * HOUR
+
+
+def one(recorder: Any, seconds: float, **how: Any) -> AccountStatus:
+    (found,) = status(recorder.url, [("main", 60.0)], now=recorder.at(seconds), **how)
+    return found
+
+
+def test_all_is_well(recorder: Any) -> None:
+    recorder.ok(0, [A])
+    recorder.ok(60, [A_OFF, B])
+    assert one(recorder, 72) == AccountStatus(
+        account="main",
+        last_poll=LastPoll(started_at=recorder.at(59.8), age=12.2, outcome="ok", error=None),
+        observed_at=recorder.at(60),
+        age=12.0,
+        max_age=150.0,
+        stale=False,
+        groups=2,
+        changes=3,
+        gap=None,
+        spooled=0,
+    )
+
+
+def test_failing_since(recorder: Any) -> None:
+    recorder.ok(0, [A])
+    recorder.fail(60, "timeout")
+    recorder.fail(120, "unauthorized")
+    recorder.fail(180, "unauthorized")
+    assert one(recorder, 150).gap is None
+    found = one(recorder, 190)
+    assert found.stale
+    assert found.gap == Gap(since=recorder.at(0), cause="unauthorized")
+    assert found.last_poll is not None
+    assert (found.last_poll.outcome, found.last_poll.error) == (
+        "unauthorized",
+        'E1: said "no", twice',
+    )
+    assert found.groups == 1
+
+
+def test_what_failed_before_the_last_observation_is_no_cause(recorder: Any) -> None:
+    recorder.fail(0, "unauthorized")
+    recorder.ok(60, [A])
+    assert one(recorder, HOUR).gap == Gap(since=recorder.at(60), cause="not_running")
+
+
+def test_the_limit_can_be_set(recorder: Any) -> None:
+    recorder.ok(0, [])
+    assert not one(recorder, 100).stale
+    assert one(recorder, 100, max_age=99.0).stale
+    found = one(recorder, 200, max_age=201.0)
+    assert not found.stale
+    assert found.gap is not None
+
+
+def test_never_observed_and_never_polled(recorder: Any) -> None:
+    recorder.fail(0, "rejected")
+    main, other = status(
+        recorder.url,
+        [("main", 60.0), ("other", 60.0)],
+        now=recorder.at(10),
+        spooled={"other": 3},
+    )
+    assert (main.age, main.stale, main.gap) == (None, True, Gap(since=None, cause="rejected"))
+    assert (other.last_poll, other.stale) == (None, True)
+    assert other.gap == Gap(since=None, cause="not_running")
+    assert (main.spooled, other.spooled) == (0, 3)
+
+
+def test_changes_are_of_one_day_and_one_account(recorder: Any) -> None:
+    recorder.ok(0, [A])
+    recorder.ok(2 * HOUR, [B])
+    recorder.ok(2 * HOUR + 60, [B])
+    recorder.ok(2 * HOUR, [A, B], account="other")
+    assert one(recorder, DAY).changes == 3  # a came, b came, a went
+    assert one(recorder, DAY + HOUR).changes == 2
+    assert one(recorder, 2 * DAY).changes == 0
+
+
+def test_a_clock_that_is_ahead_makes_nothing_negative(recorder: Any) -> None:
+    recorder.ok(60, [A])
+    assert one(recorder, 0).age == 0.0
+
+
+def test_no_database(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="run-once"):
+        status(f"sqlite:///{tmp_path}/absent.db", [], now=datetime.now(UTC))
+
+
+@pytest.fixture
+def three(sqlite_recorder: Any) -> list[AccountStatus]:
+    """One that is well, one whose credentials are refused, one that was never polled."""
+    for hour in range(3):
+        sqlite_recorder.ok(hour * HOUR, [A])
+    sqlite_recorder.ok(0, [A, B], account="日本")
+    sqlite_recorder.fail(2 * HOUR, "unauthorized", account="日本")
+    return status(
+        sqlite_recorder.url,
+        [("main", 60.0), ("日本", 60.0), ("new", 60.0)],
+        now=sqlite_recorder.at(2 * HOUR + 12),
+        spooled={"new": 2},
+    )
+
+
+def test_the_table(three: list[AccountStatus]) -> None:
+    assert render_table(three).splitlines() == [
+        "ACCOUNT  STATE  OBSERVED  GROUPS  CHANGES 24H  LAST POLL",
+        "main     ok     12 s ago       1            1  12 s ago: ok",
+        "日本     stale  2 h ago        2            2  12 s ago: unauthorized",
+        "  not observed since 2026-03-01T12:00:00.123456Z, because unauthorized",
+        '  last poll: E1: said "no", twice',
+        "new      never  -              -            0  -",
+        "  never observed, because not_running",
+        "  waiting for the database in the spool: 2",
+    ]
+
+
+def test_the_json(three: list[AccountStatus]) -> None:
+    main, japan, new = json.loads(to_json(three))["accounts"]
+    assert main == {
+        "account": "main",
+        "stale": False,
+        "observed_at": "2026-03-01T14:00:00.123456Z",
+        "age_seconds": 12.0,
+        "max_age_seconds": 150.0,
+        "groups": 1,
+        "changes_24h": 1,
+        "last_poll": {
+            "started_at": "2026-03-01T13:59:59.923456Z",
+            "age_seconds": 12.2,
+            "outcome": "ok",
+            "error": None,
+        },
+        "gap": None,
+        "spooled": 0,
+    }
+    assert japan["gap"] == {"since": "2026-03-01T12:00:00.123456Z", "cause": "unauthorized"}
+    assert new["gap"] == {"since": None, "cause": "not_running"}
+    assert (new["last_poll"], new["observed_at"], new["groups"]) == (None, None, None)
+    assert list(main) == list(japan) == list(new)

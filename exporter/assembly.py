@@ -74,6 +74,15 @@ def database_of(configuration: Configuration) -> Database:
     return Database(configuration.database.url, pool_size=_CONNECTIONS)
 
 
+def spool_of(configuration: Configuration) -> Spool:
+    """Make the spool of the configured database; nothing is opened yet."""
+    return Spool(
+        configuration.spool.directory,
+        configuration.spool.max_size,
+        database=configuration.database.safe_url,
+    )
+
+
 @contextmanager
 def pollers(
     configuration: Configuration, accounts: Sequence[Account], *, stop: threading.Event
@@ -107,7 +116,7 @@ def pollers(
             owner=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
             prepare=lambda database: ensure_current(database, auto_migrate=auto_migrate),
         )
-        spool = Spool(configuration.spool.directory, configuration.spool.max_size)
+        spool = spool_of(configuration)
         stack.callback(spool.close)
         clock = Clock()
         made = []

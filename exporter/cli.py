@@ -4,6 +4,7 @@ Only Click is imported here: `--help` needs no more, and cron starts the rest ev
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ from exporter import __version__
 from exporter.errors import ConfigurationError, Exit, ExporterError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from exporter.config import Account, Configuration
+    from exporter.reading.export import What
 
 
 class _Commands(click.Group):
@@ -75,6 +79,47 @@ class _Context:
             self._log_format or configuration.log.format,
         )
         return configuration
+
+
+class _Duration(click.ParamType[float]):
+    """Seconds, typed as 90s, 5m, 1h or 2d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        from exporter.config import parse_duration
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Instant(click.ParamType["datetime"]):
+    """An instant in UTC; says so on stderr where UTC had to be assumed."""
+
+    name = "instant"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> "datetime":
+        from exporter.reading.instants import parse_instant
+
+        try:
+            instant, assumed = parse_instant(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if assumed:
+            click.echo(f"{value} is taken as UTC: {instant:%Y-%m-%dT%H:%M:%SZ}", err=True)
+        return instant
+
+
+_DURATION = _Duration()
+_INSTANT = _Instant()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -243,6 +288,115 @@ def daemon(context: _Context) -> Exit:
 
 
 @main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+@click.option(
+    "--max-age",
+    type=_DURATION,
+    help="Exit with 1 if an account's last observation is older; default: 2.5 intervals.",
+)
+@click.pass_obj
+def status(context: _Context, as_json: bool, max_age: float | None) -> Exit:
+    """Tell how recording goes: last poll, last success, groups, changes, gap, staleness.
+
+    Reads the database only. Exits with 1 if an account is stale.
+
+    \b
+    Example:
+      kalshi-exporter status
+      kalshi-exporter status --json --max-age 5m
+    """
+    from contextlib import closing
+    from datetime import UTC, datetime
+
+    from exporter.assembly import spool_of
+    from exporter.reading.status import status as read
+    from exporter.reading.status_text import render_table, to_json
+
+    configuration = context.configuration()
+    with closing(spool_of(configuration)) as spool:
+        statuses = read(
+            configuration.database.url,
+            [(account.name, account.poll.interval) for account in configuration.accounts],
+            now=datetime.now(UTC),
+            max_age=max_age,
+            spooled=spool.pending(),
+        )
+    click.echo(to_json(statuses) if as_json else render_table(statuses))
+    return Exit.FAILURE if any(each.stale for each in statuses) else Exit.OK
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["groups", "history", "changes", "polls", "gaps"]))
+@click.option("--as-of", type=_INSTANT, help="Groups as they stood at this instant.")
+@click.option("--since", type=_INSTANT, help="Only from this instant on.")
+@click.option("--until", type=_INSTANT, help="Only before this instant.")
+@_account_option
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    default="csv",
+    show_default=True,
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file, replaced as a whole at the end; else stdout.",
+)
+@click.pass_obj
+def export(  # noqa: PLR0917  # Click calls it by keywords
+    context: _Context,
+    what: "What",
+    as_of: "datetime | None",
+    since: "datetime | None",
+    until: "datetime | None",
+    names: tuple[str, ...],
+    file_format: str,
+    output: Path | None,
+) -> None:
+    """Write the history as a file: groups, every state, changes, polls or gaps.
+
+    Instants are like 2026-03-01T12:30:00Z, or a date for its midnight; without an offset: UTC.
+
+    \b
+    Example:
+      kalshi-exporter export groups
+      kalshi-exporter export groups --as-of 2026-03-01T12:30:00Z
+      kalshi-exporter export changes --since 2026-03-01 --format jsonl -o changes.jsonl
+    """
+    from exporter.reading.export import export as write
+
+    configuration = context.configuration()
+    shown = 0
+
+    def progress(rows: int) -> None:
+        nonlocal shown
+        shown = rows
+        click.echo(f"\r{rows:,} rows", err=True, nl=False)
+
+    try:
+        exported = write(
+            configuration.database.url,
+            what,
+            as_of=as_of,
+            since=since,
+            until=until,
+            account_names=names,
+            file_format=file_format,
+            output=output,
+            progress=progress if output is not None and sys.stderr.isatty() else None,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    finally:
+        if shown:
+            click.echo(err=True)
+    for notice in exported.notices:
+        click.echo(notice, err=True)
+
+
+@main.command()
 @click.pass_obj
 def migrate(context: _Context) -> None:
     """Bring the database's schema to this version; a SQLite file is copied before.
@@ -264,6 +418,36 @@ def migrate(context: _Context) -> None:
     else:
         copy = f"; the database as it was is in {backup}" if backup else ""
         click.echo(f"The schema went from {before or 'nothing'} to {REVISION}{copy}.")
+
+
+@main.command()
+@click.option("--older-than", type=_DURATION, required=True, help="Such as 90d, 12w or 36h.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.pass_obj
+def prune(context: _Context, older_than: float, dry_run: bool) -> None:
+    """Drop old rows of the table polls; never a snapshot, never coverage.
+
+    What the other tables and the views say stays as it is. May run while others poll.
+
+    \b
+    Example:
+      kalshi-exporter prune --older-than 90d --dry-run
+      kalshi-exporter prune --older-than 90d
+    """
+    from contextlib import closing
+    from datetime import UTC, datetime, timedelta
+
+    from exporter.assembly import database_of
+    from exporter.history.migrate import ensure_current
+    from exporter.history.prune import prune as drop
+
+    configuration = context.configuration()
+    before = datetime.now(UTC) - timedelta(seconds=older_than)
+    with closing(database_of(configuration)) as database:
+        ensure_current(database, auto_migrate=False)
+        dropped = drop(database, before=before, dry_run=dry_run)
+    verb = "would be dropped" if dry_run else "dropped"
+    click.echo(f"{dropped} polls from before {before:%Y-%m-%dT%H:%M:%SZ} {verb}.")
 
 
 def _chosen(configuration: "Configuration", names: tuple[str, ...]) -> "tuple[Account, ...]":

@@ -3,6 +3,7 @@
 A SQLite file of its own in the spool's directory. An answer that comes again is kept once.
 """
 
+import hashlib
 import sqlite3
 import threading
 import zlib
@@ -17,7 +18,6 @@ import msgspec
 from exporter.errors import SpoolError
 from exporter.model import OrderGroup, Poll
 
-_FILE = "spool.db"
 _BUSY_SECONDS = 10.0
 _PAGE = 4096  # bytes
 
@@ -59,10 +59,13 @@ class Spool:
     Args:
         directory: made when first needed, readable by its owner alone.
         max_size: bytes of the file.
+        database: names the one that the polls wait for, without a secret. Configurations that
+            share a directory must not write into each other's histories.
     """
 
-    def __init__(self, directory: Path, max_size: int) -> None:
-        self._path = directory / _FILE
+    def __init__(self, directory: Path, max_size: int, *, database: str) -> None:
+        name = hashlib.blake2b(database.encode(), digest_size=6).hexdigest()
+        self._path = directory / f"{name}.spool"
         self._max_size = max_size
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None

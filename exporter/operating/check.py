@@ -27,7 +27,6 @@ from exporter.errors import (
 from exporter.history.database import Database
 from exporter.history.migrate import current_revision, refuse_newer
 from exporter.history.schema import REVISION
-from exporter.history.spool import Spool
 from exporter.kalshi.effort import Effort
 from exporter.kalshi.keys import SigningKey
 from exporter.kalshi.order_groups import fetch_order_groups
@@ -124,7 +123,7 @@ def _try_to_write(database: Database) -> None:
 
 def _spool(configuration: Configuration) -> Finding:
     directory = configuration.spool.directory
-    with closing(Spool(directory, configuration.spool.max_size)) as spool:
+    with closing(assembly.spool_of(configuration)) as spool:
         try:
             pending = spool.pending()
         except SpoolError as error:

@@ -143,8 +143,7 @@ class Narrator:
         self._say(
             record,
             f"poll {self._poll}: {groups} groups, {', '.join(news) or 'as before'}",
-            dim=not news,
-            bold=bool(news),
+            **{"bold" if news else "dim": True},
         )
 
     def _say(self, record: logging.LogRecord, text: str, **style: bool | str) -> None:

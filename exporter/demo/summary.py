@@ -109,7 +109,10 @@ def _show_changes(display: Display, connection: sqlite3.Connection) -> None:
     ]
     _table(display, ("not_before", "changed_at", "group", "change"), cells)
     display.line(
-        click.style("  Each happened between two polls: after one, seen by the other.", dim=True)
+        click.style(
+            "  not_before: the last poll before it; changed_at: the first poll that saw it",
+            dim=True,
+        )
     )
 
 

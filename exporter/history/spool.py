@@ -3,7 +3,6 @@
 A SQLite file of its own in the spool's directory. An answer that comes again is kept once.
 """
 
-import hashlib
 import sqlite3
 import threading
 import zlib
@@ -18,24 +17,26 @@ import msgspec
 from exporter.errors import SpoolError
 from exporter.model import OrderGroup, Poll
 
+_FILE = "spool.db"
 _BUSY_SECONDS = 10.0
 _PAGE = 4096  # bytes
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
-    account TEXT NOT NULL, digest TEXT NOT NULL, groups BLOB NOT NULL,
-    PRIMARY KEY (account, digest)
+    database TEXT NOT NULL, account TEXT NOT NULL, digest TEXT NOT NULL, groups BLOB NOT NULL,
+    PRIMARY KEY (database, account, digest)
 );
 CREATE TABLE IF NOT EXISTS polls (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    account TEXT NOT NULL, digest TEXT, poll TEXT NOT NULL
+    database TEXT NOT NULL, account TEXT NOT NULL, digest TEXT, poll TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS polls_account ON polls (account, id);
+CREATE INDEX IF NOT EXISTS polls_account ON polls (database, account, id);
 -- Whether another poll needs an answer.
-CREATE INDEX IF NOT EXISTS polls_digest ON polls (account, digest);
+CREATE INDEX IF NOT EXISTS polls_digest ON polls (database, account, digest);
 -- What found no room. The row is there before it is needed: counting up must need no room.
 CREATE TABLE IF NOT EXISTS losses (
-    account TEXT PRIMARY KEY, polls INTEGER NOT NULL, last_started_at TEXT
+    database TEXT NOT NULL, account TEXT NOT NULL, polls INTEGER NOT NULL, last_started_at TEXT,
+    PRIMARY KEY (database, account)
 );
 """
 
@@ -59,13 +60,13 @@ class Spool:
     Args:
         directory: made when first needed, readable by its owner alone.
         max_size: bytes of the file.
-        database: names the one that the polls wait for, without a secret. Configurations that
-            share a directory must not write into each other's histories.
+        database: names the one that the polls wait for, without a secret: configurations that
+            share a directory must not write into each other's histories. None to look at all.
     """
 
-    def __init__(self, directory: Path, max_size: int, *, database: str) -> None:
-        name = hashlib.blake2b(database.encode(), digest_size=6).hexdigest()
-        self._path = directory / f"{name}.spool"
+    def __init__(self, directory: Path, max_size: int, *, database: str | None = None) -> None:
+        self._path = directory / _FILE
+        self._database = database
         self._max_size = max_size
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -96,27 +97,29 @@ class Spool:
         digest = None if observation is None else observation.digest
         with self._writing() as connection:
             connection.execute(
-                "INSERT INTO losses VALUES (?, 0, NULL) ON CONFLICT DO NOTHING", (poll.account,)
+                "INSERT INTO losses VALUES (?, ?, 0, NULL) ON CONFLICT DO NOTHING",
+                (self._database, poll.account),
             )
             connection.execute("SAVEPOINT kept")
             try:
                 if observation is not None and observation.groups is not None:
                     connection.execute(
-                        "INSERT INTO answers VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                        (poll.account, digest, _packed(observation.groups)),
+                        "INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                        (self._database, poll.account, digest, _packed(observation.groups)),
                     )
                     poll = replace(poll, observation=replace(observation, groups=None))
                 connection.execute(
-                    "INSERT INTO polls (account, digest, poll) VALUES (?, ?, ?)",
-                    (poll.account, digest, msgspec.json.encode(poll).decode()),
+                    "INSERT INTO polls (database, account, digest, poll) VALUES (?, ?, ?, ?)",
+                    (self._database, poll.account, digest, msgspec.json.encode(poll).decode()),
                 )
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not connection.in_transaction:
                     raise
                 connection.execute("ROLLBACK TO kept")
                 connection.execute(
-                    "UPDATE losses SET polls = polls + 1, last_started_at = ? WHERE account = ?",
-                    (poll.started_at.isoformat(), poll.account),
+                    "UPDATE losses SET polls = polls + 1, last_started_at = ?"
+                    " WHERE database = ? AND account = ?",
+                    (poll.started_at.isoformat(), self._database, poll.account),
                 )
                 return False
         return True
@@ -131,9 +134,10 @@ class Spool:
             return None
         with self._reading() as connection:
             row = connection.execute(
-                "SELECT a.digest FROM polls p LEFT JOIN answers a USING (account, digest)"
-                " WHERE p.account = ? AND p.digest IS NOT NULL ORDER BY p.id DESC LIMIT 1",
-                (account,),
+                "SELECT a.digest FROM polls p LEFT JOIN answers a USING (database, account, digest)"
+                " WHERE p.database = ? AND p.account = ? AND p.digest IS NOT NULL"
+                " ORDER BY p.id DESC LIMIT 1",
+                (self._database, account),
             ).fetchone()
         return None if row is None else row[0]
 
@@ -146,7 +150,13 @@ class Spool:
         if not self._exists():
             return {}
         with self._reading() as connection:
-            return dict(connection.execute("SELECT account, COUNT(*) FROM polls GROUP BY account"))
+            return dict(
+                connection.execute(
+                    "SELECT account, COUNT(*) FROM polls WHERE database = :database OR :database IS NULL"
+                    " GROUP BY account",
+                    {"database": self._database},
+                )
+            )
 
     def polls(self, account: str) -> Iterator[tuple[int, Poll]]:
         """The account's polls in their order, each with the number to `remove` it by.
@@ -161,17 +171,18 @@ class Spool:
         while self._exists():
             with self._reading() as connection:
                 row = connection.execute(
-                    "SELECT id, digest, poll FROM polls WHERE account = ? AND id > ?"
-                    " ORDER BY id LIMIT 1",
-                    (account, last),
+                    "SELECT id, digest, poll FROM polls"
+                    " WHERE database = ? AND account = ? AND id > ? ORDER BY id LIMIT 1",
+                    (self._database, account, last),
                 ).fetchone()
                 if row is None:
                     return
                 last, digest, text = row
                 if digest is not None and (answer is None or answer[0] != digest):
                     packed = connection.execute(
-                        "SELECT groups FROM answers WHERE account = ? AND digest = ?",
-                        (account, digest),
+                        "SELECT groups FROM answers"
+                        " WHERE database = ? AND account = ? AND digest = ?",
+                        (self._database, account, digest),
                     ).fetchone()
                     answer = None if packed is None else (digest, self._unpacked(packed[0]))
             poll = self._decoded(text)
@@ -191,9 +202,11 @@ class Spool:
             ).fetchone()
             if removed is not None and removed[0] is not None:
                 connection.execute(
-                    "DELETE FROM answers WHERE account = :account AND digest = :digest AND NOT"
-                    " EXISTS (SELECT 1 FROM polls WHERE account = :account AND digest = :digest)",
-                    {"account": account, "digest": removed[0]},
+                    "DELETE FROM answers"
+                    " WHERE database = :database AND account = :account AND digest = :digest"
+                    " AND NOT EXISTS (SELECT 1 FROM polls"
+                    " WHERE database = :database AND account = :account AND digest = :digest)",
+                    {"database": self._database, "account": account, "digest": removed[0]},
                 )
 
     def loss(self, account: str) -> Loss | None:
@@ -206,8 +219,9 @@ class Spool:
         if self._exists():
             with self._reading() as connection:
                 row = connection.execute(
-                    "SELECT polls, last_started_at FROM losses WHERE account = ? AND polls > 0",
-                    (account,),
+                    "SELECT polls, last_started_at FROM losses"
+                    " WHERE database = ? AND account = ? AND polls > 0",
+                    (self._database, account),
                 ).fetchone()
             if row is not None:
                 losses.append(Loss(polls=row[0], last_started_at=datetime.fromisoformat(row[1])))
@@ -228,8 +242,9 @@ class Spool:
         if self._exists():
             with self._writing() as connection:
                 connection.execute(
-                    "UPDATE losses SET polls = 0, last_started_at = NULL WHERE account = ?",
-                    (account,),
+                    "UPDATE losses SET polls = 0, last_started_at = NULL"
+                    " WHERE database = ? AND account = ?",
+                    (self._database, account),
                 )
 
     def close(self) -> None:

@@ -99,8 +99,13 @@ def find_place(directory: Path | None) -> Place:
         ConfigurationError: it cannot be made, or holds files with our names that are not ours.
     """
     if directory is None:
-        made = Path(tempfile.mkdtemp(prefix="kalshi-demo-"))
-        return Place(directory=made, used_before=False)
+        try:
+            made = tempfile.mkdtemp(prefix="kalshi-demo-")
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot make a temporary directory: {error.strerror}; name a --directory"
+            ) from error
+        return Place(directory=Path(made), used_before=False)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         place = Place(directory=directory.absolute(), used_before=False)

@@ -226,6 +226,14 @@ def test_a_directory_that_cannot_be_is_one_line(run_cli: "RunCli", tmp_path: Pat
     assert str(tmp_path / "file" / "demo") in done.stderr
 
 
+def test_no_room_for_temporary_files_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    with pytest.raises(ConfigurationError, match="name a --directory"):
+        find_place(None)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_cannot_be_written_is_one_line(run_cli: "RunCli", tmp_path: Path) -> None:
     directory = tmp_path / "read-only"

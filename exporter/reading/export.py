@@ -35,7 +35,7 @@ from exporter.reading.output import opened
 What = Literal["groups", "history", "changes", "polls", "gaps"]
 
 _ROWS_AT_ONCE = 5_000
-_ROWS_IN_A_GROUP = 50_000  # of Parquet's, which compress better the longer they are
+_ROWS_IN_A_GROUP = 20_000  # of Parquet's: the longer, the better compressed, and the more memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ def opened(path: Path | None) -> Iterator[BinaryIO]:
             yield sink
         return
     try:
-        with _file(path.resolve()) as sink:
+        with _file(path) as sink:
             yield sink
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
@@ -61,11 +61,15 @@ def _standard_output() -> Iterator[BinaryIO]:
 
 @contextmanager
 def _file(path: Path) -> Iterator[BinaryIO]:
-    mode = path.stat().st_mode if path.exists() else None
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = None
     if mode is not None and not stat.S_ISREG(mode):
         with path.open("wb") as sink:
             yield sink
         return
+    path = path.resolve()  # a link stays one
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with beside.open("xb") as sink:
         try:

@@ -80,7 +80,17 @@ def test_a_file_that_cannot_be_there(directory: Path) -> None:
     assert OutputError.exit_code == 74
 
 
+def test_a_pipe_by_its_name_is_written_to() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("None", 'Path("/dev/stdout")')],
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, len(done.stdout)) == (0, b"", 15_000_000)
+
+
 PROGRAM = """
+from pathlib import Path
 from exporter.reading.output import opened
 with opened(None) as sink:
     for _ in range(1000):

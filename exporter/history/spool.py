@@ -93,36 +93,40 @@ class Spool:
 
     def _put(self, poll: Poll) -> bool:
         """Keep a poll; if there is no room, only count it, and return False."""
-        observation = poll.observation
-        digest = None if observation is None else observation.digest
         with self._writing() as connection:
             connection.execute(
                 "INSERT INTO losses VALUES (?, ?, 0, NULL) ON CONFLICT DO NOTHING",
                 (self._database, poll.account),
             )
-            connection.execute("SAVEPOINT kept")
-            try:
-                if observation is not None and observation.groups is not None:
-                    connection.execute(
-                        "INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                        (self._database, poll.account, digest, _packed(observation.groups)),
-                    )
-                    poll = replace(poll, observation=replace(observation, groups=None))
-                connection.execute(
-                    "INSERT INTO polls (database, account, digest, poll) VALUES (?, ?, ?, ?)",
-                    (self._database, poll.account, digest, msgspec.json.encode(poll).decode()),
-                )
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not connection.in_transaction:
-                    raise
-                connection.execute("ROLLBACK TO kept")
-                connection.execute(
-                    "UPDATE losses SET polls = polls + 1, last_started_at = ?"
-                    " WHERE database = ? AND account = ?",
-                    (poll.started_at.isoformat(), self._database, poll.account),
-                )
-                return False
-        return True
+        try:
+            with self._writing() as connection:
+                self._insert(connection, poll)
+        except SpoolError as error:
+            if getattr(error.__cause__, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+                raise
+        else:
+            return True
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE losses SET polls = polls + 1, last_started_at = ?"
+                " WHERE database = ? AND account = ?",
+                (poll.started_at.isoformat(), self._database, poll.account),
+            )
+        return False
+
+    def _insert(self, connection: sqlite3.Connection, poll: Poll) -> None:
+        observation = poll.observation
+        digest = None if observation is None else observation.digest
+        if observation is not None and observation.groups is not None:
+            connection.execute(
+                "INSERT INTO answers VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (self._database, poll.account, digest, _packed(observation.groups)),
+            )
+            poll = replace(poll, observation=replace(observation, groups=None))
+        connection.execute(
+            "INSERT INTO polls (database, account, digest, poll) VALUES (?, ?, ?, ?)",
+            (self._database, poll.account, digest, msgspec.json.encode(poll).decode()),
+        )
 
     def known_digest(self, account: str) -> str | None:
         """The digest of the account's latest poll here, if its answer is here too.
@@ -152,8 +156,8 @@ class Spool:
         with self._reading() as connection:
             return dict(
                 connection.execute(
-                    "SELECT account, COUNT(*) FROM polls WHERE database = :database OR :database IS NULL"
-                    " GROUP BY account",
+                    "SELECT account, COUNT(*) FROM polls"
+                    " WHERE database = :database OR :database IS NULL GROUP BY account",
                     {"database": self._database},
                 )
             )

@@ -85,7 +85,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
-def test_each_failure_has_its_exit_code_its_row_and_each_attempt_one_line(
+def test_each_failure_has_its_exit_code_its_row_and_each_attempt_one_line(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -393,8 +393,7 @@ def _postgres_outage(stack: ExitStack) -> Outage:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
-    """A database of its own, made unusable and usable again: a directory in the file's place, or
-    a server that is stopped."""
+    """A database that goes away: a directory in the file's place, or a server that is stopped."""
     with ExitStack() as stack:
         if request.param == "sqlite":
             yield _sqlite_outage(tmp_path)
@@ -404,7 +403,7 @@ def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
             yield _postgres_outage(stack)
 
 
-def test_polls_during_an_outage_are_recorded_as_if_there_had_been_none(
+def test_polls_during_an_outage_are_recorded_as_if_there_had_been_none(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -416,7 +415,9 @@ def test_polls_during_an_outage_are_recorded_as_if_there_had_been_none(
     undisturbed = f"sqlite:///{tmp_path / 'undisturbed.db'}"
     failing = Answer.error(404, "not_found", "no")
     steps: Mapping[int, Callable[[], object]] = {
-        0: lambda: [groups.create(each) for each in ("a", "b", "c")],
+        0: lambda: groups.replace(
+            {"id": each, "is_auto_cancel_enabled": True} for each in ("a", "b", "c")
+        ),
         2: lambda: groups.change("a", contracts_limit_fp="0.00"),
         3: lambda: groups.delete("b"),
         5: lambda: exchange.script(key_id, failing, failing),
@@ -472,11 +473,7 @@ def test_a_first_poll_may_come_before_the_database_does(
 
 
 def test_what_neither_database_nor_spool_can_keep_is_reported_lost(
-    exchange: Exchange,
-    key_id: str,
-    write_config: "WriteConfig",
-    run_cli: "RunCli",
-    tmp_path: Path,
+    write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
 ) -> None:
     (tmp_path / "order_groups.db").mkdir()
     # A file where the directory should be stops root too, as permissions would not.

@@ -52,14 +52,27 @@ class Database:
         return Path(self.url.database or "") if self.is_sqlite else None
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
         """Run one transaction: committed at the end of the block, rolled back on any error.
+
+        Args:
+            durable: whether it must survive a power cut. If not, committing it waits for no disk;
+                later durable transactions make it durable too.
 
         Raises:
             DatabaseError: the database failed, in one line without SQL or parameters.
         """
-        with translated_errors(), self._turn, self.engine.begin() as connection:
-            yield connection
+        with translated_errors(self.path), self._turn, self.engine.connect() as connection:
+            if not durable and self.is_sqlite:
+                _pragma(connection, "synchronous=NORMAL")
+            try:
+                with connection.begin():
+                    if not durable and not self.is_sqlite:
+                        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+                    yield connection
+            finally:
+                if not durable and self.is_sqlite and not connection.invalidated:
+                    _pragma(connection, "synchronous=FULL")
 
     def close(self) -> None:
         """Close all connections."""
@@ -91,6 +104,13 @@ class Database:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return engine
+
+
+def _pragma(connection: Connection, text: str) -> None:
+    """Set it on SQLite's own connection: outside of the transaction that SQLAlchemy would begin."""
+    driver = connection.connection.driver_connection
+    assert driver is not None  # noqa: S101  # a connection in use has one
+    driver.execute(f"PRAGMA {text}")
 
 
 def _postgres_engine(url: URL, pool_size: int) -> Engine:
@@ -128,8 +148,12 @@ def _make_private(path: Path) -> None:
 
 
 @contextmanager
-def translated_errors() -> Iterator[None]:
+def translated_errors(path: Path | None) -> Iterator[None]:
     """Turn the drivers' errors into `DatabaseError`, one line each.
+
+    Args:
+        path: SQLite's file, which its errors do not name; None on Postgres, whose errors name the
+            server.
 
     Raises:
         DatabaseError: for any error of SQLAlchemy or the driver below it.
@@ -137,12 +161,13 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise DatabaseError(_one_line(error.orig or error)) from error
+        raise DatabaseError(_one_line(error.orig or error, path)) from error
     except SQLAlchemyError as error:
-        raise DatabaseError(_one_line(error)) from error
+        raise DatabaseError(_one_line(error, path)) from error
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, path: Path | None) -> str:
     """The first line of an error's text, which holds neither SQL nor parameters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"database: {lines[0].strip()[:300]}"
+    where = "database" if path is None else f"database {path}"
+    return f"{where}: {lines[0].strip()[:300]}"

@@ -36,9 +36,19 @@ def current_revision(database: Database) -> str | None:
         SchemaError: the file is not a database, or the schema is another program's.
         DatabaseError: the database failed.
     """
-    _refuse_foreign_file(database)
-    with translated_errors(), database.engine.connect() as connection:
-        return _revision(connection)
+    try:
+        with translated_errors(database.path), database.engine.connect() as connection:
+            return _revision(connection)
+    except DatabaseError as error:
+        # Asked of SQLite, never found out by opening the file here: closing it again would take
+        # away all locks that this process has on it.
+        driver_error = getattr(error.__cause__, "orig", None)
+        if getattr(driver_error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            raise SchemaError(
+                f"database.url: {database.path} is a file, but not a SQLite database: correct the"
+                " path"
+            ) from error
+        raise
 
 
 def ensure_current(database: Database, *, auto_migrate: bool) -> None:
@@ -151,21 +161,6 @@ def refuse_newer(revision: str | None) -> None:
         raise SchemaError(
             f"the database's schema is at revision {revision}, newer than {REVISION}, the newest"
             " that this version knows: install the kalshi-exporter that made it, or a newer one"
-        )
-
-
-def _refuse_foreign_file(database: Database) -> None:
-    path = database.path
-    if path is None or not path.is_file():
-        return
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise DatabaseError(f"database: cannot read {path}: {error.strerror}") from error
-    if start and start != b"SQLite format 3\0":
-        raise SchemaError(
-            f"database.url: {path} is a file, but not a SQLite database: correct the path"
         )
 
 

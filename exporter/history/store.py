@@ -91,7 +91,8 @@ class Store:
             DatabaseError: the database failed.
         """
         self.prepare()
-        with self._database.transaction() as connection:
+        # What is written never rests on a claim: it may be forgotten in a power cut.
+        with self._database.transaction(durable=False) as connection:
             head = heads.claim(
                 connection,
                 account,

@@ -1,0 +1,221 @@
+"""What the tests of reliability share: a witness, daemons, and a network that can fail."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import make_url
+
+# The judges are shared with the long forms, which are started by their path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.soak.witness import Witness, broken_promises, differences, record_of
+
+if TYPE_CHECKING:
+    from tests.conftest import KeyPair
+
+PATIENCE = 60.0  # seconds until a test gives up on what takes one or two
+
+
+@pytest.fixture
+def witness(key_pair: "KeyPair") -> Iterator[Witness]:
+    """A restless exchange that remembers what it served, with the key registered."""
+    with Witness() as exchange:
+        exchange.register(key_pair.key_id, key_pair.public_key)
+        yield exchange
+
+
+class Daemon:
+    """A daemon's process, with what it logs in a file."""
+
+    def __init__(self, config: Path, log: Path, *, env: Mapping[str, str], before: Sequence[str]):
+        self.log_file = log
+        with log.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                [*before, sys.executable, "-m", "exporter", f"--config={config}", "daemon"],
+                stderr=stderr,
+                stdout=stderr,
+                cwd=config.parent,
+                env={"PATH": os.environ["PATH"], "HOME": str(config.parent)} | dict(env),
+            )
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self.log_file.read_text(encoding="utf-8")
+
+    def wait_for_log(self, words: str) -> None:
+        """Return once a line holds these words."""
+        self.wait(lambda: words in self.log, f"{words!r} in the log")
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        """Return once the condition holds; the daemon must live until then."""
+        until = time.monotonic() + PATIENCE
+        while not condition():
+            if self.process.poll() is not None:
+                pytest.fail(f"the daemon ended with {self.process.returncode}:\n{self.log[-3000:]}")
+            if time.monotonic() > until:
+                pytest.fail(f"not in {PATIENCE:.0f} s: {what}; log:\n{self.log[-3000:]}")
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """Tell it to stop; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """End it at once, if it lives."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+
+RunDaemon = Callable[..., Daemon]
+
+
+@pytest.fixture
+def run_daemon(tmp_path: Path) -> Iterator[RunDaemon]:
+    """Start daemons; those that still live at the end are killed."""
+    started: list[Daemon] = []
+
+    def run(config: Path, *, env: Mapping[str, str] | None = None, before: Sequence[str] = ()) -> Daemon:
+        log = tmp_path / f"daemon-{len(started)}.log"
+        started.append(Daemon(config, log, env=env or {}, before=before))
+        return started[-1]
+
+    yield run
+    for daemon in started:
+        daemon.kill()
+
+
+class Link:
+    """A way to a Postgres server over TCP that can refuse, hang, or be cut.
+
+    Attributes:
+        url: of the database over this way, for SQLAlchemy.
+        frozen: while set, nothing passes and nothing closes, as if the server's machine stood still.
+    """
+
+    def __init__(self, url: str, *, server: tuple[str, int] | str | None = None) -> None:
+        parsed = make_url(url)
+        if server is None:
+            libpq = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+            known = conninfo_to_dict(libpq)
+            server = f"{known['host']}/.s.PGSQL.{known.get('port') or 5432}"
+        self._server = server
+        self.frozen = threading.Event()
+        self._closing = threading.Event()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._listener: socket.socket | None = None
+        self._port = 0
+        self.open()
+        self.url = parsed.set(
+            host="127.0.0.1", port=self._port, query={"connect_timeout": "2", "sslmode": "disable"}
+        ).render_as_string(hide_password=False)
+
+    def open(self) -> None:
+        """Let new connections in."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self._port))
+        listener.listen(64)
+        self._port = listener.getsockname()[1]
+        self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+
+    def refuse(self) -> None:
+        """Refuse new connections and cut those that are open."""
+        if self._listener is not None:
+            # Wakes accept(), which closing alone would not.
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut the connections that are open."""
+        for pair in self._pairs:
+            for end in pair:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        self._pairs.clear()
+
+    def close(self) -> None:
+        """End everything."""
+        self._closing.set()
+        self.frozen.clear()
+        self.refuse()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while not self._closing.is_set():
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        family = socket.AF_UNIX if isinstance(self._server, str) else socket.AF_INET
+        with client, socket.socket(family) as server:
+            server.connect(self._server)
+            self._pairs.append((client, server))
+            # Either end may be cut at any moment, which is how this ends.
+            with suppress(OSError, ValueError):
+                self._pass(client, server)
+
+    def _pass(self, client: socket.socket, server: socket.socket) -> None:
+        other = {client: server, server: client}
+        while not self._closing.is_set():
+            if self.frozen.is_set():
+                time.sleep(0.02)
+                continue
+            readable, _, _ = select.select([client, server], [], [], 0.05)
+            for end in [] if self.frozen.is_set() else readable:
+                data = end.recv(65536)
+                if not data:
+                    return
+                other[end].sendall(data)
+
+
+@pytest.fixture
+def link(postgres_url: str) -> Iterator[Link]:
+    """A fresh Postgres database over a way that can fail."""
+    made = Link(postgres_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def admin(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """The database's administrator, whose connection does not fail."""
+    libpq = make_url(postgres_url).set(drivername="postgresql")
+    with psycopg.connect(libpq.render_as_string(hide_password=False), autocommit=True) as made:
+        yield made
+
+
+Judge = Callable[..., None]
+
+
+@pytest.fixture
+def judge(witness: Witness, key_pair: "KeyPair") -> Judge:
+    """Compare a database with what the witness served; everything served must be recorded."""
+
+    def compare(url: str, *, complete: bool = True, account: str = "main") -> None:
+        recorded = record_of(url)
+        served = witness.served[key_pair.key_id]
+        assert broken_promises(recorded) == []
+        assert differences(recorded, account, served, complete=complete) == []
+
+    return compare

@@ -1,0 +1,55 @@
+"""Where a subject works: an exchange, keys, a database. Passed between processes as JSON."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+
+class Place(NamedTuple):
+    """What a subject is told.
+
+    Attributes:
+        base_url: of the local exchange.
+        key_ids: one per account; all share the key in `key_file`.
+        key_file: RSA 2048 in PEM.
+        directory: of the subject's own.
+        postgres: libpq's URL of a database of the subject's own, over a Unix socket; None to use
+            SQLite, in `directory`.
+        detail: what else a subject may want to know.
+    """
+
+    base_url: str
+    key_ids: tuple[str, ...]
+    key_file: str
+    directory: str
+    postgres: str | None = None
+    detail: str = ""
+
+    @property
+    def sqlite_file(self) -> Path:
+        """Where a subject keeps its SQLite database."""
+        return Path(self.directory) / "order_groups.db"
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database as SQLAlchemy names it."""
+        if self.postgres is None:
+            return f"sqlite:///{self.sqlite_file}"
+        return self.postgres.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @property
+    def socket_and_name(self) -> tuple[str, str]:
+        """The directory of Postgres's socket, and the database's name."""
+        url = urlsplit(self.postgres or "")
+        return parse_qs(url.query)["host"][0], url.path.removeprefix("/")
+
+    def to_json(self) -> str:
+        """Write all of it on one line."""
+        return json.dumps(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Place":
+        """Read what `to_json` wrote."""
+        base_url, key_ids, *others = json.loads(text)
+        return cls(base_url, tuple(key_ids), *others)

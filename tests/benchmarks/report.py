@@ -1,0 +1,62 @@
+"""docs/performance.md: the tables with what a reader needs to judge and repeat them."""
+
+from collections.abc import Sequence
+
+from tests.benchmarks.results import Line, Section, lines_as_markdown, machine, table
+
+_HEAD = """\
+# Performance
+
+Made by `python -m tests.benchmarks --write`; do not edit. Each case stands beside its **floor**,
+the least that a poll which keeps a history can cost in Python, and beside **peers**, what people
+would use instead. All run in turn in one session against the same local exchange, which verifies every
+signature and keeps its answer ready; every subject is a process of its own. Values are medians, CPU
+is the exporter's own. Quote the ratios: the rest is the machine's.
+
+    python -m venv .venv
+    .venv/bin/pip install '.[postgres,parquet]' -r tests/benchmarks/requirements.txt
+    .venv/bin/python -m tests.benchmarks              # some ten minutes; --quick: two
+    .venv/bin/python -m tests.benchmarks --cases small large
+"""
+
+_TAIL = """\
+## What is compared
+
+**The floor** (`tests/benchmarks/subjects/floor.py`): a signed GET on a kept `http.client`
+connection, BLAKE2b of the body; if it is another than before, `msgspec`, a comparison with a
+dictionary in memory, and what changed written with `sqlite3` or `psycopg` in one transaction, as
+durable as the exporter's (WAL and `synchronous=FULL`, or Postgres as it comes) into tables of the
+same columns and key. It has no deadlines, limits, retries, strict validation, confirmed removals,
+compare-and-swap, coverage, spool or logs, and no indexes by time.
+
+**dlt** with its `scd2` merge, into SQLite through its SQLAlchemy destination, and into Postgres:
+keeps what changed and when. It cannot tell an absent group from a poll that did not happen, nor
+confirm a removal; it stages and merges all groups whenever it runs, and guesses types.
+
+**naive**, requests and SQLAlchemy Core, one row per group per poll: what changed has to be found
+by comparing all rows; what was not observed cannot be told from what was absent, since a poll
+without groups, and a failed one, leave no row.
+
+**sqlite-utils**, an upsert of the state and each answer appended as one JSON document: SQLite only;
+groups that are gone stay in the state; its history is whole documents.
+"""
+
+
+def as_markdown(lines: Sequence[Line], sections: Sequence[Section]) -> str:
+    """All of the document."""
+    facts = machine()
+    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    parts = [_HEAD]
+    parts.append(
+        f"Measured on {facts['cores']} cores of {facts['processor']}, {facts['system']},"
+        f" Python {facts['python']}; {packages}.\n"
+    )
+    if lines:
+        parts.append(lines_as_markdown(lines) + "\n")
+    for section in sections:
+        parts.append(f"## {section.title}\n")
+        if section.note:
+            parts.append(section.note + "\n")
+        parts.append(table(section.headings, section.rows) + "\n")
+    parts.append(_TAIL)
+    return "\n".join(parts)

@@ -1,0 +1,37 @@
+"""How the floor and the peers sign their requests, written as anybody would write it."""
+
+import base64
+import time
+from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+PATH = "/trade-api/v2/portfolio/order_groups"
+
+_PADDING = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+
+
+class Signer:
+    """Makes the three headers of a signed GET.
+
+    Args:
+        key_file: an RSA key in PEM.
+    """
+
+    def __init__(self, key_file: str) -> None:
+        key = load_pem_private_key(Path(key_file).read_bytes(), None)
+        assert isinstance(key, RSAPrivateKey)
+        self._key = key
+
+    def headers(self, key_id: str) -> dict[str, str]:
+        """Sign one request, now."""
+        timestamp = str(int(time.time() * 1000))
+        signature = self._key.sign(f"{timestamp}GET{PATH}".encode(), _PADDING, hashes.SHA256())
+        return {
+            "KALSHI-ACCESS-KEY": key_id,
+            "KALSHI-ACCESS-TIMESTAMP": timestamp,
+            "KALSHI-ACCESS-SIGNATURE": base64.b64encode(signature).decode(),
+        }

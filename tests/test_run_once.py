@@ -443,7 +443,7 @@ def test_polls_during_an_outage_are_recorded_as_if_there_had_been_none(  # noqa:
         assert finished.returncode == 75
         line, *failure = finished.stderr.splitlines()
         assert len(failure) == (1 if step == 5 else 0)
-        assert "main: spooled: database: " in line
+        assert "main: spooled: database" in line
         assert stat.S_IMODE(spool.stat().st_mode) == 0o700
         assert {stat.S_IMODE(file.stat().st_mode) for file in spool.iterdir()} == {0o600}
     assert len(rows(outage.url, POLLS)) == 10
@@ -482,7 +482,7 @@ def test_what_neither_database_nor_spool_can_keep_is_reported_lost(
     finished = run_cli("--config", config, "--log-level", "ERROR", "run-once")
     assert finished.returncode == 74
     (line,) = finished.stderr.splitlines()
-    assert "main: poll_lost: database: " in line
+    assert "main: poll_lost: database" in line
     assert f"spool: {tmp_path / 'spool'}/" in line
     assert line.endswith("this poll is lost")
 

@@ -71,7 +71,7 @@ class ReadOnlyDatabase(Database):
             )
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
         """Run one read-only transaction, all of it on one snapshot.
 
         Raises:
@@ -79,7 +79,7 @@ class ReadOnlyDatabase(Database):
                 was read cannot be relied on.
         """
         try:
-            with super().transaction() as connection:
+            with super().transaction(durable=durable) as connection:
                 yield connection
         except DatabaseError:
             self._refuse_changed()  # then this is the reason

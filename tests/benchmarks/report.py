@@ -9,9 +9,9 @@ _HEAD = """\
 
 Made by `python -m tests.benchmarks --write`; do not edit. Each case stands beside its **floor**,
 the least that a poll which keeps a history can cost in Python, and beside **peers**, what people
-would use instead. All run in turn in one session against the same local exchange, which verifies every
-signature and keeps its answer ready; every subject is a process of its own. Values are medians, CPU
-is the exporter's own. Quote the ratios: the rest is the machine's.
+would use instead. All run in turn in one session against the same local exchange, which verifies
+every signature and keeps its answer ready; every subject is a process of its own. Values are
+medians, CPU is the exporter's own. Quote the ratios: the rest is the machine's.
 
     python -m venv .venv
     .venv/bin/pip install '.[postgres,parquet]' -r tests/benchmarks/requirements.txt

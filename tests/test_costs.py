@@ -1,0 +1,229 @@
+"""What a poll and a start cost, in counts that are the same on every machine.
+
+Times are for `python -m tests.benchmarks`: here are statements, rows, bytes and modules.
+"""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from exporter.assembly import pollers
+from exporter.config import load
+from exporter.demo.exchange import Exchange, Groups
+from exporter.errors import Exit
+from exporter.poll import Poller
+from tests.conftest import WriteConfig
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a poll did to the database."""
+
+    statements: int
+    rows: int
+
+
+class Meter:
+    """Counts what all engines of this process send and write."""
+
+    def __init__(self) -> None:
+        self._statements = 0
+        self._rows = 0
+        self._files: dict[sqlite3.Connection, int] = {}
+
+    def cost_of(self, poller: Poller) -> Cost:
+        """Poll once, successfully."""
+        self._statements = self._rows = 0
+        self._files.clear()
+        assert poller.poll() is Exit.OK
+        changes = (file.total_changes - before for file, before in self._files.items())
+        return Cost(self._statements, self._rows + sum(changes))
+
+    def before(self, _connection: Any, cursor: Any, *_: Any) -> None:
+        """Hear of a statement about to be sent."""
+        self._statements += 1
+        if isinstance(cursor.connection, sqlite3.Connection):
+            self._files.setdefault(cursor.connection, cursor.connection.total_changes)
+
+    def after(self, _connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        """Hear what became of it; SQLite tells it later, and better."""
+        if not (
+            isinstance(cursor.connection, sqlite3.Connection) or statement.startswith("SELECT")
+        ):
+            self._rows += max(cursor.rowcount, 0)
+
+
+@pytest.fixture
+def meter() -> Iterator[Meter]:
+    """A meter that is on."""
+    meter = Meter()
+    event.listen(Engine, "before_cursor_execute", meter.before)
+    event.listen(Engine, "after_cursor_execute", meter.after)
+    yield meter
+    event.remove(Engine, "before_cursor_execute", meter.before)
+    event.remove(Engine, "after_cursor_execute", meter.after)
+
+
+@pytest.fixture
+def groups(exchange: Exchange, key_id: str) -> Groups:
+    """The account's groups, none yet."""
+    return exchange.groups(key_id)
+
+
+@contextmanager
+def _poller(configuration: Path) -> Iterator[Poller]:
+    loaded = load(configuration)
+    with pollers(loaded, loaded.accounts, stop=threading.Event()) as ready:
+        yield ready[0]
+
+
+def _create(groups: Groups, count: int) -> None:
+    first = len(groups.listing())
+    for number in range(first, first + count):
+        groups.create(f"group-{number:05}")
+
+
+def _change(groups: Groups, count: int) -> None:
+    for group in groups.listing()[:count]:
+        limit = int(group["contracts_limit_fp"].removesuffix(".00")) + 1
+        groups.change(group["id"], contracts_limit_fp=f"{limit}.00")
+
+
+def test_an_unchanged_poll_costs_the_same_with_many_groups_and_a_long_history(
+    write_config: WriteConfig, groups: Groups, meter: Meter, database_url: str
+) -> None:
+    costs = set()
+    _create(groups, 10)
+    with _poller(write_config(database_url=database_url)) as poller:
+        poller.poll()
+        costs |= {meter.cost_of(poller) for _ in range(3)}
+        _create(groups, 990)
+        poller.poll()
+        costs |= {meter.cost_of(poller) for _ in range(3)}
+        for _ in range(40):
+            _change(groups, 10)
+            poller.poll()
+        costs |= {meter.cost_of(poller) for _ in range(3)}
+    (cost,) = costs
+    # The account's head when it is claimed and when it moves on, its coverage, and the poll.
+    assert cost.rows == 4
+
+
+@pytest.mark.parametrize("groups_count", [100, 1_000])
+def test_a_changed_poll_costs_two_rows_per_change_and_no_more_statements(
+    groups_count: int,
+    write_config: WriteConfig,
+    groups: Groups,
+    meter: Meter,
+    database_url: str,
+) -> None:
+    _create(groups, groups_count)
+    with _poller(write_config(database_url=database_url)) as poller:
+        poller.poll()
+        costs = {}
+        for changes in (1, 10, 100):
+            _change(groups, changes)
+            costs[changes] = meter.cost_of(poller)
+    assert len({cost.statements for cost in costs.values()}) == 1
+    # What the unchanged poll writes; what the poll found, and the answer's digest.
+    assert {changes: cost.rows - 2 * changes for changes, cost in costs.items()} == {
+        1: 6,
+        10: 6,
+        100: 6,
+    }
+
+
+def test_groups_that_come_and_go_cost_rows_of_their_own_alone(
+    write_config: WriteConfig, groups: Groups, meter: Meter, database_url: str
+) -> None:
+    _create(groups, 500)
+    with _poller(write_config(database_url=database_url)) as poller:
+        poller.poll()
+        _create(groups, 20)
+        assert meter.cost_of(poller).rows == 20 + 6
+        for group in groups.listing()[:20]:
+            groups.delete(group["id"])
+        assert meter.cost_of(poller).rows == 20 + 6, "each is missed"
+        assert meter.cost_of(poller).rows == 20 + 6, "and its removal confirmed"
+
+
+def test_an_unchanged_poll_writes_the_same_bytes_with_many_groups_and_a_long_history(
+    write_config: WriteConfig, groups: Groups, sqlite_url: str
+) -> None:
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+
+    def written(poller: Poller) -> int:
+        """The fewest bytes of three polls: now and then one begins another page of an index."""
+        sizes = []
+        for _ in range(3):
+            with closing(sqlite3.connect(file)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            poller.poll()
+            sizes.append(file.with_name(f"{file.name}-wal").stat().st_size)
+        return min(sizes)
+
+    _create(groups, 10)
+    with _poller(write_config(database_url=sqlite_url)) as poller:
+        poller.poll()
+        few = written(poller)
+        _create(groups, 1_990)
+        for _ in range(20):
+            _change(groups, 100)
+            poller.poll()
+        many = written(poller)
+    assert 0 < many <= few
+
+
+def _modules(script: str, *arguments: str | Path) -> set[str]:
+    """The packages that a Python process has imported in the end."""
+    listing = "import atexit, sys; atexit.register(lambda: print('modules', *sys.modules))\n"
+    process = subprocess.run(
+        [sys.executable, "-c", listing + script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    word, *names = process.stdout.splitlines()[-1].split()
+    assert word == "modules"
+    return {name.partition(".")[0] for name in names}
+
+
+_COMMAND = "from exporter.cli import main; main()"
+_HEAVY = {
+    "alembic",
+    "apscheduler",
+    "cryptography",
+    "msgspec",
+    "psycopg",
+    "pyarrow",
+    "requests",
+    "sqlalchemy",
+    "urllib3",
+}
+
+
+def test_help_imports_nothing_but_click() -> None:
+    imported = _modules(_COMMAND, "--help")
+    assert "click" in imported
+    assert not imported & _HEAVY
+
+
+def test_run_once_imports_what_a_poll_needs(
+    write_config: WriteConfig, groups: Groups, sqlite_url: str
+) -> None:
+    _create(groups, 25)
+    configuration = write_config(database_url=sqlite_url)
+    with _poller(configuration) as poller:
+        poller.prepare()  # as a migration has to import more
+    imported = _modules(_COMMAND, "--config", configuration, "run-once")
+    assert {"cryptography", "msgspec", "requests", "sqlalchemy"} <= imported
+    assert not imported & {"alembic", "apscheduler", "psycopg", "pyarrow"}

@@ -1,0 +1,44 @@
+"""The code itself, as a developer's tools see it, so that one command covers them too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        ["ruff", "check", "--quiet", "."],
+        ["ruff", "format", "--check", "--quiet", "."],
+        ["mypy", "--no-error-summary"],
+        # It has a command, but no module of that name.
+        ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+    ],
+    ids=["ruff check", "ruff format", "mypy", "import-linter"],
+)
+def test_a_tool_has_nothing_to_say(tool: list[str]) -> None:
+    arguments = tool if tool[0] == "-c" else ["-m", *tool]
+    finished = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_ci_runs_the_commands_that_the_readme_gives() -> None:
+    script = ROOT / ".ci" / "run"
+    if not script.exists():
+        pytest.skip("not in a checkout")
+    assert os.access(script, os.X_OK)
+    command = script.read_text().splitlines()[-1]
+    assert "pytest" in command
+    assert command in (ROOT / "README.md").read_text().splitlines()

@@ -1,0 +1,124 @@
+"""The wheel, built and installed alone: it does what the checkout does."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exporter import __version__
+from exporter.demo.exchange import Exchange
+
+if TYPE_CHECKING:
+    # Tests are no package: these are for the type checker alone.
+    from tests.conftest import WriteConfig
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    finished = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a copy of the checkout: what lies around in it must not matter."""
+    directory = tmp_path_factory.mktemp("build")
+    source = directory / "source"
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns(".git", ".venv*", ".*_cache", "__pycache__", "*.db", "dist"),
+    )
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", cwd=source)
+    (built,) = (source / "dist").iterdir()
+    return built
+
+
+def test_it_holds_the_package_its_migrations_and_its_example(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        example = archive.read("exporter/config.example.toml")
+    assert example == (ROOT / "config.example.toml").read_bytes()
+    modules = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "exporter").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    migrations = {
+        f"exporter/{path.relative_to(ROOT)}"
+        for path in (ROOT / "migrations").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert "exporter/migrations/env.py" in migrations
+    metadata = f"kalshi_exporter-{__version__}.dist-info/"
+    others = {name for name in names if not name.startswith(metadata)}
+    assert others == modules | migrations | {"exporter/config.example.toml"}
+    assert f"{metadata}licenses/LICENSE" in names
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The commands of an environment with this wheel, its dependencies, and nothing else.
+
+    From the package index, as an operator installs it: whatever was missing from the dependencies
+    would be missing here.
+    """
+    environment = tmp_path_factory.mktemp("installed") / "venv"
+    run(sys.executable, "-m", "venv", environment, cwd=environment.parent)
+    run(
+        environment / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        # Compiling everything would take longer than all that is run here.
+        "--no-compile",
+        wheel,
+        cwd=environment.parent,
+    )
+    return environment / "bin"
+
+
+@pytest.fixture(params=["command", "module"])
+def exporter(request: pytest.FixtureRequest, installed: Path, tmp_path: Path) -> Callable[..., str]:
+    """Runs the installed command in a directory that has nothing to do with the checkout."""
+    command = {
+        "command": [installed / "kalshi-exporter"],
+        "module": [installed / "python", "-m", "exporter"],
+    }[request.param]
+    return lambda *arguments: run(*command, *arguments, cwd=tmp_path)
+
+
+def test_the_installed_command_works_from_anywhere(
+    exporter: Callable[..., str], exchange: Exchange, write_config: "WriteConfig", tmp_path: Path
+) -> None:
+    assert exporter("--version").strip().endswith(__version__)
+    assert "run-once" in exporter("--help")
+    assert "Wrote new.toml" in exporter("init", "new.toml")
+    assert (tmp_path / "new.toml").read_bytes() == (ROOT / "config.example.toml").read_bytes()
+    write_config(database_url="sqlite:///first.db")
+    assert exporter("run-once") == ""
+    assert len(exchange.requests) == 1
+    with closing(sqlite3.connect(tmp_path / "first.db")) as connection:
+        assert connection.execute("SELECT outcome FROM polls").fetchall() == [("ok",)]
+    write_config(database_url="sqlite:///second.db")
+    assert "The schema went from nothing to" in exporter("migrate")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, event
@@ -21,7 +21,9 @@ from exporter.config import load
 from exporter.demo.exchange import Exchange, Groups
 from exporter.errors import Exit
 from exporter.poll import Poller
-from tests.conftest import WriteConfig
+
+if TYPE_CHECKING:
+    from tests.conftest import WriteConfig
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _change(groups: Groups, count: int) -> None:
 
 
 def test_an_unchanged_poll_costs_the_same_with_many_groups_and_a_long_history(
-    write_config: WriteConfig, groups: Groups, meter: Meter, database_url: str
+    write_config: "WriteConfig", groups: Groups, meter: Meter, database_url: str
 ) -> None:
     costs = set()
     _create(groups, 10)
@@ -121,7 +123,7 @@ def test_an_unchanged_poll_costs_the_same_with_many_groups_and_a_long_history(
 @pytest.mark.parametrize("groups_count", [100, 1_000])
 def test_a_changed_poll_costs_two_rows_per_change_and_no_more_statements(
     groups_count: int,
-    write_config: WriteConfig,
+    write_config: "WriteConfig",
     groups: Groups,
     meter: Meter,
     database_url: str,
@@ -143,7 +145,7 @@ def test_a_changed_poll_costs_two_rows_per_change_and_no_more_statements(
 
 
 def test_groups_that_come_and_go_cost_rows_of_their_own_alone(
-    write_config: WriteConfig, groups: Groups, meter: Meter, database_url: str
+    write_config: "WriteConfig", groups: Groups, meter: Meter, database_url: str
 ) -> None:
     _create(groups, 500)
     with _poller(write_config(database_url=database_url)) as poller:
@@ -157,7 +159,7 @@ def test_groups_that_come_and_go_cost_rows_of_their_own_alone(
 
 
 def test_an_unchanged_poll_writes_the_same_bytes_with_many_groups_and_a_long_history(
-    write_config: WriteConfig, groups: Groups, sqlite_url: str
+    write_config: "WriteConfig", groups: Groups, sqlite_url: str
 ) -> None:
     file = Path(sqlite_url.removeprefix("sqlite:///"))
 
@@ -218,7 +220,7 @@ def test_help_imports_nothing_but_click() -> None:
 
 
 def test_run_once_imports_what_a_poll_needs(
-    write_config: WriteConfig, groups: Groups, sqlite_url: str
+    write_config: "WriteConfig", groups: Groups, sqlite_url: str
 ) -> None:
     _create(groups, 25)
     configuration = write_config(database_url=sqlite_url)

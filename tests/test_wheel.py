@@ -101,10 +101,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["command", "module"])
 def exporter(request: pytest.FixtureRequest, installed: Path, tmp_path: Path) -> Callable[..., str]:
     """Runs the installed command in a directory that has nothing to do with the checkout."""
-    command = {
+    commands: dict[str, list[str | Path]] = {
         "command": [installed / "kalshi-exporter"],
         "module": [installed / "python", "-m", "exporter"],
-    }[request.param]
+    }
+    command = commands[request.param]
     return lambda *arguments: run(*command, *arguments, cwd=tmp_path)
 
 

@@ -3,24 +3,31 @@
 Nothing here rests on session state, so that a pooler in transaction mode may stand between.
 """
 
+import math
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from exporter.clock import elapsed
 from exporter.errors import ConfigurationError, DatabaseError
 
 _SQLITE_BUSY_SECONDS = 10.0
 _CONNECT_SECONDS = 5
 _DEAD_PEER_SECONDS = 10
 _SILENT_PEER_SECONDS = 10
+_PING_SECONDS = 5.0
+_STATEMENT_SECONDS = 10.0
+_IDLE_SECONDS = 20.0
+# What a server that still runs needs to say that it has given up.
+_LENIENCE_SECONDS = 1.0
 
 
 class Database:
@@ -106,11 +113,11 @@ class Database:
         return engine
 
 
-def _pragma(connection: Connection, text: str) -> None:
+def _pragma(connection: Connection, setting: str) -> None:
     """Set it on SQLite's own connection: outside of the transaction that SQLAlchemy would begin."""
     driver = connection.connection.driver_connection
     assert driver is not None  # noqa: S101  # a connection in use has one
-    driver.execute(f"PRAGMA {text}")
+    driver.execute(f"PRAGMA {setting}")
 
 
 def _postgres_engine(url: URL, pool_size: int) -> Engine:
@@ -125,7 +132,7 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         "application_name": "kalshi-exporter",
     }
     defaults = {key: value for key, value in defaults.items() if key not in url.query}
-    return create_engine(
+    engine = create_engine(
         url.update_query_dict(defaults),
         # Prepared statements belong to a session, which a pooler takes away between transactions.
         connect_args={"prepare_threshold": None},
@@ -134,6 +141,77 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         # A connection that died between two polls is replaced, not reported.
         pool_pre_ping=True,
     )
+    _bound_waits(engine)
+    return engine
+
+
+def _bound_waits(engine: Engine) -> None:
+    """Let every wait for the server end after its connection's `patience`, in seconds.
+
+    A server that hangs keeps its connections and answers nothing: nobody else would end the wait.
+    """
+    import psycopg  # noqa: PLC0415  # an extra
+
+    class BoundedConnection(psycopg.Connection[Any]):
+        patience: float | None = _PING_SECONDS
+
+        def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
+            return super().wait(self._bounded(gen), *args, **kwargs)
+
+        def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+            began = elapsed()
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted
+                    if not ready and elapsed() - began > (self.patience or math.inf):
+                        self.pgconn.finish()
+                        raise psycopg.OperationalError(
+                            f"no answer from the server in {self.patience:g} s"
+                        )
+                    wanted = gen.send(ready)
+            except StopIteration as end:
+                return end.value
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: object, _record: object, args: Any, kwargs: Any) -> Any:
+        return BoundedConnection.connect(*args, **kwargs)
+
+    @event.listens_for(engine, "checkout")
+    def _taken(connection: Any, _record: object, _proxy: object) -> None:
+        connection.patience = None
+
+    @event.listens_for(engine, "checkin")
+    def _given_back(connection: Any, _record: object) -> None:
+        if connection is not None:
+            connection.patience = _PING_SECONDS
+
+
+def bound(connection: Connection, *, rows: int = 0) -> None:
+    """Bound how long each statement from here to the end of the transaction may take.
+
+    On Postgres, where a lock, a slow disk or a hung server would be waited for without end; so
+    would be this process, should it be stopped or cut off while it holds the account's row.
+
+    Args:
+        connection: in a transaction.
+        rows: how many the statements may write, which takes its time.
+    """
+    if connection.dialect.name == "sqlite":
+        return  # which waits for its lock alone, and never long
+    seconds = _STATEMENT_SECONDS + rows / 1000
+    driver: Any = connection.connection.driver_connection
+    driver.patience = seconds + _LENIENCE_SECONDS
+    connection.execute(
+        _BOUND, {"statement": f"{seconds:.0f}s", "idle": f"{_IDLE_SECONDS + rows / 1000:.0f}s"}
+    )
+
+
+# For the transaction, not the session, which may be a pooler's.
+_BOUND = text(
+    "SELECT set_config('statement_timeout', :statement, true),"
+    " set_config('idle_in_transaction_session_timeout', :idle, true)"
+)
 
 
 def _make_private(path: Path) -> None:

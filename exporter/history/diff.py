@@ -41,9 +41,10 @@ class Difference:
     missed: tuple[str, ...]
     removed: tuple[str, ...]
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to write."""
-        return any((self.added, self.changed, self.returned, self.missed, self.removed))
+    def __len__(self) -> int:
+        """How many groups there are to write; with none of them it is false."""
+        steps = (self.added, self.changed, self.returned, self.missed, self.removed)
+        return sum(map(len, steps))
 
 
 def compare(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 
 from exporter.errors import DatabaseError, SchemaError
-from exporter.history.database import Database, translated_errors
+from exporter.history.database import Database, bound, translated_errors
 from exporter.history.schema import REVISION, metadata
 from exporter.resources import shipped
 
@@ -38,6 +38,7 @@ def current_revision(database: Database) -> str | None:
     """
     try:
         with translated_errors(database.path), database.engine.connect() as connection:
+            bound(connection)
             return _revision(connection)
     except DatabaseError as error:
         # Asked of SQLite, never found out by opening the file here: closing it again would take

@@ -12,7 +12,7 @@ from exporter import __version__
 from exporter.errors import BusyError, Outcome
 from exporter.history import head as heads
 from exporter.history import snapshots
-from exporter.history.database import Database
+from exporter.history.database import Database, bound
 from exporter.history.diff import Difference, Known, apply, compare
 from exporter.history.head import Head
 from exporter.history.schema import polls
@@ -93,6 +93,7 @@ class Store:
         self.prepare()
         # What is written never rests on a claim: it may be forgotten in a power cut.
         with self._database.transaction(durable=False) as connection:
+            bound(connection)
             head = heads.claim(
                 connection,
                 account,
@@ -113,6 +114,7 @@ class Store:
             DatabaseError: the database failed.
         """
         with self._database.transaction() as connection:
+            bound(connection)
             heads.note_loss(connection, account, polls=polls, last_started_at=last_started_at)
 
     def write(
@@ -132,6 +134,7 @@ class Store:
                 nobody knows whether the poll is written: spool it, which finds out.
         """
         with self._database.transaction() as connection:
+            bound(connection)
             late = False
             if head is None:
                 # Locked before looking, so that a commit still under way is waited for.
@@ -215,6 +218,7 @@ class Store:
         )
         counts = _counts(difference)
         if difference:
+            bound(connection, rows=len(difference))
             snapshots.write(connection, head, difference, observed_at=observed_at, poll_id=poll_id)
             _update_poll(connection, poll_id, **counts)
             known = apply(known, difference, observed_at=observed_at)

@@ -89,7 +89,9 @@ def run_daemon(tmp_path: Path) -> Iterator[RunDaemon]:
     """Start daemons; those that still live at the end are killed."""
     started: list[Daemon] = []
 
-    def run(config: Path, *, env: Mapping[str, str] | None = None, before: Sequence[str] = ()) -> Daemon:
+    def run(
+        config: Path, *, env: Mapping[str, str] | None = None, before: Sequence[str] = ()
+    ) -> Daemon:
         log = tmp_path / f"daemon-{len(started)}.log"
         started.append(Daemon(config, log, env=env or {}, before=before))
         return started[-1]

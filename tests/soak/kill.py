@@ -195,7 +195,8 @@ class World:
         until = time.monotonic() + _LEASE + _LONGEST_POLL
         while (code := self._finish("there", "run-once")) != 0:
             # 69: the deadline is short for the machine's sake alone; on a busy one it may pass.
-            if code not in {69, 75} or time.monotonic() > until:
+            # 255 is no code of the exporter's: multiprocessing has lost sight of the process.
+            if code not in {69, 75, 255} or time.monotonic() > until:
                 raise BrokenError(f"{self.name}: run-once exits with {code}")
             time.sleep(0.02)
 
@@ -257,9 +258,12 @@ class Migrations:
         self.kills["migrate"] += killed
         killed_at = time.monotonic()
         self._judge(url, before, done=False)
-        process = context.Process(target=_command, args=(arguments, log))
-        process.start()
-        process.join(_LONGEST_POLL)
+        for _ in range(3):
+            process = context.Process(target=_command, args=(arguments, log))
+            process.start()
+            process.join(_LONGEST_POLL)
+            if process.exitcode != 255:  # no code of the exporter's: multiprocessing lost sight
+                break
         if process.exitcode != 0:
             raise BrokenError(f"{name}: migrate exits with {process.exitcode} after a kill; {log}")
         self.longest_recovery = max(self.longest_recovery, time.monotonic() - killed_at)

@@ -1,14 +1,18 @@
 """A migrated database of each kind, and a short way to put polls into it and to look at it."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, text
 
 from exporter.errors import ApiError, Outcome
 from exporter.history import schema
@@ -108,9 +112,13 @@ class History:
         return self.write(self.poll(seconds, outcome=name), self.claim(seconds - 0.003))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """All rows of a table or view, as Python values, sorted by their instants and ids."""
+        """All rows of a table or view, as Python values, by its first three columns."""
+        return self.rows_of(name)[name]
+
+    def rows_of(self, *names: str) -> dict[str, list[dict[str, Any]]]:
+        """All rows of some tables and views, as of one instant."""
         with self.database.transaction() as connection:
-            return read(connection, name)
+            return {name: read(connection, name) for name in names}
 
     def row(self, name: str, **expected: Any) -> dict[str, Any]:
         """The only row of a table or view that has these values."""
@@ -123,16 +131,33 @@ class History:
 
     def as_of(self, seconds: float) -> dict[str, Decimal | None]:
         """The groups as of an instant and their limits, by the contract's formula."""
-        snapshots = schema.order_group_snapshots
-        instant = self.at(seconds)
-        formula = text("valid_from <= :t AND (valid_to IS NULL OR valid_to > :t)").bindparams(
-            t=schema.to_text(instant) if self.database.is_sqlite else instant
-        )
+        groups = self.as_of_instant(self.at(seconds))[2]
+        return {group.id: group.contracts_limit for group in groups}
+
+    def as_of_instant(self, instant: datetime) -> tuple[bool, list[str], list[OrderGroup]]:
+        """Whether an instant was observed, the causes of the gaps it is in, and the groups then."""
+        parameters = {"t": schema.to_text(instant) if self.database.is_sqlite else instant}
         with self.database.transaction() as connection:
-            rows = connection.execute(
-                select(snapshots.c.order_group_id, snapshots.c.contracts_limit).where(formula)
+            covered, gaps, groups = (
+                connection.execute(text(statement), parameters).all()
+                for statement in (
+                    "SELECT 1 FROM coverage WHERE started_at <= :t AND ended_at >= :t",
+                    "SELECT cause FROM coverage_gaps WHERE gap_start < :t AND gap_end > :t",
+                    (
+                        "SELECT order_group_id, is_auto_cancel_enabled, contracts_limit,"
+                        " exchange_index, CAST(extra AS text) FROM order_group_snapshots"
+                        " WHERE valid_from <= :t AND (valid_to IS NULL OR valid_to > :t)"
+                    ),
+                )
             )
-            return {row.order_group_id: row.contracts_limit for row in rows}
+        return (
+            bool(covered),
+            [row.cause for row in gaps],
+            [
+                OrderGroup(name, bool(enabled), limit and Decimal(limit), index, extra)
+                for name, enabled, limit, index, extra in groups
+            ],
+        )
 
 
 _TYPES: Mapping[str, Callable[[Any], Any]] = {
@@ -174,3 +199,64 @@ def history(database: Database) -> History:
 def history_of() -> Callable[[Database], History]:
     """Polls in a database that the test chose."""
     return lambda database: History(database, Store(database, owner="first"))
+
+
+# Runs `act(database)` on copies of a file, each in a process that kills itself before its n-th
+# statement or commit; the last gets to its end. Forked, for starting Python takes longer.
+_KILLED_AT_EACH = """
+import itertools, os, shutil, signal, sys
+from sqlalchemy import event
+from exporter.history.database import Database
+{imports}
+
+{act}
+
+def run(path, last):
+    count = itertools.count(1)
+
+    def die(*_):
+        if next(count) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    database = Database(f"sqlite:///{{path}}")
+    event.listen(database.engine, "before_cursor_execute", die)
+    event.listen(database.engine, "commit", die)
+    act(database)
+
+template = sys.argv[1]
+for number in itertools.count(1):
+    path = f"{{template}}.{{number:02}}"
+    if os.path.exists(template):
+        shutil.copyfile(template, path)
+    child = os.fork()
+    if child == 0:
+        run(path, number)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code != -signal.SIGKILL:
+        sys.exit(code)
+"""
+
+
+@pytest.fixture
+def killed_at_each_statement(tmp_path: Path) -> Callable[..., list[Path]]:
+    """Do something to copies of a SQLite file, and be killed at each statement in turn.
+
+    Gives the copies, of which only the last was not interrupted.
+    """
+
+    def run(template: Path, imports: str, act: str) -> list[Path]:
+        script = _KILLED_AT_EACH.format(imports=imports, act=act)
+        subprocess.run(
+            [sys.executable, "-c", script, template],
+            check=True,
+            timeout=60,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        return sorted(
+            path
+            for path in tmp_path.iterdir()
+            if path.stem == template.name and path != template and path.suffix[1:].isdigit()
+        )
+
+    return run

@@ -1,0 +1,215 @@
+"""Claims, coverage and the causes of gaps."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter.errors import BusyError, Outcome
+from exporter.history.head import PATIENCE, Head
+from exporter.history.store import Store
+
+if TYPE_CHECKING:
+    from tests.history.conftest import History
+
+
+@pytest.fixture
+def second(history: "History") -> Store:
+    """The store of another exporter."""
+    return Store(history.database, owner="second")
+
+
+def claim(history: "History", store: Store, seconds: float, **options: float) -> Head:
+    return store.claim("main", now=history.at(seconds), **{"lease": 10.0} | options)
+
+
+def test_a_first_claim_finds_nothing_observed(history: "History") -> None:
+    assert claim(history, history.store, 0) == Head(
+        account="main",
+        version=0,
+        observed_at=None,
+        last_poll_id=None,
+        digest=None,
+        group_count=None,
+        coverage_started_at=None,
+        refused_polls=0,
+    )
+
+
+def test_a_claim_keeps_others_away_until_it_ends(history: "History", second: Store) -> None:
+    claim(history, history.store, 0)
+    with pytest.raises(BusyError):
+        claim(history, second, 9.999999)
+    claim(history, second, 10)
+
+
+def test_a_claim_never_keeps_its_owner_away(history: "History") -> None:
+    claim(history, history.store, 0)
+    claim(history, history.store, 1, unless_polled_within=60)
+
+
+def test_a_claim_is_of_one_account(history: "History", second: Store) -> None:
+    claim(history, history.store, 0)
+    second.claim("other", now=history.at(0), lease=10)
+
+
+@pytest.mark.parametrize("outcome", ["ok", "timeout"])
+def test_a_claim_ends_with_its_poll(history: "History", second: Store, outcome: Outcome) -> None:
+    head = claim(history, history.store, 0)
+    history.write(history.poll(1, outcome=outcome), head)
+    claim(history, second, 2)
+
+
+@pytest.mark.parametrize("outcome", ["ok", "timeout"])
+def test_a_claim_of_another_does_not_end_with_one_s_own_poll(
+    history: "History", second: Store, outcome: Outcome
+) -> None:
+    head = claim(history, history.store, 0)
+    claim(history, second, 11)
+    history.write(history.poll(12, outcome=outcome), head)
+    with pytest.raises(BusyError):
+        claim(history, history.store, 13)
+
+
+def test_a_poll_of_another_counts_for_a_while(history: "History", second: Store) -> None:
+    history.write(history.poll(1), claim(history, history.store, 0))
+    with pytest.raises(BusyError):
+        claim(history, second, 53.9, unless_polled_within=54)
+    claim(history, second, 54, unless_polled_within=54)
+
+
+@pytest.mark.parametrize("seconds", [-601.0, -86_400.0])
+def test_a_claim_and_a_poll_in_the_future_bind_nobody(
+    history: "History", second: Store, seconds: float
+) -> None:
+    claim(history, history.store, 0)
+    claim(history, second, seconds, unless_polled_within=60)
+
+
+def test_refused_polls_are_counted_in_a_row(history: "History") -> None:
+    history.fail(0, "unauthorized")
+    history.fail(60, "unauthorized")
+    assert history.claim(90).refused_polls == 2
+    history.fail(120, "timeout")
+    assert history.claim(150).refused_polls == 0
+    history.fail(180, "unauthorized")
+    history.observe(240)
+    assert history.claim(300).refused_polls == 0
+
+
+def test_an_account_that_is_refused_rests_whoever_asks(history: "History", second: Store) -> None:
+    for number in range(PATIENCE - 1):
+        history.fail(60 * number, "unauthorized")
+    last = 60 * PATIENCE
+    claim(history, second, last - 30, unless_refused_within=300)
+    history.fail(last, "unauthorized")
+    for store in (history.store, second):
+        with pytest.raises(BusyError):
+            claim(history, store, last + 299, unless_refused_within=300)
+    claim(history, second, last + 299)  # such as `run-once`
+    claim(history, second, last + 299 + 300, unless_refused_within=300)
+
+
+def test_the_digest_is_kept_only_while_nothing_is_missing(history: "History") -> None:
+    a, b = history.group("a"), history.group("b")
+    history.confirm_removal = 3
+    history.observe(0, a, b, digest="both")
+    assert history.claim(1).digest == "both"
+    history.observe(60, a, digest="one")
+    assert history.claim(61).digest is None
+    history.observe(120, a, digest="one")
+    assert history.claim(121).digest is None
+    assert history.observe(180, a, digest="one").removed == 1
+    assert history.claim(181).digest == "one"
+
+
+def stretches(history: "History") -> list[tuple[Any, Any, int]]:
+    return [(row["started_at"], row["ended_at"], row["polls"]) for row in history.rows("coverage")]
+
+
+def test_coverage_reaches_over_2_5_intervals_and_no_further(history: "History") -> None:
+    history.observe(0)
+    history.observe(150)
+    assert stretches(history) == [(history.at(0), history.at(150), 2)]
+
+    history.observe(300.000001)
+    later = history.at(300.000001)
+    assert stretches(history) == [(history.at(0), history.at(150), 2), (later, later, 1)]
+    assert history.row("coverage_gaps") == {
+        "account": "main",
+        "gap_start": history.at(150),
+        "gap_end": later,
+        "seconds": 150.000001,
+        "cause": "not_running",
+    }
+
+
+def test_coverage_goes_by_the_interval_of_the_poll_that_comes(history: "History") -> None:
+    history.observe(0)
+    history.interval = 10.0
+    history.observe(26)
+    history.interval = 3600.0
+    history.observe(9026)
+    assert [polls for _, _, polls in stretches(history)] == [1, 2]
+
+
+def test_before_the_first_observation_there_is_no_gap(history: "History") -> None:
+    history.fail(0)
+    history.observe(600)
+    assert history.rows("coverage_gaps") == []
+
+
+def causes(history: "History", *outcomes: Outcome) -> list[str]:
+    history.observe(0)
+    for number, outcome in enumerate(outcomes, start=1):
+        history.fail(60 * number, outcome)
+    history.observe(3600)
+    return [row["cause"] for row in history.rows("coverage_gaps")]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "cause"),
+    [
+        ([], "not_running"),
+        (["timeout"], "timeout"),
+        (["timeout", "timeout", "server_error"], "timeout"),
+        (["server_error", "timeout", "timeout"], "timeout"),
+        (["timeout", "server_error"], "server_error"),
+        (["server_error", "timeout"], "timeout"),
+    ],
+)
+def test_a_gap_s_cause_is_what_most_polls_in_it_met_and_the_latest_of_equals(
+    history: "History", outcomes: list[Outcome], cause: str
+) -> None:
+    assert causes(history, *outcomes) == [cause]
+
+
+def test_failures_before_the_last_observation_cause_no_gap(history: "History") -> None:
+    history.observe(0)
+    history.fail(60, "timeout")
+    history.observe(120)
+    history.observe(3600)
+    assert [row["cause"] for row in history.rows("coverage_gaps")] == ["not_running"]
+
+
+def test_lost_polls_are_the_cause_of_their_gap(history: "History") -> None:
+    history.observe(0)
+    for seconds in (60, 120):
+        history.store.note_loss("main", polls=2, last_started_at=history.at(seconds))
+    history.fail(180, "timeout")
+    history.observe(3600)
+    history.observe(7200)
+    assert [row["cause"] for row in history.rows("coverage_gaps")] == ["not_kept", "not_running"]
+
+
+def test_polls_lost_before_the_last_observation_cause_no_gap(history: "History") -> None:
+    history.observe(120)
+    history.store.note_loss("main", polls=2, last_started_at=history.at(60))
+    history.observe(3600)
+    assert [row["cause"] for row in history.rows("coverage_gaps")] == ["not_running"]
+
+
+def test_an_observation_is_never_dated_before_the_one_it_follows(history: "History") -> None:
+    history.observe(60)
+    history.observe(60)
+    assert history.claim(70).observed_at == history.at(60) + timedelta(microseconds=1)

@@ -1,0 +1,353 @@
+"""Migrations: from nothing and from each revision, whole or not at all, by one of many at once."""
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import inspect, text
+
+from exporter.errors import DatabaseError, SchemaError
+from exporter.history.database import Database
+from exporter.history.migrate import current_revision, ensure_current, migrate
+from exporter.history.schema import REVISION
+
+if TYPE_CHECKING:
+    from tests.history.conftest import History
+
+REVISIONS = [f"{number:04}" for number in range(1, int(REVISION) + 1)]
+BEFORE = REVISIONS[-2]
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Database]:
+    """A SQLite database without any tables."""
+    database = Database(sqlite_url)
+    yield database
+    database.close()
+
+
+def schema_of(database: Database) -> dict[str, Any]:
+    """The tables, columns, indexes and views that are there."""
+    with database.transaction() as connection:
+        there = inspect(connection)
+        return {
+            "columns": {
+                name: [(column["name"], str(column["type"])) for column in there.get_columns(name)]
+                for name in sorted(there.get_table_names() + there.get_view_names())
+            },
+            "indexes": {
+                name: sorted(str(index["name"]) for index in there.get_indexes(name))
+                for name in there.get_table_names()
+            },
+        }
+
+
+def execute(database: Database, *statements: str) -> None:
+    with database.transaction() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def backups(database: Database) -> list[Path]:
+    assert database.path is not None
+    return sorted(database.path.parent.glob(f"{database.path.name}.*.backup"))
+
+
+def test_makes_the_schema_from_nothing_and_then_nothing_more(empty_database: Database) -> None:
+    assert current_revision(empty_database) is None
+    assert migrate(empty_database) == (None, None)
+    made = schema_of(empty_database)
+
+    assert migrate(empty_database) == (REVISION, None)
+    assert current_revision(empty_database) == REVISION
+    assert schema_of(empty_database) == made
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_keeps_the_data_of_each_revision_and_shows_it_in_the_views(
+    empty_database: Database, history_of: Callable[[Database], "History"], revision: str
+) -> None:
+    migrate(empty_database, to=revision)
+    history = history_of(empty_database)
+    history.observe(0, history.group("a", extra='{"x":1e400}'), history.group("b"))
+    history.fail(300, "server_error")
+    history.observe(600, history.group("a", "2.00"))
+    tables = ("accounts", "coverage", "gap_outcomes", "order_group_snapshots", "polls")
+    before = history.rows_of(*tables)
+
+    assert migrate(empty_database)[0] == revision
+
+    assert history.rows_of(*tables) == before
+    assert [row["change"] for row in history.rows("order_group_changes")] == [
+        "appeared",
+        "changed",
+        "appeared",
+    ]
+    assert history.row("coverage_gaps")["cause"] == "server_error"
+
+
+def run(*processes: subprocess.Popen[bytes]) -> list[int]:
+    return [process.wait(60) for process in processes]
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+_MIGRATE = """
+    import sys
+    from exporter.history.database import Database
+    from exporter.history.migrate import migrate
+    migrate(Database(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("revision", [None, BEFORE])
+def test_several_processes_at_once_migrate_once(
+    database_url: str, empty_database: Database, revision: str | None
+) -> None:
+    if revision is not None:
+        migrate(empty_database, to=revision)
+
+    assert run(*(start(_MIGRATE, database_url) for _ in range(4))) == [0] * 4
+
+    assert current_revision(empty_database) == REVISION
+    if empty_database.is_sqlite:
+        assert len(backups(empty_database)) == (revision is not None)
+
+
+@pytest.mark.parametrize("revision", [None, BEFORE])
+def test_killed_at_any_statement_it_leaves_the_old_schema_or_the_new(
+    tmp_path: Path,
+    revision: str | None,
+    killed_at_each_statement: Callable[[Path, str, str], list[Path]],
+) -> None:
+    template = tmp_path / "order_groups"
+    old, new = Database(f"sqlite:///{template}"), Database(f"sqlite:///{tmp_path / 'new'}")
+    if revision is not None:
+        migrate(old, to=revision)
+    migrate(new)
+    legal = [schema_of(old), schema_of(new)]
+    old.close()
+    new.close()
+
+    *killed, whole = killed_at_each_statement(
+        template,
+        "from exporter.history.migrate import migrate\nfrom alembic import command",
+        "def act(database): migrate(database)",
+    )
+
+    assert len(killed) > 8
+    for path in (*killed, whole):
+        database = Database(f"sqlite:///{path}")
+        assert schema_of(database) == legal[path == whole]
+        migrate(database)
+        assert schema_of(database) == legal[1]
+        database.close()
+
+
+class _Interrupted(BaseException):
+    """As a signal would."""
+
+
+def test_interrupted_on_postgres_it_leaves_the_old_schema(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(postgres_url)
+    migrate(database, to=BEFORE)
+    before = schema_of(database)
+
+    def interrupt(_connection: Any) -> None:
+        raise _Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database.engine.dialect, "do_commit", interrupt)
+        with pytest.raises(_Interrupted):
+            migrate(database)
+    assert schema_of(database) == before
+    migrate(database)
+    assert current_revision(database) == REVISION
+    database.close()
+
+
+@pytest.mark.parametrize("act", [migrate, lambda it: ensure_current(it, auto_migrate=True)])
+def test_a_newer_schema_is_refused_and_left_as_it_is(
+    database: Database, act: Callable[[Database], object]
+) -> None:
+    execute(database, "UPDATE alembic_version SET version_num = '9999'")
+    before = schema_of(database)
+
+    with pytest.raises(SchemaError, match=r"9999, newer than .*install") as caught:
+        act(database)
+
+    assert int(caught.value.exit_code) == 78
+    assert schema_of(database) == before
+
+
+@pytest.mark.parametrize("revision", ["1975ea83b712", "0001abc", "0000", "head"])
+def test_a_database_of_another_user_of_alembic_is_refused(
+    empty_database: Database, revision: str
+) -> None:
+    execute(
+        empty_database,
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+        f"INSERT INTO alembic_version VALUES ('{revision}')",
+    )
+    before = schema_of(empty_database)
+
+    with pytest.raises(SchemaError, match=f"another program's, at its revision {revision}"):
+        migrate(empty_database)
+    assert schema_of(empty_database) == before
+
+
+def test_a_database_with_several_heads_is_another_program_s(empty_database: Database) -> None:
+    execute(
+        empty_database,
+        "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+        "INSERT INTO alembic_version VALUES ('0001'), ('0002')",
+    )
+    with pytest.raises(SchemaError, match="another program's"):
+        current_revision(empty_database)
+
+
+def test_tables_of_the_same_names_are_refused_and_left_as_they_are(
+    empty_database: Database,
+) -> None:
+    execute(empty_database, "CREATE TABLE accounts (iban TEXT)", "CREATE TABLE other (a TEXT)")
+    before = schema_of(empty_database)
+
+    with pytest.raises(SchemaError, match="tables of another program's, accounts: give"):
+        migrate(empty_database)
+    assert schema_of(empty_database) == before
+
+
+def test_tables_of_other_names_may_live_beside_it(empty_database: Database) -> None:
+    execute(empty_database, "CREATE TABLE other (a TEXT)", "INSERT INTO other VALUES ('kept')")
+    migrate(empty_database)
+    with empty_database.transaction() as connection:
+        assert connection.execute(text("SELECT a FROM other")).scalar_one() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("revision", "said"), [(None, "has no tables yet"), (BEFORE, f"is at revision {BEFORE}")]
+)
+def test_without_auto_migrate_an_older_schema_is_refused_with_a_hint(
+    empty_database: Database, revision: str | None, said: str
+) -> None:
+    if revision is not None:
+        migrate(empty_database, to=revision)
+    with pytest.raises(SchemaError, match=f"{said}.*run `kalshi-exporter migrate`"):
+        ensure_current(empty_database, auto_migrate=False)
+    assert current_revision(empty_database) == revision
+
+
+def test_without_auto_migrate_the_current_schema_is_welcome(database: Database) -> None:
+    ensure_current(database, auto_migrate=False)
+
+
+def test_with_auto_migrate_an_older_schema_is_migrated(empty_database: Database) -> None:
+    ensure_current(empty_database, auto_migrate=True)
+    assert current_revision(empty_database) == REVISION
+
+
+def test_a_current_schema_is_found_without_alembic(sqlite: Database) -> None:
+    migrate(sqlite)
+    script = """
+        import sys
+        from exporter.history.database import Database
+        from exporter.history.migrate import ensure_current
+        ensure_current(Database(sys.argv[1]), auto_migrate=True)
+        sys.exit("alembic" in sys.modules)
+    """
+    assert run(start(script, str(sqlite.url))) == [0]
+
+
+def test_a_sqlite_file_is_copied_before_an_upgrade_and_only_then(
+    sqlite: Database, history_of: Callable[[Database], "History"]
+) -> None:
+    migrate(sqlite, to=BEFORE)
+    assert backups(sqlite) == []
+    history = history_of(sqlite)
+    history.observe(0, history.group("a"))
+    snapshots = history.rows("order_group_snapshots")
+    old_umask = os.umask(0)
+    try:
+        before, backup = migrate(sqlite)
+    finally:
+        os.umask(old_umask)
+
+    assert before == BEFORE
+    assert backup is not None
+    assert backups(sqlite) == [backup]
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    copy = Database(f"sqlite:///{backup}")
+    assert current_revision(copy) == BEFORE
+    assert history_of(copy).rows("order_group_snapshots") == snapshots
+    copy.close()
+    assert migrate(sqlite) == (REVISION, None)
+    assert backups(sqlite) == [backup]
+
+
+def test_without_a_copy_nothing_is_upgraded(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(sqlite, to=BEFORE)
+
+    def no_room(*_arguments: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", no_room)
+    with pytest.raises(DatabaseError, match=r"cannot copy .* No space left on device"):
+        migrate(sqlite)
+    assert current_revision(sqlite) == BEFORE
+    assert backups(sqlite) == []
+
+
+def test_the_copy_holds_what_others_wrote_until_the_upgrade(sqlite: Database) -> None:
+    # Committed by another connection, and still in the journal alone.
+    migrate(sqlite, to=BEFORE)
+    assert sqlite.path is not None
+    with closing(sqlite3.connect(sqlite.path)) as other:
+        other.execute("PRAGMA wal_autocheckpoint=0")
+        other.execute(
+            "INSERT INTO coverage VALUES ('main', '2026-01-01T00:00:00.000000Z',"
+            " '2026-01-01T00:00:00.000000Z', 1, NULL, NULL)"
+        )
+        other.commit()
+        _, backup = migrate(sqlite)
+    assert backup is not None
+    with closing(sqlite3.connect(backup)) as copy:
+        assert copy.execute("SELECT COUNT(*) FROM coverage").fetchone() == (1,)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    content = "these are my notes, do not touch\n"
+    path.write_text(content)
+    database = Database(f"sqlite:///{path}")
+    for act in (current_revision, migrate):
+        with pytest.raises(SchemaError, match=r"notes\.txt is a file, but not a SQLite database"):
+            act(database)
+    assert path.read_text() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+    database.close()
+
+
+def test_an_empty_file_is_a_database_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "empty.db"
+    path.touch()
+    database = Database(f"sqlite:///{path}")
+    migrate(database)
+    assert current_revision(database) == REVISION
+    database.close()

@@ -1,0 +1,124 @@
+"""The tables that the code knows are those that the migrations make, and keep what they get."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import bindparam, inspect, literal, select, text
+from sqlalchemy.exc import IntegrityError
+
+from exporter.errors import DatabaseError
+from exporter.history import schema
+from exporter.history.database import Database
+from exporter.history.schema import ExactDecimal, Instant, metadata, to_text
+
+if TYPE_CHECKING:
+    from tests.history.conftest import History
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
+    with database.transaction() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_migrations_make_the_keys_and_indexes_that_the_code_knows(database: Database) -> None:
+    with database.transaction() as connection:
+        there = inspect(connection)
+        for table in metadata.tables.values():
+            key = there.get_pk_constraint(table.name)["constrained_columns"]
+            assert key == [column.name for column in table.primary_key]
+            assert {
+                str(index["name"]): index["column_names"] for index in there.get_indexes(table.name)
+            } == {index.name: [column.name for column in index.columns] for index in table.indexes}
+
+
+def test_the_newest_revision_is_the_one_that_the_code_names() -> None:
+    configuration = Config()
+    migrations = Path(__file__).parents[2] / "migrations"
+    configuration.set_main_option("script_location", str(migrations))
+    assert ScriptDirectory.from_config(configuration).get_heads() == [schema.REVISION]
+
+
+def test_the_database_allows_one_open_snapshot_of_a_group(history: "History") -> None:
+    history.observe(0, history.group("a"))
+    [row] = history.rows("order_group_snapshots")
+    second = row | {"valid_from": history.at(1)}
+    with (
+        pytest.raises(DatabaseError) as caught,
+        history.database.transaction() as connection,
+    ):
+        connection.execute(schema.order_group_snapshots.insert(), second)
+    assert isinstance(caught.value.__cause__, IntegrityError)
+
+
+@pytest.mark.parametrize(
+    ("instant", "expected"),
+    [
+        (datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T03:04:05.000000Z"),
+        (datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC), "2026-01-02T03:04:05.000006Z"),
+        (
+            datetime(2026, 1, 1, 0, 30, tzinfo=timezone(timedelta(hours=1))),
+            "2025-12-31T23:30:00.000000Z",
+        ),
+    ],
+)
+def test_an_instant_s_text_is_utc_and_of_one_width(instant: datetime, expected: str) -> None:
+    assert to_text(instant) == expected
+
+
+@given(*[st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.timezones())] * 2)  # noqa: DTZ001  # Hypothesis adds the zone
+def test_the_order_of_texts_is_the_order_of_instants(one: datetime, other: datetime) -> None:
+    one, other = one.astimezone(UTC), other.astimezone(UTC)
+    assert (to_text(one) < to_text(other)) == (one < other)
+    assert datetime.fromisoformat(to_text(one)) == one
+
+
+_through = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@_through
+@given(
+    st.decimals(allow_nan=False, allow_infinity=False, places=2)
+    | st.sampled_from([Decimal("0." + "1" * 40), Decimal("9" * 40), Decimal("1E+20")])
+)
+def test_decimals_come_back_exactly(empty_database: Database, number: Decimal) -> None:
+    with empty_database.transaction() as connection:
+        assert connection.execute(select(literal(number, ExactDecimal))).scalar_one() == number
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kathmandu"])
+def test_instants_are_utc_whatever_the_zone_of_the_server_s_session(
+    postgres_url: str, zone: str
+) -> None:
+    instant = datetime(2026, 7, 1, 12, 0, 0, 1, tzinfo=UTC)
+    database = Database(f"{postgres_url}&options=-c%20TimeZone%3D{zone}")
+    with database.transaction() as connection:
+        assert connection.execute(text("SHOW timezone")).scalar_one() == zone
+        there = connection.execute(select(bindparam("i", instant, Instant))).scalar_one()
+    database.close()
+    assert there == instant
+    assert there.tzinfo is UTC
+
+
+def test_json_stays_to_the_letter(history: "History") -> None:
+    extra = json.dumps({"nul": "\0", "lone": "\ud800", "emoji": "🦀", "big": 0}, indent=None)
+    extra = extra.replace(": 0}", ": 1e400}")
+    group = history.group("a", extra=extra)
+    history.observe(0, group)
+
+    assert history.row("order_group_snapshots")["extra"] == extra
+    assert history.row("order_group_changes")["new_extra"] == extra
+    # Read again, by a process that remembers nothing, it is the same.
+    again = type(history.store)(history.database, owner="second")
+    written = history.write(history.poll(60, group), history.claim(59, store=again), store=again)
+    assert written.changed == 0

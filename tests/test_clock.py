@@ -143,7 +143,7 @@ def test_a_daemon_polls_on_when_its_wall_clock_is_stepped(  # noqa: PLR0917  # p
         count = len(exchange.requests)
         exchange.wait_for_requests(count + 6, seconds=60)
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(11) == 0
+        assert daemon.wait(15) == 0
     finally:
         daemon.kill()
         daemon.wait()
@@ -152,7 +152,7 @@ def test_a_daemon_polls_on_when_its_wall_clock_is_stepped(  # noqa: PLR0917  # p
     # was an interval late, and none was doubled.
     assert abs(shifted[-1] - seconds) < 5
     waits = [after - before for before, after in pairwise(asked[1:])]
-    assert max(waits) < 1.5
+    assert max(waits) < 10  # a busy machine's; a step that were followed would take an hour
     assert len(asked) <= (asked[-1] - asked[0]) / 0.5 + 2
     engine = create_engine(sqlite_url)
     with engine.connect() as connection:

@@ -69,6 +69,10 @@ class DatabaseError(ExporterError):
     exit_code = Exit.DATABASE
 
 
+class RefusedPollError(DatabaseError):
+    """The database refuses what a poll holds, and would whenever it is tried again."""
+
+
 class SpoolError(ExporterError):
     """An observation could be kept neither in the database nor in the spool."""
 

@@ -9,7 +9,15 @@ from datetime import datetime
 from typing import Any
 
 from exporter.clock import Clock, elapsed
-from exporter.errors import ApiError, BusyError, DatabaseError, Exit, SpoolError, UnauthorizedError
+from exporter.errors import (
+    ApiError,
+    BusyError,
+    DatabaseError,
+    Exit,
+    RefusedPollError,
+    SpoolError,
+    UnauthorizedError,
+)
 from exporter.history.head import PATIENCE, Head
 from exporter.history.spool import Spool
 from exporter.history.store import Store, Written
@@ -166,9 +174,17 @@ class Poller:
         drained = 0
         try:
             for number, poll in self._spool.polls(self.account):
-                self._write(poll, None)
+                try:
+                    self._write(poll, None)
+                except RefusedPollError as error:
+                    self._give_up(poll, error)
+                else:
+                    drained += 1
                 self._spool.remove(self.account, number)
-                drained += 1
+        except SpoolError as error:
+            # Such as an entry that cannot be read: those behind it have been written all the same.
+            self._warn("spool_failed", str(error))
+        try:
             loss = self._spool.loss(self.account)
             if loss is not None:
                 self._store.note_loss(
@@ -185,6 +201,16 @@ class Poller:
                 extra={"event": "drained", "account": self.account, "polls": drained},
             )
         return drained > 0
+
+    def _give_up(self, poll: Poll, error: RefusedPollError) -> None:
+        """Count a poll as lost that the database would refuse for ever, and all behind it wait."""
+        self._store.note_loss(self.account, polls=1, last_started_at=poll.started_at)
+        _log.error(
+            "%s; the poll of %s can never be written and is lost",
+            error,
+            poll.started_at.isoformat(timespec="seconds"),
+            extra={"event": "poll_lost", "account": self.account},
+        )
 
     def _ask(self, head: Head | None) -> tuple[Poll, ApiError | None]:
         started_at = self._clock.now()

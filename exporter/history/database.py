@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from exporter.clock import elapsed
-from exporter.errors import ConfigurationError, DatabaseError
+from exporter.errors import ConfigurationError, DatabaseError, RefusedPollError
 
 _SQLITE_BUSY_SECONDS = 10.0
 _CONNECT_SECONDS = 5
@@ -130,6 +130,8 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
         "keepalives_interval": str(_SILENT_PEER_SECONDS),
         "keepalives_count": "2",
         "application_name": "kalshi-exporter",
+        # Else the database's own, in which the driver could not even say what it cannot hold.
+        "client_encoding": "utf8",
     }
     defaults = {key: value for key, value in defaults.items() if key not in url.query}
     engine = create_engine(
@@ -234,10 +236,13 @@ def translated_errors(path: Path | None) -> Iterator[None]:
             server.
 
     Raises:
-        DatabaseError: for any error of SQLAlchemy or the driver below it.
+        RefusedPollError: for values that it can never hold.
+        DatabaseError: for any other error of SQLAlchemy or the driver below it.
     """
     try:
         yield
+    except (DataError, IntegrityError) as error:
+        raise RefusedPollError(_one_line(error.orig or error, path)) from error
     except DBAPIError as error:
         raise DatabaseError(_one_line(error.orig or error, path)) from error
     except SQLAlchemyError as error:

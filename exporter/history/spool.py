@@ -168,9 +168,10 @@ class Spool:
         Observations hold their groups, unless only their digest was known when they came.
 
         Raises:
-            SpoolError: the disk failed.
+            SpoolError: the disk failed; or, after all others were given, one cannot be read.
         """
         last = 0
+        unreadable: SpoolError | None = None
         answer: tuple[str, Mapping[str, OrderGroup]] | None = None
         while self._exists():
             with self._reading() as connection:
@@ -180,19 +181,28 @@ class Spool:
                     (self._database, account, last),
                 ).fetchone()
                 if row is None:
-                    return
+                    break
                 last, digest, text = row
+                packed = None
                 if digest is not None and (answer is None or answer[0] != digest):
+                    answer = None
                     packed = connection.execute(
                         "SELECT groups FROM answers"
                         " WHERE database = ? AND account = ? AND digest = ?",
                         (self._database, account, digest),
                     ).fetchone()
-                    answer = None if packed is None else (digest, self._unpacked(packed[0]))
-            poll = self._decoded(text)
+            try:
+                if packed is not None:
+                    answer = (digest, self._unpacked(packed[0]))
+                poll = self._decoded(text)
+            except SpoolError as error:
+                unreadable = error
+                continue
             if poll.observation is not None and answer is not None:
                 poll = replace(poll, observation=replace(poll.observation, groups=answer[1]))
             yield last, poll
+        if unreadable is not None:
+            raise unreadable
 
     def remove(self, account: str, number: int) -> None:
         """Forget a poll that has been written, and its answer if no other poll needs it.

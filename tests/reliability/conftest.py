@@ -106,7 +106,7 @@ class Link:
 
     Attributes:
         url: of the database over this way, for SQLAlchemy.
-        frozen: while set, nothing passes and nothing closes, as if the server's machine stood still.
+        frozen: while set, nothing passes and nothing closes, as if the server stood still.
     """
 
     def __init__(self, url: str, *, server: tuple[str, int] | str | None = None) -> None:

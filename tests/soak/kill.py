@@ -16,7 +16,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -37,8 +36,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from sqlalchemy import make_url, text
 
+from exporter.errors import DatabaseError
 from exporter.history.database import Database
 from exporter.history.migrate import migrate
+from exporter.history.schema import REVISION
 from tests.soak.witness import Witness, broken_promises, differences, record_of
 
 _LEASE = 0.5  # seconds: the deadline, which is when a killed exporter's claim expires
@@ -49,8 +50,14 @@ _LIVES = {"run-once": 0.3, "daemon": 1.5, "drain": 0.4, "fill": 0.3, "migrate": 
 """How long each is let live at most, in seconds, to begin with: see `Lives`."""
 
 
-def _command(arguments: list[str], log: str) -> None:
-    """Be the installed command, in a process that has imported it already."""
+def _command(arguments: list[str], log: str, away: bool) -> None:
+    """Be the installed command, in a process that has imported it already.
+
+    Args:
+        arguments: of the command.
+        log: where its output goes.
+        away: whether its database is away.
+    """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -58,7 +65,16 @@ def _command(arguments: list[str], log: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from exporter.cli import main
 
+    if away:
+        Database.transaction = _away  # type: ignore[method-assign, assignment]  # that is the point
+
     main(arguments, prog_name="kalshi-exporter")
+
+
+@contextmanager
+def _away(_database: Database, *, durable: bool = True) -> Iterator[Any]:
+    raise DatabaseError(f"the soak has taken the database away (durable={durable})")
+    yield
 
 
 class BrokenError(Exception):
@@ -98,20 +114,15 @@ class World:
         self._lives = Lives(seed)
         self._key_id = f"{uuid.uuid5(uuid.NAMESPACE_OID, name)}"
         self._log = directory / f"{name}.log"
-        self._configs = {
-            "there": self._configure(key, "there", url),
-            "away": self._configure(
-                key, "away", f"postgresql://nobody@127.0.0.1:{_closed_port()}/x"
-            ),
-        }
+        self._config = self._configure(key, url)
         self._context = multiprocessing.get_context("forkserver")
 
     def register(self, public_key: rsa.RSAPublicKey) -> None:
         """Let the exchange know the account's key."""
         self._exchange.register(self._key_id, public_key)
 
-    def _configure(self, key: Path, kind: str, url: str) -> str:
-        path = self._directory / f"{self.name}-{kind}.toml"
+    def _configure(self, key: Path, url: str) -> str:
+        path = self._directory / f"{self.name}.toml"
         path.write_text(
             f"""
             [database]
@@ -147,9 +158,8 @@ class World:
     def _kill(self, kind: str) -> None:
         if kind == "drain":
             for _ in range(self._random.randint(1, 4)):
-                self._finish("away", "run-once")
-        config = "away" if kind == "fill" else "there"
-        process = self._start(config, "daemon" if kind == "daemon" else "run-once")
+                self._finish(away=True)
+        process = self._start("daemon" if kind == "daemon" else "run-once", away=kind == "fill")
         time.sleep(self._lives.draw(kind))
         killed = self._end(process)
         self._lives.learn(kind, killed=killed)
@@ -164,10 +174,10 @@ class World:
         if recovery > _LEASE + _MARGIN:
             raise BrokenError(f"{self.name}: after a kill the next poll took {recovery:.1f} s")
 
-    def _start(self, config: str, *arguments: str) -> Any:
+    def _start(self, command: str, *, away: bool) -> Any:
         process = self._context.Process(
             target=_command,
-            args=(["--config", self._configs[config], *arguments], str(self._log)),
+            args=(["--config", self._config, command], str(self._log), away),
         )
         process.start()
         return process
@@ -180,20 +190,20 @@ class World:
         process.close()
         return alive
 
-    def _finish(self, config: str, *arguments: str) -> int:
-        process = self._start(config, *arguments)
+    def _finish(self, *, away: bool) -> int:
+        process = self._start("run-once", away=away)
         process.join(_LONGEST_POLL)
         code = process.exitcode
         if code is None:
             self._end(process)
-            raise BrokenError(f"{self.name}: {arguments} still ran after {_LONGEST_POLL} s")
+            raise BrokenError(f"{self.name}: run-once still ran after {_LONGEST_POLL} s")
         process.close()
         return int(code)
 
     def _poll_undisturbed(self) -> None:
         """Poll until it succeeds: nothing but a claim that is about to expire may stand against."""
         until = time.monotonic() + _LEASE + _LONGEST_POLL
-        while (code := self._finish("there", "run-once")) != 0:
+        while (code := self._finish(away=False)) != 0:
             # 69: the deadline is short for the machine's sake alone; on a busy one it may pass.
             # 255 is no code of the exporter's: multiprocessing has lost sight of the process.
             if code not in {69, 75, 255} or time.monotonic() > until:
@@ -248,7 +258,7 @@ class Migrations:
         context = multiprocessing.get_context("forkserver")
         log = str(self._directory / f"{self.name}.log")
         arguments = ["--config", str(config), "migrate"]
-        process = context.Process(target=_command, args=(arguments, log))
+        process = context.Process(target=_command, args=(arguments, log, False))
         process.start()
         time.sleep(self._lives.draw("migrate"))
         process.kill()
@@ -259,7 +269,7 @@ class Migrations:
         killed_at = time.monotonic()
         self._judge(url, before, done=False)
         for _ in range(3):
-            process = context.Process(target=_command, args=(arguments, log))
+            process = context.Process(target=_command, args=(arguments, log, False))
             process.start()
             process.join(_LONGEST_POLL)
             if process.exitcode != 255:  # no code of the exporter's: multiprocessing lost sight
@@ -282,7 +292,7 @@ class Migrations:
                 with contextlib.suppress(Exception), connection.begin_nested():
                     connection.execute(text(f"SELECT * FROM {view}"))
                     views += 1
-        if (revision, views) not in {("0002", 3)} | (set() if done else {("0001", 0)}):
+        if (revision, views) not in {(REVISION, 3)} | (set() if done else {("0001", 0)}):
             faults.append(f"half migrated: revision {revision} with {views} views")
         if faults:
             raise BrokenError("\n".join([*faults, f"database: {url}"]))
@@ -303,13 +313,6 @@ _OLD_DATA = f"""
         (account, order_group_id, valid_from, is_auto_cancel_enabled, first_poll_id)
         VALUES ('old', 'g', {_AT}, true, 1)
 """.split(";")
-
-
-def _closed_port() -> int:
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Files:

@@ -1,0 +1,100 @@
+"""What the database will never take must neither block what comes behind it nor vanish unseen."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+if TYPE_CHECKING:
+    # Tests are no package: these are for the type checker alone.
+    from tests.conftest import KeyPair, RunCli, WriteConfig
+    from tests.reliability.conftest import RunDaemon
+    from tests.soak.witness import Witness
+
+from tests.soak.witness import broken_promises, record_of
+
+_GROUP = "group-🦉"
+
+
+@pytest.fixture
+def latin_url(postgres_server: str) -> Iterator[str]:
+    """A Postgres database that knows no owls: its encoding is LATIN1."""
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+        admin.execute(
+            "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+        url = make_url(postgres_server).set(drivername="postgresql+psycopg", database="latin")
+        yield url.render_as_string(hide_password=False)
+        admin.execute("DROP DATABASE latin WITH (FORCE)")
+
+
+def test_polls_that_postgres_refuses_are_reported_lost_and_show_as_a_gap(  # noqa: PLR0917  # pytest passes fixtures by name
+    latin_url: str,
+    witness: "Witness",
+    key_pair: "KeyPair",
+    write_config: "WriteConfig",
+    run_daemon: "RunDaemon",
+    tmp_path: Path,
+) -> None:
+    config = write_config(
+        base_url=witness.base_url, database_url=latin_url, poll={"interval": "0.2s"}
+    )
+    witness.restless = 0.0
+    groups, served = witness.groups(key_pair.key_id), witness.served[key_pair.key_id]
+    daemon = run_daemon(config)
+    daemon.wait(lambda: len(served) >= 2, "polls before")
+    groups.create(_GROUP)
+    before = len(served)
+    daemon.wait(lambda: len(served) >= before + 8, "polls that the database refuses")
+    groups.delete(_GROUP)
+    after = len(served)
+    daemon.wait(lambda: len(served) >= after + 3, "polls after")
+
+    assert daemon.stop() == 0
+    assert "can never be written and is lost" in daemon.log
+    recorded = record_of(latin_url)
+    assert broken_promises(recorded) == []
+    assert recorded.polls[-1]["outcome"] == "ok"
+    assert [stretch["gap_cause"] for stretch in recorded.coverage] == [None, "not_kept"]
+    with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as spool:
+        assert spool.execute("SELECT COUNT(*) FROM polls").fetchone() == (0,)
+
+
+def test_an_entry_that_cannot_be_read_lets_those_behind_it_pass(
+    witness: "Witness",
+    key_pair: "KeyPair",
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+    tmp_path: Path,
+) -> None:
+    database = tmp_path / "order_groups.db"
+    config = write_config(base_url=witness.base_url)
+    assert run_cli("--config", config, "run-once").returncode == 0
+    # A database that refuses to be written at once, rather than after a wait for its lock.
+    with closing(sqlite3.connect(database)) as other, other:
+        other.execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON accounts BEGIN DELETE FROM no_such_table; END"
+        )
+    for _ in range(3):
+        assert run_cli("--config", config, "run-once").returncode == 75
+    with closing(sqlite3.connect(database)) as other, other:
+        other.execute("DROP TRIGGER refuse")
+    with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as spool, spool:
+        spool.execute("UPDATE polls SET poll = '{' WHERE id = (SELECT MIN(id) FROM polls)")
+
+    done = run_cli("--config", config, "run-once")
+
+    assert done.returncode == 0
+    assert "cannot read, and keeps it" in done.stderr
+    recorded = record_of(f"sqlite:///{database}")
+    assert broken_promises(recorded) == []
+    assert [poll["outcome"] for poll in recorded.polls] == ["ok"] * 4
+    assert len(witness.served[key_pair.key_id]) == 5
+    with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as spool:
+        left: list[tuple[Any, ...]] = spool.execute("SELECT poll FROM polls").fetchall()
+    assert left == [("{",)]

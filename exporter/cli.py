@@ -397,6 +397,65 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
 
 
 @main.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("report.html"),
+    show_default=True,
+    help="The file, replaced as a whole at the end.",
+)
+@click.option("--since", type=_INSTANT, help="Only from this instant on; else all.")
+@click.option("--until", type=_INSTANT, help="Only up to this instant; else up to now.")
+@_account_option
+@click.pass_obj
+def report(
+    context: _Context,
+    output: Path,
+    since: "datetime | None",
+    until: "datetime | None",
+    names: tuple[str, ...],
+) -> None:
+    """Draw the history as one page of HTML that needs no network: for people to look at.
+
+    It opens with what matters in words, and shows for each account what was observed and why the
+    rest was not, its order groups over time, failed polls, latency and clock.
+
+    \b
+    Example:
+      kalshi-exporter report
+      kalshi-exporter report --since 2026-03-01 --until 2026-04-01 -o march.html
+    """
+    from datetime import UTC, datetime
+
+    from exporter.reading.report.page import report as write
+
+    configuration = context.configuration()
+    try:
+        done = write(
+            configuration.database.url,
+            output,
+            intervals={account.name: account.poll.interval for account in configuration.accounts},
+            now=datetime.now(UTC),
+            since=since,
+            until=until,
+            account_names=names,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(
+        f"Wrote {output}: {done.since:%Y-%m-%dT%H:%M:%SZ} to {done.until:%Y-%m-%dT%H:%M:%SZ},"
+        f" accounts: {done.accounts}, order groups: {done.groups}."
+    )
+    if done.shown < done.groups:
+        click.echo(
+            f"{done.groups - done.shown} order groups with the fewest changes found no room on it:"
+            " ask for one --account or a shorter time to see them.",
+            err=True,
+        )
+
+
+@main.command()
 @click.pass_obj
 def migrate(context: _Context) -> None:
     """Bring the database's schema to this version; a SQLite file is copied before.

@@ -1,0 +1,201 @@
+"""The states of single order groups over a span, those with the most changes first, within a size.
+
+A lane is what the page draws for one group, as a list: its id, its changes, then by turns an
+instant, in ticks since the span's beginning, and what stood from then on: the number of a state;
+`ABSENT`; or, for states that follow each other too closely to be seen, minus how many.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Text, and_, case, func, or_, select
+from sqlalchemy import type_coerce as coerce
+
+from exporter.history.schema import ExactDecimal, order_group_snapshots
+from exporter.reading import views
+from exporter.reading.report.embedding import as_json
+from exporter.reading.report.span import Span
+
+ABSENT = -1
+
+_SHORTEST_LANE = 16  # bytes: bounds how many groups are worth asking for
+_AT_ONCE = 400
+_CHANGES_SHOWN_ALL = 300
+_RESOLUTION = 600
+_EXTRA_LENGTH = 120
+_LONG = 86_400.0  # seconds; a longer span is told in seconds, a shorter one in milliseconds
+
+Lane = list[Any]
+_Number = Callable[[Sequence[Any]], int]
+
+
+@dataclass(slots=True, kw_only=True)
+class Lanes:
+    """The order groups of one account.
+
+    Attributes:
+        groups: how many there were in the span.
+        tick: seconds of one tick of a lane's instants.
+        states: auto-cancel, limit, exchange index, unknown fields; lanes name them by number.
+        lanes: one for each group that there was room for.
+        size: bytes that `states` and `lanes` will take.
+    """
+
+    groups: int
+    tick: float
+    states: list[list[Any]] = field(default_factory=list)
+    lanes: list[Lane] = field(default_factory=list)
+    size: int = 0
+
+
+def lanes(connection: Connection, account: str, span: Span, *, room: int) -> Lanes:
+    """Read the lanes of an account's groups until there is no more room.
+
+    Args:
+        connection: from `exporter.reading.connect.snapshot`.
+        account: its name.
+        span: what the report is about.
+        room: bytes that they may take.
+    """
+    states = order_group_snapshots
+    here = _overlapping(account, span)
+    total = connection.scalar(
+        select(func.count(func.distinct(states.c.order_group_id))).where(here)
+    )
+    found = Lanes(groups=total or 0, tick=_tick(span))
+    numbers: dict[tuple[Any, ...], int] = {}
+
+    def number(state: Sequence[Any]) -> int:
+        enabled, limit, index, extra = state
+        key = (int(enabled), None if limit is None else format(limit, "f"), index, extra)
+        if key not in numbers:
+            numbers[key] = len(found.states)
+            found.states.append(list(key))
+            found.size += len(as_json(key)) + 1
+        return numbers[key]
+
+    ranked = _ranked(connection, span, here, limit=room // _SHORTEST_LANE)
+    for start in range(0, len(ranked), _AT_ONCE):
+        changes = dict(ranked[start : start + _AT_ONCE])
+        # Those with the most changes come first, whatever the order in which they are read.
+        rows = _rows(connection, account, span, list(changes))
+        read = dict(_read(rows, span, changes, number))
+        for group in changes:
+            lane = read[group]
+            size = len(as_json(lane)) + 1
+            if found.size + size > room:
+                return found
+            found.lanes.append(lane)
+            found.size += size
+    return found
+
+
+def _tick(span: Span) -> float:
+    return 1.0 if span.seconds > _LONG else 0.001
+
+
+def _overlapping(account: str, span: Span) -> ColumnElement[bool]:
+    states = order_group_snapshots
+    return and_(
+        states.c.account == account,
+        states.c.valid_from <= span.until,
+        or_(states.c.valid_to.is_(None), states.c.valid_to > span.since),
+    )
+
+
+def _ranked(
+    connection: Connection, span: Span, here: ColumnElement[bool], *, limit: int
+) -> list[tuple[str, int]]:
+    """Groups and how often each appeared, changed or disappeared, most often first."""
+    states = order_group_snapshots
+    begun = and_(states.c.valid_from >= span.since, states.c.not_before.is_not(None))
+    gone = and_(states.c.end_reason == "removed", states.c.valid_to <= span.until)
+    changes = func.sum(case((begun, 1), else_=0) + case((gone, 1), else_=0))
+    on_sqlite = connection.dialect.name == "sqlite"
+    rows = connection.execute(
+        select(states.c.order_group_id, changes)
+        .where(here)
+        .group_by(states.c.order_group_id)
+        .order_by(changes.desc(), *views.in_order((states.c.order_group_id,), on_sqlite=on_sqlite))
+        .limit(limit)
+    )
+    return [(group, int(count)) for group, count in rows]
+
+
+def _rows(connection: Connection, account: str, span: Span, ids: list[str]) -> Iterable[Any]:
+    """The states of some groups, group by group, in order of time."""
+    states = order_group_snapshots
+    return connection.execute(
+        select(
+            states.c.order_group_id,
+            states.c.valid_from,
+            states.c.valid_to,
+            states.c.end_reason,
+            states.c.is_auto_cancel_enabled,
+            coerce(states.c.contracts_limit, ExactDecimal),
+            states.c.exchange_index,
+            _text(connection, states.c.extra),
+        )
+        .where(_overlapping(account, span), states.c.order_group_id.in_(ids))
+        .order_by(states.c.order_group_id, states.c.valid_from),
+        execution_options={"yield_per": 5_000},
+    )
+
+
+def _read(
+    rows: Iterable[Any], span: Span, changes: dict[str, int], number: _Number
+) -> Iterator[tuple[str, Lane]]:
+    """Make lanes of states, which `number` turns into their numbers."""
+    for group, mine in groupby(rows, key=itemgetter(0)):
+        events = _events(mine, span, number)
+        if changes[group] > _CHANGES_SHOWN_ALL:
+            events = _seen(events, span.seconds / _RESOLUTION)
+        lane: Lane = [group, changes[group]]
+        for instant, what in events:
+            lane += [round(instant / _tick(span)), what]
+        yield group, lane
+
+
+def _text(connection: Connection, extra: ColumnElement[Any]) -> ColumnElement[Any]:
+    """SQL for the beginning of the unknown fields, as stored."""
+    stored = views.as_text(extra, on_sqlite=connection.dialect.name == "sqlite")
+    return func.substr(coerce(stored, Text), 1, _EXTRA_LENGTH)
+
+
+def _events(rows: Iterable[Any], span: Span, number: _Number) -> Iterator[tuple[float, int]]:
+    """When, in seconds since the span's beginning, a group's state became which."""
+
+    def since(instant: datetime) -> float:
+        return max((instant - span.since).total_seconds(), 0.0)
+
+    for _, valid_from, valid_to, end_reason, *state in rows:
+        yield since(valid_from), number(state)
+        if end_reason == "removed" and valid_to <= span.until:
+            yield since(valid_to), ABSENT
+
+
+def _seen(events: Iterable[tuple[float, int]], resolution: float) -> Iterator[tuple[float, int]]:
+    """Make one of all that happens too closely to be seen, but for the state that remains."""
+    begun = 0.0
+    count = 0
+    latest: tuple[float, int] | None = None
+    for event in events:
+        if latest is not None and event[0] // resolution == begun // resolution:
+            count += 1
+        else:
+            if latest is not None:
+                yield from _one(begun, count, latest)
+            begun, count = event[0], 1
+        latest = event
+    if latest is not None:
+        yield from _one(begun, count, latest)
+
+
+def _one(begun: float, count: int, latest: tuple[float, int]) -> Iterator[tuple[float, int]]:
+    if count > 1:
+        yield begun, -count
+    yield latest

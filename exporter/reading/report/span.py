@@ -1,0 +1,178 @@
+"""The span of time that a report is about, cut into equal parts; every other file here reads by it.
+
+What happens inside one part is added up by the database: no more can be seen on a page.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Connection, Float, Text, cast, func, select
+from sqlalchemy import type_coerce as coerce
+
+from exporter.history.schema import Instant, accounts, coverage, polls
+
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_WIDTHS = (
+    *(1, 2, 5, 10, 15, 30),
+    *(_MINUTE * minutes for minutes in (1, 2, 5, 10, 15, 30)),
+    *(_HOUR * hours for hours in (1, 2, 3, 6, 12)),
+    *(_DAY * days for days in (1, 2, 7, 14, 28)),
+)
+_PARTS = 720  # hours in 30 days; a screen shows no more
+_FEWEST_PARTS = 96
+_PARTS_OF_ALL_ACCOUNTS = 4_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A span of time, cut into parts of one width that begin at round instants in UTC.
+
+    Attributes:
+        since, until: the ends; nothing outside is read.
+        width: seconds of one part.
+        parts: how many there are.
+        start: when the first begins, in seconds since 1970; not after `since`.
+    """
+
+    since: datetime
+    until: datetime
+    width: int
+    parts: int
+    start: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return (self.until - self.since).total_seconds()
+
+    def part(self, instant: datetime) -> int:
+        """The number of the part in which an instant lies; the first or last if outside."""
+        number = int((instant.timestamp() - self.start) // self.width)
+        return min(max(number, 0), self.parts - 1)
+
+
+def cut(since: datetime, until: datetime, accounts_shown: int) -> Span:
+    """Cut a span into as many parts as a page has room for.
+
+    Args:
+        since: its beginning.
+        until: its end, later.
+        accounts_shown: how many accounts share the page.
+    """
+    wanted = max(_FEWEST_PARTS, min(_PARTS, _PARTS_OF_ALL_ACCOUNTS // max(accounts_shown, 1)))
+    seconds = (until - since).total_seconds()
+    # Decades on end take multiples of the widest.
+    width = next(
+        (each for each in _WIDTHS if seconds <= each * wanted),
+        _WIDTHS[-1] * (int(seconds // (_WIDTHS[-1] * wanted)) + 1),
+    )
+    start = int(since.timestamp() // width) * width
+    parts = int((until.timestamp() - start) // width) + 1
+    return Span(since=since, until=until, width=width, parts=parts, start=start)
+
+
+def recorded(connection: Connection, names: Sequence[str]) -> tuple[datetime, datetime] | None:
+    """The first and the last instant of which anything is recorded; None if there is nothing.
+
+    Args:
+        connection: from `exporter.reading.connect.snapshot`.
+        names: the accounts to look at.
+    """
+    firsts: list[datetime] = []
+    lasts: list[datetime] = []
+    for name in names:
+        for first, last, source in (
+            (coverage.c.started_at, coverage.c.ended_at, coverage),
+            (polls.c.started_at, polls.c.finished_at, polls),
+        ):
+            mine = source.c.account == name
+            # Each from its index; asked for both at once, SQLite would read all rows.
+            firsts += connection.scalars(select(first).where(mine).order_by(first).limit(1))
+            lasts += connection.scalars(
+                select(last).where(mine).order_by(source.c.started_at.desc()).limit(1)
+            )
+    return (min(firsts), max(lasts)) if firsts else None
+
+
+def choose(
+    connection: Connection,
+    names: Sequence[str],
+    since: datetime | None,
+    until: datetime | None,
+    now: datetime,
+) -> tuple[datetime, datetime]:
+    """Choose the ends of a report: as asked for, else all that is recorded, up to now.
+
+    If recording ended longer ago than it lasted, the end is its last record: a picture of mostly
+    nothing shows nothing, and that recording has ended is said in words.
+
+    Raises:
+        ValueError: the span would be empty; its message is for who asked for it.
+    """
+    if since is not None and until is not None and since >= until:
+        raise ValueError("--since must be before --until")
+    first, last = recorded(connection, names) or (now, now)
+    if until is None:
+        silent = now - last > max(last - first, timedelta(hours=1))
+        until = last if silent and (since is None or since < last) else now
+    until = min(until, now) if since is None or since < now else until
+    if since is None:
+        since = first if first < until else until - timedelta(hours=1)
+    if since >= until:
+        raise ValueError(f"--since must be before {until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    return since, max(until, since + timedelta(seconds=1))
+
+
+def recorded_accounts(connection: Connection) -> list[str]:
+    """The names of all accounts of which anything is recorded, in order."""
+    return sorted(connection.scalars(select(accounts.c.account)))
+
+
+def part_of(
+    connection: Connection, instant: ColumnElement[datetime], span: Span
+) -> ColumnElement[int]:
+    """SQL for the number of the part in which an instant lies."""
+    seconds = cast(_epoch(connection, instant), BigInteger)
+    # Never negative, so that both databases round down.
+    return (seconds - span.start) // span.width
+
+
+def milliseconds(
+    connection: Connection, start: ColumnElement[datetime], end: ColumnElement[datetime]
+) -> ColumnElement[float]:
+    """SQL for the milliseconds between two instants."""
+    if connection.dialect.name == "postgresql":
+        return cast(func.extract("epoch", end - start) * 1000, Float)
+
+    def micros(instant: ColumnElement[datetime]) -> ColumnElement[Any]:
+        return cast(func.substr(coerce(instant, Text), 21, 6), BigInteger)
+
+    whole = (_epoch(connection, end) - _epoch(connection, start)) * 1000
+    return coerce(whole + (micros(end) - micros(start)) * 0.001, Float)
+
+
+def _epoch(connection: Connection, instant: ColumnElement[datetime]) -> ColumnElement[Any]:
+    """SQL for the whole seconds from 1970 to an instant."""
+    if connection.dialect.name == "postgresql":
+        return func.floor(func.extract("epoch", instant))
+    return cast(func.strftime("%s", coerce(instant, Text)), BigInteger)
+
+
+def seconds_of(instant: datetime) -> float:
+    """An instant as the page has it: seconds since 1970, to the millisecond."""
+    return round(instant.timestamp(), 3)
+
+
+__all__ = [
+    "Instant",
+    "Span",
+    "choose",
+    "cut",
+    "milliseconds",
+    "part_of",
+    "recorded",
+    "recorded_accounts",
+    "seconds_of",
+]

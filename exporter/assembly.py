@@ -6,10 +6,12 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from exporter.clock import Clock
 from exporter.config import Account, Configuration
 from exporter.errors import ConfigurationError, PrivateKeyError
+from exporter.events import Listeners
 from exporter.history.database import Database
 from exporter.history.migrate import ensure_current
 from exporter.history.spool import Spool
@@ -18,6 +20,9 @@ from exporter.kalshi.keys import SigningKey, load_private_key
 from exporter.kalshi.session import SignedSession
 from exporter.operating import logs
 from exporter.poll import Poller, Timing
+
+if TYPE_CHECKING:
+    from exporter.operating.metrics import Metrics
 
 # Threads that poll at the same time. An exchange that hangs holds each for a whole deadline.
 MOST_AT_ONCE = 64
@@ -83,9 +88,34 @@ def spool_of(configuration: Configuration) -> Spool:
     )
 
 
+def metrics_of(configuration: Configuration, *, process: bool) -> "Metrics":
+    """Make the metrics, which count nothing yet.
+
+    Args:
+        configuration: with `[metrics]`.
+        process: whether to tell of this process too.
+
+    Raises:
+        ConfigurationError: the library for it is not installed.
+    """
+    try:
+        from exporter.operating.metrics import Metrics  # noqa: PLC0415  # an extra's
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{configuration.path}: metrics: needs {error.name}:"
+            " pip install 'kalshi-exporter[metrics]'"
+        ) from error
+    return Metrics(spool_of(configuration).pending, process=process)
+
+
 @contextmanager
 def pollers(
-    configuration: Configuration, accounts: Sequence[Account], *, stop: threading.Event
+    configuration: Configuration,
+    accounts: Sequence[Account],
+    *,
+    stop: threading.Event,
+    listeners: Listeners | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[list[Poller]]:
     """Put together a poller for each account; what they share is closed at the end.
 
@@ -93,6 +123,8 @@ def pollers(
         configuration: the whole of it.
         accounts: those of it to poll.
         stop: once set, polls end soon: nothing is waited for any more.
+        listeners: are told how each poll ended.
+        clock: the one that dates all polls of the process; a new one if None.
 
     Raises:
         ConfigurationError: a key, a path or the schema is wrong; all keys' faults at once.
@@ -118,7 +150,7 @@ def pollers(
         )
         spool = spool_of(configuration)
         stack.callback(spool.close)
-        clock = Clock()
+        clock = clock or Clock()
         made = []
         for account in accounts:
             session = session_of(account, keys[account.name], stop)
@@ -136,6 +168,7 @@ def pollers(
                     store=store,
                     spool=spool,
                     clock=clock,
+                    listeners=listeners,
                 )
             )
         yield made

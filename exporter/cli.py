@@ -68,17 +68,26 @@ class _Context:
 
     def configuration(self) -> "Configuration":
         """Read the configuration, and log as it says."""
+        configuration = self.load()
+        self.adopt(configuration)
+        return configuration
+
+    def load(self) -> "Configuration":
+        """Read the configuration."""
         from exporter.config import load
+
+        return load(self._path)
+
+    def adopt(self, configuration: "Configuration") -> None:
+        """Log as this configuration says."""
         from exporter.operating import logs
 
-        configuration = load(self._path)
         for secret in configuration.secrets:
             logs.protect(secret)
         logs.configure(
             self._log_level or configuration.log.level,
             self._log_format or configuration.log.format,
         )
-        return configuration
 
 
 class _Duration(click.ParamType[float]):
@@ -276,15 +285,9 @@ def daemon(context: _Context) -> Exit:
     Example:
       kalshi-exporter --config /etc/kalshi-exporter/config.toml daemon
     """
-    import threading
+    from exporter.service import run
 
-    from exporter.assembly import pollers
-    from exporter.daemon import Daemon
-
-    configuration = context.configuration()
-    stop = threading.Event()
-    with pollers(configuration, configuration.accounts, stop=stop) as ready:
-        return Daemon(ready, stop=stop).run()
+    return run(context.load, context.adopt)
 
 
 @main.command()

@@ -22,6 +22,7 @@ __all__ = [
     "Database",
     "Log",
     "Metrics",
+    "Notify",
     "Poll",
     "Spool",
     "load",
@@ -79,10 +80,26 @@ class Log:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """Where the daemon answers Prometheus; an IPv6 `host` has no brackets."""
+    """Where the daemon answers Prometheus, and where `run-once` leaves the same.
+
+    Attributes:
+        host: IPv6 has no brackets.
+        textfile: None for none.
+    """
 
     host: str
     port: int
+    textfile: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Notify:
+    """Who is told whether all is well: `healthcheck_url` is a secret, None for nobody."""
+
+    healthcheck_url: str | None
+
+    def __repr__(self) -> str:
+        return f"Notify(healthcheck_url={'***' if self.healthcheck_url else None})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -123,13 +140,20 @@ class Configuration:
     spool: Spool
     log: Log
     metrics: Metrics | None
+    notify: Notify
     accounts: tuple[Account, ...]
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no log line may show: the database's passwords and the key ids."""
+        """What no log line may show: passwords, key ids, and who may say that all is well."""
         keys = (account.key_id for account in self.accounts)
-        return (*passwords(self.database.url), *keys)
+        # Libraries also repeat the path alone.
+        address = self.notify.healthcheck_url or ""
+        return (*passwords(self.database.url), *keys, *filter(None, [address, _path_of(address)]))
+
+
+def _path_of(url: str) -> str:
+    return url.partition("://")[2].partition("/")[2]
 
 
 _EXAMPLE = (
@@ -191,13 +215,18 @@ class _Reader:
         accounts = self._accounts(document.get("accounts", []))
         if self.faults:
             return None
-        host, port = tables["metrics"]["listen"]
+        host, port = tables["metrics"].pop("listen")
         return Configuration(
             path=path,
             database=Database(**tables["database"]),
             spool=Spool(**tables["spool"]),
             log=Log(**tables["log"]),
-            metrics=Metrics(host=host, port=port) if "metrics" in document else None,
+            metrics=(
+                Metrics(host=host, port=port, **tables["metrics"])
+                if "metrics" in document
+                else None
+            ),
+            notify=Notify(**tables["notify"]),
             accounts=tuple(_account(values, tables["poll"]) for values in accounts),
         )
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exporter.config_values import (
     ACCOUNT_NAME,
@@ -61,6 +61,8 @@ POLL = (
     ),
 )
 
+_HEALTHCHECK_URL = replace(BASE_URL, expected="a URL such as https://hc-ping.com/and-a-secret")
+
 SECTIONS: Mapping[str, tuple[Key, ...]] = {
     "database": (
         Key("url", DATABASE_URL, "where the history is kept", "sqlite:///order_groups.db"),
@@ -85,7 +87,13 @@ SECTIONS: Mapping[str, tuple[Key, ...]] = {
         ),
         Key("format", choice("text", "json"), "how a log line looks", "text"),
     ),
-    "metrics": (Key("listen", LISTEN, "where the daemon answers Prometheus", "127.0.0.1:9464"),),
+    "metrics": (
+        Key("listen", LISTEN, "where the daemon answers Prometheus", "127.0.0.1:9464"),
+        Key("textfile", PATH, "the file that run-once leaves for node_exporter"),
+    ),
+    "notify": (
+        Key("healthcheck_url", _HEALTHCHECK_URL, "the address that is told whether all is well"),
+    ),
 }
 
 ACCOUNT = (

@@ -1,12 +1,13 @@
 """Polls each account once: what cron runs."""
 
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from exporter.assembly import MOST_AT_ONCE, pollers
+from exporter.assembly import MOST_AT_ONCE, metrics_of, pollers
 from exporter.config import Account, Configuration
-from exporter.errors import DatabaseError, Exit
+from exporter.errors import DatabaseError, Exit, ExporterError
+from exporter.events import Listener, Listeners
 from exporter.poll import Poller
 
 
@@ -19,11 +20,22 @@ def run(configuration: Configuration, accounts: Sequence[Account]) -> Exit:
     Raises:
         ConfigurationError: a key, a path or the schema is wrong; nothing was polled.
     """
-    with pollers(configuration, accounts, stop=threading.Event()) as ready:
+    codes: dict[str, Exit] = {}
+    with (
+        _healthcheck(configuration, codes) as told,
+        _textfile(configuration, accounts) as counting,
+        pollers(
+            configuration,
+            accounts,
+            stop=threading.Event(),
+            listeners=Listeners(*told, *counting),
+        ) as ready,
+    ):
         # A database that is away is no reason not to look: polls then wait in the spool.
         with suppress(DatabaseError):
             ready[0].prepare()
-        return max(_polled(ready))
+        codes.update(zip((poller.account for poller in ready), _polled(ready), strict=True))
+    return max(codes.values())
 
 
 def _polled(ready: Sequence[Poller]) -> list[Exit]:
@@ -33,3 +45,42 @@ def _polled(ready: Sequence[Poller]) -> list[Exit]:
 
     with ThreadPoolExecutor(min(len(ready), MOST_AT_ONCE)) as executor:
         return list(executor.map(Poller.poll, ready))
+
+
+@contextmanager
+def _healthcheck(configuration: Configuration, codes: dict[str, Exit]) -> Iterator[list[Listener]]:
+    """Tell the configured address of the run: its start, and its end with what became of it."""
+    url = configuration.notify.healthcheck_url
+    if url is None:
+        yield []
+        return
+    from exporter.operating.healthchecks import (  # noqa: PLC0415  # only where it is configured
+        Healthcheck,
+        RunHealth,
+    )
+
+    healthcheck, health = Healthcheck(url), RunHealth()
+    healthcheck.start()
+    try:
+        yield [health]
+        health.tell(healthcheck, codes)
+    except ExporterError as error:
+        healthcheck.fail(error.exit_code, str(error))
+        raise
+    finally:
+        healthcheck.close()
+
+
+@contextmanager
+def _textfile(
+    configuration: Configuration, accounts: Sequence[Account]
+) -> Iterator[list[Listener]]:
+    """Leave the metrics of the run in the configured file."""
+    path = None if configuration.metrics is None else configuration.metrics.textfile
+    if path is None:
+        yield []
+        return
+    metrics = metrics_of(configuration, process=False)
+    metrics.watching({account.name: account.poll.interval for account in accounts})
+    yield [metrics]
+    metrics.write(path)

@@ -18,6 +18,7 @@ from exporter.errors import (
     SpoolError,
     UnauthorizedError,
 )
+from exporter.events import Listeners, PollEnded
 from exporter.history.head import PATIENCE, Head
 from exporter.history.spool import Spool
 from exporter.history.store import Store, Written
@@ -58,6 +59,7 @@ class Poller:
         session: signs and sends.
         store, spool: where polls are kept.
         clock: dates them.
+        listeners: are told how each poll ended.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Poller:
         store: Store,
         spool: Spool,
         clock: Clock,
+        listeners: Listeners | None = None,
     ) -> None:
         self.account = account
         self.timing = timing
@@ -78,6 +81,7 @@ class Poller:
         self._store = store
         self._spool = spool
         self._clock = clock
+        self._listeners = listeners or Listeners()
         self._refused = 0
         self._resting_until = 0.0
         self._away: DatabaseError | None = None
@@ -113,6 +117,7 @@ class Poller:
             )
         except BusyError as error:
             _log.debug("%s", error, extra={"event": "tick_skipped", "account": self.account})
+            self._listeners.tell(lambda listener: listener.left_to_another(self.account))
             return None
 
     def poll(self) -> Exit:
@@ -133,6 +138,7 @@ class Poller:
     def _poll(
         self, *, unless_polled_within: float, unless_refused_within: float, again: bool
     ) -> Exit:
+        began = elapsed()
         head = self._claim(unless_polled_within, unless_refused_within)
         poll, error = self._ask(head)
         code = Exit.OK if error is None else error.exit_code
@@ -141,9 +147,50 @@ class Poller:
             self._log_failure(poll, error, again=again)
         elif isinstance(written, Written):
             self._log_success(written)
-        if isinstance(written, Written):
-            return max(code, Exit.TEMPORARY) if written.outcome == "superseded" else code
-        return max(code, written)
+        if not isinstance(written, Written):
+            code = max(code, written)
+        elif written.outcome == "superseded":
+            code = max(code, Exit.TEMPORARY)
+        self._tell(poll, head, written, error, code=code, seconds=elapsed() - began)
+        return code
+
+    def _tell(
+        self,
+        poll: Poll,
+        head: Head | None,
+        written: Written | Exit,
+        error: ApiError | None,
+        *,
+        code: Exit,
+        seconds: float,
+    ) -> None:
+        kept = written if isinstance(written, Written) else None
+        reason = None if error is None else error.reason
+        last_success_at = None if head is None else head.observed_at
+        if kept is None:
+            reason = reason or str(self._away)
+        elif kept.outcome == "ok" and poll.observation is not None:
+            last_success_at = poll.observation.observed_at
+        elif kept.outcome == "superseded":
+            reason = "another exporter was faster"
+        event = PollEnded(
+            account=self.account,
+            started_at=poll.started_at,
+            finished_at=poll.finished_at,
+            seconds=seconds,
+            outcome=poll.outcome if kept is None else kept.outcome,
+            attempts=poll.attempts,
+            clock_skew_ms=poll.clock_skew_ms,
+            kept="database" if kept else "spool" if written == Exit.TEMPORARY else "nowhere",
+            exit_code=code,
+            reason=reason,
+            last_success_at=last_success_at,
+            groups=None if kept is None else kept.group_count,
+            added=None if kept is None else kept.added,
+            changed=None if kept is None else kept.changed,
+            removed=None if kept is None else kept.removed,
+        )
+        self._listeners.tell(lambda listener: listener.polled(event))
 
     def _claim(self, unless_polled_within: float, unless_refused_within: float) -> Head | None:
         """Claim the account and write what waits in the spool; None if the database is away."""
@@ -175,10 +222,11 @@ class Poller:
         try:
             for number, poll in self._spool.polls(self.account):
                 try:
-                    self._write(poll, None)
+                    written = self._write(poll, None)
                 except RefusedPollError as error:
                     self._give_up(poll, error)
                 else:
+                    self._tell_drained(written)
                     drained += 1
                 self._spool.remove(self.account, number)
         except SpoolError as error:
@@ -201,6 +249,16 @@ class Poller:
                 extra={"event": "drained", "account": self.account, "polls": drained},
             )
         return drained > 0
+
+    def _tell_drained(self, written: Written) -> None:
+        self._listeners.tell(
+            lambda listener: listener.drained(
+                self.account,
+                added=written.added or 0,
+                changed=written.changed or 0,
+                removed=written.removed or 0,
+            )
+        )
 
     def _give_up(self, poll: Poll, error: RefusedPollError) -> None:
         """Count a poll as lost that the database would refuse for ever, and all behind it wait."""

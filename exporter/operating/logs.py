@@ -74,6 +74,11 @@ def protect(secret: str) -> None:
     _secrets.add(secret)
 
 
+def hide(text: str) -> str:
+    """The text with `***` in place of each secret, for what is told elsewhere than in the log."""
+    return _secrets.hide(text)
+
+
 def configure(
     level: str,
     format: str,  # noqa: A002 - as the configuration calls it

@@ -16,13 +16,16 @@ from sqlalchemy import (
     Connection,
     Executable,
     FromClause,
+    and_,
     case,
     false,
     func,
     literal,
+    literal_column,
     or_,
     select,
     true,
+    union_all,
 )
 
 from exporter.history.schema import Instant, accounts, order_group_snapshots, polls
@@ -104,7 +107,8 @@ def export(
             notices = _unknown(connection, account_names)
         else:
             covered = coverage_at(connection, as_of, account_names)
-            query = _groups_at(as_of, covered.observed)
+            on_sqlite = connection.dialect.name == "sqlite"
+            query = _groups_at(as_of, covered.observed, on_sqlite=on_sqlite)
             notices = covered.notices
         columns = [Column(each.key or "", views.kind_of(each)) for each in query.columns]
         writer = FORMATS[file_format](columns, sink)
@@ -170,9 +174,14 @@ def _groups(_since: datetime | None, _until: datetime | None) -> _Query:
     )
 
 
-def _groups_at(instant: datetime, observed: Sequence[str]) -> _Query:
+def _groups_at(instant: datetime, observed: Sequence[str], *, on_sqlite: bool) -> _Query:
     """The state at an instant: the columns of `_groups`, `last_seen_at` with hindsight."""
     states = order_group_snapshots
+    rule = (
+        states.c.valid_from <= instant,
+        or_(states.c.valid_to.is_(None), states.c.valid_to > instant),
+    )
+    keys, found = _standing_at(instant) if on_sqlite else (states, states)
     first = states.alias("first")
     first_seen_at = (
         select(func.min(first.c.valid_from, type_=Instant))
@@ -202,13 +211,29 @@ def _groups_at(instant: datetime, observed: Sequence[str]) -> _Query:
             # Not the bare IN: of no accounts at all, it is null on Postgres.
             case((states.c.account.in_(observed), true()), else_=false()).label("observed"),
         ),
-        source=states.join(accounts, accounts.c.account == states.c.account),
-        conditions=(
-            states.c.valid_from <= instant,
-            or_(states.c.valid_to.is_(None), states.c.valid_to > instant),
-        ),
-        order=(states.c.account, states.c.order_group_id),
+        source=found.join(accounts, accounts.c.account == states.c.account),
+        conditions=() if on_sqlite else rule,
+        # SQLite would scan the history to spare itself the sorting of anything but the keys.
+        order=(keys.c.account, keys.c.order_group_id),
     )
+
+
+def _standing_at(instant: datetime) -> tuple[FromClause, FromClause]:
+    """The keys of the snapshots at an instant, in the form that SQLite answers fast; the snapshots.
+
+    It finds their keys by `valid_to`, in indexes that hold the whole key, because of the sign
+    before `valid_from`; see docs/queries.md.
+    """
+    states = order_group_snapshots
+    candidates = states.alias("candidates")
+    keys = [candidates.c[column.name] for column in states.primary_key]
+    began = literal_column("+candidates.valid_from", Instant) <= instant
+    standing = union_all(
+        select(*keys).where(candidates.c.valid_to > instant, began),
+        select(*keys).where(candidates.c.valid_to.is_(None), began),
+    ).subquery("standing")
+    same = (states.c[column.name] == column for column in standing.c)
+    return standing, standing.join(states, and_(*same))
 
 
 def _history(since: datetime | None, until: datetime | None) -> _Query:

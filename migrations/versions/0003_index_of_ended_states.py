@@ -1,0 +1,24 @@
+"""The index on `valid_to` leaves out open states, which the index of open states has already.
+
+So a first poll, which may open 100,000 of them, writes nothing into it.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the index anew."""
+    op.drop_index("order_group_snapshots_valid_to", "order_group_snapshots")
+    op.create_index(
+        "order_group_snapshots_valid_to",
+        "order_group_snapshots",
+        ["valid_to"],
+        sqlite_where=sa.text("valid_to IS NOT NULL"),
+        postgresql_where=sa.text("valid_to IS NOT NULL"),
+    )

@@ -1,0 +1,235 @@
+"""The queries of docs/queries.md go through indexes, on both databases, at any instant."""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from exporter.history.database import Database
+from exporter.history.migrate import migrate
+from exporter.history.schema import accounts, coverage, order_group_snapshots, to_text
+
+GROUPS = 10_000
+STATES = 10
+START = datetime(2025, 1, 1, tzinfo=UTC)
+DAYS = 365.0
+DOCUMENT = Path(__file__).parents[2] / "docs" / "queries.md"
+
+RULE = "valid_from <= {t} AND (valid_to IS NULL OR valid_to > {t})"
+INSTANTS = {"recent": DAYS - 1, "middle": DAYS / 2, "old": DAYS / 50}
+
+
+def at(days: float) -> datetime:
+    return START + timedelta(minutes=round(days * 1440))
+
+
+def snapshots() -> Iterator[dict[str, Any]]:
+    """States of groups that live for about three days each, somewhere in a year."""
+    chance = random.Random(5)
+    for number in range(GROUPS):
+        born = chance.random() * DAYS
+        life = chance.expovariate(1 / 3)
+        group_id = f"{chance.getrandbits(64):016x}"
+        began = sorted({at(born + life * chance.random()) for _ in range(STATES)})
+        ends = [*began[1:], at(born + life + 0.01)]
+        for order, (valid_from, valid_to) in enumerate(zip(began, ends, strict=True)):
+            last = order == len(began) - 1
+            is_open = last and born + life >= DAYS
+            yield {
+                "account": ("main", "main", "hedge", "small")[number % 4],
+                "order_group_id": group_id,
+                "valid_from": valid_from,
+                "is_auto_cancel_enabled": order % 2 == 0,
+                "first_poll_id": 1,
+                "last_poll_id": None if is_open else 1,
+                "last_seen_at": None if is_open else valid_to - timedelta(minutes=1),
+                "valid_to": None if is_open else valid_to,
+                "end_reason": None if is_open else "removed" if last else "changed",
+            }
+
+
+def fill(database: Database) -> None:
+    migrate(database)
+    # As the exporter writes them: in the order of time.
+    states = sorted(snapshots(), key=lambda state: (state["valid_from"], state["order_group_id"]))
+    with database.transaction() as connection:
+        for name in ("main", "hedge", "small"):
+            connection.execute(
+                accounts.insert(),
+                {
+                    "account": name,
+                    "version": 1,
+                    "observed_at": at(DAYS),
+                    "last_poll_id": 1,
+                    "failed_polls": 0,
+                    "refused_polls": 0,
+                },
+            )
+            connection.execute(
+                coverage.insert(),
+                [
+                    {
+                        "account": name,
+                        "started_at": at(day),
+                        "ended_at": at(day + 0.9),
+                        "polls": 1,
+                        "gap_started_at": at(day - 0.1) if day else None,
+                        "gap_cause": "timeout" if day else None,
+                    }
+                    for day in range(int(DAYS))
+                ],
+            )
+        connection.execute(order_group_snapshots.insert(), states)
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """100,000 snapshots in SQLite, which has no statistics."""
+    path = tmp_path_factory.mktemp("plans") / "order_groups.db"
+    with closing(Database(f"sqlite:///{path}")) as database:
+        fill(database)
+        yield database
+
+
+@pytest.fixture(scope="module")
+def postgres(postgres_server: str) -> Iterator[Database]:
+    """The same in Postgres, which keeps statistics by itself."""
+    import psycopg
+    from sqlalchemy import make_url
+
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE plans")
+    url = make_url(postgres_server).set(drivername="postgresql+psycopg", database="plans")
+    with closing(Database(url.render_as_string(hide_password=False))) as database:
+        fill(database)
+        with database.transaction() as connection_:
+            connection_.execute(text("ANALYZE"))
+        yield database
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("DROP DATABASE plans WITH (FORCE)")
+
+
+def plan_on_sqlite(database: Database, query: str) -> list[str]:
+    with database.transaction() as connection:
+        return [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+
+
+def plan_on_postgres(database: Database, query: str) -> list[str]:
+    def nodes(node: dict[str, Any]) -> Iterator[str]:
+        name = node.get("Index Name", node.get("Relation Name"))
+        if name:
+            yield f"{node['Node Type']} on {name}"
+        for child in node.get("Plans", ()):
+            yield from nodes(child)
+
+    with database.transaction() as connection:
+        answer = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {query}").scalar_one()
+    plan = json.loads(answer) if isinstance(answer, str) else answer
+    return list(nodes(plan[0]["Plan"]))
+
+
+def queries() -> dict[str, str]:
+    """What analysts ask, by name."""
+    asked = {
+        "present": "SELECT * FROM order_groups_current",
+        "present of an account": "SELECT * FROM order_groups_current WHERE account = 'small'",
+        "one group": "SELECT * FROM order_group_history"
+        " WHERE account = 'main' AND order_group_id = 'x' ORDER BY valid_from",
+        "one group's changes": "SELECT * FROM order_group_changes"
+        " WHERE account = 'main' AND order_group_id = 'x'",
+        "gaps of an account": "SELECT * FROM coverage_gaps WHERE account = 'main'"
+        f" AND gap_end > '{to_text(at(3))}'",
+    }
+    for name, days in INSTANTS.items():
+        start, end = f"'{to_text(at(days))}'", f"'{to_text(at(days + 1))}'"
+        day = f"changed_at >= {start} AND changed_at < {end}"
+        asked[f"a day's changes, {name}"] = f"SELECT * FROM order_group_changes WHERE {day}"
+        rule = f"SELECT * FROM order_group_snapshots WHERE {RULE.format(t=start)}"
+        asked[f"as of, {name}"] = rule
+        asked[f"as of, {name}, of an account"] = f"{rule} AND account = 'small'"
+    return asked
+
+
+@pytest.mark.parametrize("name", queries())
+def test_sqlite_goes_through_an_index(sqlite: Database, name: str) -> None:
+    plan = plan_on_sqlite(sqlite, queries()[name])
+    scans = [line for line in plan if re.search(r"^SCAN", line) and not _is_small(line)]
+    assert scans == [], plan
+
+
+def _is_small(line: str) -> bool:
+    """A scan of accounts, of a handful of wanted values, or of the open states alone."""
+    return bool(
+        re.fullmatch(r"SCAN (a|wanted|order_group_changes|standing|CONSTANT ROW|\d+ .*ROWS?)", line)
+        or re.search(r"USING (COVERING )?INDEX order_group_snapshots_open$", line)
+    )
+
+
+@pytest.mark.parametrize("name", queries())
+def test_postgres_goes_through_an_index(postgres: Database, name: str) -> None:
+    plan = plan_on_postgres(postgres, queries()[name])
+    # `accounts` has three rows, and `coverage` of an account a page or two.
+    assert not [
+        node
+        for node in plan
+        if "Seq Scan" in node and not node.endswith((" accounts", " coverage"))
+    ], plan
+
+
+def documented(instant: datetime) -> str:
+    """SQLite's form of "as of", as docs/queries.md has it."""
+    [query] = re.findall(r"```sql\n(WITH wanted.*?;)\n```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    return str(query).replace("2026-11-23T14:03:00.000000Z", to_text(instant)).rstrip(";")
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize("name", INSTANTS)
+def test_the_documented_form_reads_no_other_snapshots(
+    sqlite: Database, name: str, statistics: bool
+) -> None:
+    with sqlite.transaction() as connection:
+        if statistics:  # an installation has none, unless somebody made some
+            connection.exec_driver_sql("ANALYZE")
+        else:
+            connection.exec_driver_sql("DROP TABLE IF EXISTS sqlite_stat1")
+            connection.exec_driver_sql("ANALYZE sqlite_schema")
+        instant = at(INSTANTS[name])
+        rule = RULE.format(t=f"'{to_text(instant)}'")
+        expected = connection.exec_driver_sql(
+            f"SELECT * FROM order_group_snapshots WHERE {rule} ORDER BY 1, 2, 3"
+        ).all()
+        query = documented(instant)
+        answer = connection.exec_driver_sql(f"{query} ORDER BY 1, 2, 3").all()
+    assert answer == expected
+    assert len(answer) > 20
+
+    plan = plan_on_sqlite(sqlite, query)
+    reads = [line for line in plan if "order_group_snapshots" in line]
+    for line in reads:
+        assert re.search(
+            r"COVERING INDEX order_group_snapshots_valid_to|_open|account=\? AND order_group_id=\?",
+            line,
+        ), plan
+    assert any(
+        "COVERING INDEX order_group_snapshots_valid_to (valid_to>?)" in line for line in reads
+    )
+    with sqlite.transaction() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS sqlite_stat1")
+
+
+def test_a_day_of_one_account_on_sqlite(sqlite: Database) -> None:
+    start, end = to_text(at(100)), to_text(at(101))
+    plan = plan_on_sqlite(
+        sqlite,
+        "SELECT * FROM order_group_changes WHERE +account = 'main'"
+        f" AND changed_at >= '{start}' AND changed_at < '{end}'",
+    )
+    assert any("order_group_snapshots_valid_from (valid_from>? AND" in line for line in plan), plan
+    assert any("order_group_snapshots_valid_to (valid_to>? AND" in line for line in plan), plan

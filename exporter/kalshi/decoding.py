@@ -29,6 +29,9 @@ _DEEPEST = 100  # levels of nesting inside a group
 _LONGEST_ID = 256  # characters
 _LONGEST_CURSOR = 4096  # characters
 _DIGITS = 40  # of a number that this version understands
+# Values in an answer that takes the long way, where each costs a hundred times what it costs the
+# sender: ten fields of each of the 100,000 groups that a user may have.
+_MOST_VALUES = 1_000_000
 _SHOWN = 40  # characters of a wrong value that an error quotes
 
 _DECIMAL = re.compile(r"-?([0-9]+)(?:\.([0-9]+))?")
@@ -132,6 +135,8 @@ class _Number:
 
 
 def _decode_long(body: bytes) -> Page:
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise InvalidResponseError(f"the answer has more than {_MOST_VALUES} values")
     try:
         document = json.loads(
             body.decode("utf-8"),

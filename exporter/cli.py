@@ -58,6 +58,14 @@ def _complain(text: str) -> None:
     click.echo(f"kalshi-exporter: {line}", err=True)
 
 
+def _leave_no_core() -> None:
+    """Let no crash write this process's memory to a disk: keys and passwords will be in it."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+
+
 class _Context:
     """What the global options said; the configuration is read when a command asks for it."""
 
@@ -76,6 +84,7 @@ class _Context:
         """Read the configuration."""
         from exporter.config import load
 
+        _leave_no_core()
         return load(self._path)
 
     def adopt(self, configuration: "Configuration") -> None:

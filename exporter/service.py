@@ -14,6 +14,7 @@ from exporter.errors import ConfigurationError, DatabaseError, Exit, ExporterErr
 from exporter.events import Listener, Listeners
 from exporter.operating.health import PULSE_SECONDS, Health
 from exporter.operating.notify import systemd
+from exporter.operating.repeats import Repeats
 
 if TYPE_CHECKING:
     from exporter.history.spool import Spool
@@ -58,6 +59,7 @@ class _Service:
         self._clock = Clock()
         self._health = Health()
         self._systemd = systemd(self._health)
+        self._repeats = Repeats()
         self._listeners = Listeners()
         self._metrics: Metrics | None = None
         self._endpoint: Endpoint | None = None
@@ -68,6 +70,7 @@ class _Service:
 
     def run(self, configuration: Configuration) -> Exit:
         """Run as this configuration says, until SIGHUP brings another."""
+        self._repeats.attach()
         ready, spool = self._assembled(configuration, self._in_force)
         self._listen(configuration, spool)
         self._daemon = Daemon(
@@ -105,6 +108,7 @@ class _Service:
 
     def close(self) -> None:
         """Close what is in force; what was before has been closed by then."""
+        self._repeats.detach()
         if self._endpoint is not None:
             self._endpoint.close()
         if self._switch is not None:
@@ -131,7 +135,7 @@ class _Service:
         Raises:
             ConfigurationError: a library that one of them needs is not installed.
         """
-        listeners: list[Listener] = [self._health]
+        listeners: list[Listener] = [self._health, self._repeats]
         if self._systemd is not None:
             listeners.append(self._systemd)
         listeners += self._answering(configuration, spool)

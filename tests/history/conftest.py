@@ -29,6 +29,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 def empty_database(database_url: str) -> Iterator[Database]:
     """A database of each kind, without any tables."""
     database = Database(database_url)
+    if database.path is not None:
+        database.path.touch()
     yield database
     database.close()
 

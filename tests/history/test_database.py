@@ -13,12 +13,14 @@ from sqlalchemy import make_url, text
 
 from exporter.errors import ConfigurationError, DatabaseError
 from exporter.history.database import Database
+from exporter.history.migrate import migrate
 
 
 @pytest.fixture
 def sqlite(sqlite_url: str) -> Iterator[Database]:
-    """A SQLite database with one small table."""
+    """A SQLite database with the schema, and one small table beside it."""
     database = Database(sqlite_url)
+    migrate(database)
     with database.transaction() as connection:
         connection.execute(text("CREATE TABLE t (n INTEGER)"))
     yield database
@@ -33,9 +35,10 @@ def test_a_new_sqlite_file_and_its_journals_are_private(sqlite_url: str) -> None
     old_umask = os.umask(0)
     database = Database(sqlite_url)
     try:
-        with database.transaction() as connection:
-            connection.execute(text("CREATE TABLE t (n INTEGER)"))
+        migrate(database)
         assert database.path is not None
+        with database.transaction():
+            pass
         modes = {path.name: mode(path) for path in database.path.parent.iterdir()}
     finally:
         os.umask(old_umask)

@@ -127,7 +127,7 @@ def test_several_processes_at_once_migrate_once(
         assert len(backups(empty_database)) == (revision is not None)
 
 
-@pytest.mark.parametrize("revision", [None, BEFORE])
+@pytest.mark.parametrize("revision", [None, *REVISIONS[:-1]])
 def test_killed_at_any_statement_it_leaves_the_old_schema_or_the_new(
     tmp_path: Path,
     revision: str | None,
@@ -137,6 +137,8 @@ def test_killed_at_any_statement_it_leaves_the_old_schema_or_the_new(
     old, new = Database(f"sqlite:///{template}"), Database(f"sqlite:///{tmp_path / 'new'}")
     if revision is not None:
         migrate(old, to=revision)
+    else:
+        template.touch()
     migrate(new)
     legal = [schema_of(old), schema_of(new)]
     old.close()
@@ -148,7 +150,7 @@ def test_killed_at_any_statement_it_leaves_the_old_schema_or_the_new(
         "def act(database): migrate(database)",
     )
 
-    assert len(killed) > 8
+    assert len(killed) > 3  # at least a change, the new revision, and the commit
     for path in (*killed, whole):
         database = Database(f"sqlite:///{path}")
         assert schema_of(database) == legal[path == whole]
@@ -304,8 +306,12 @@ def test_without_a_copy_nothing_is_upgraded(
 ) -> None:
     migrate(sqlite, to=BEFORE)
 
-    def no_room(*_arguments: object, **_options: object) -> None:
-        raise OSError(28, "No space left on device")
+    touch = Path.touch
+
+    def no_room(path: Path, mode: int = 0o666, exist_ok: bool = True) -> None:
+        if path.suffix == ".backup":
+            raise OSError(28, "No space left on device")
+        touch(path, mode, exist_ok)
 
     monkeypatch.setattr(Path, "touch", no_room)
     with pytest.raises(DatabaseError, match=r"cannot copy .* No space left on device"):

@@ -82,7 +82,7 @@ def observed(
         seconds=(span.until - start).total_seconds(),
         seen=bytearray(span.parts),
     )
-    if start > span.since:
+    if start - span.since > patience:  # more than what the first poll took
         found.segments.append([seconds_of(span.since), seconds_of(start), BEFORE, 0, 0.0])
     count = connection.scalar(select(func.count()).select_from(coverage).where(mine)) or 0
     resolution = 0.0 if count <= _SEGMENTS else span.seconds / _SEGMENTS

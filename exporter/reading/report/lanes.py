@@ -2,7 +2,7 @@
 
 A lane is what the page draws for one group, as a list: its id, its changes, then by turns an
 instant, in ticks since the span's beginning, and what stood from then on: the number of a state;
-`ABSENT`; or, for states that follow each other too closely to be seen, minus how many.
+`ABSENT`; or, for states that are not told one by one, `ABSENT` minus how many.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Text, and_, case, func, or_, select
 from sqlalchemy import type_coerce as coerce
 
-from exporter.history.schema import ExactDecimal, order_group_snapshots
+from exporter.history.schema import Instant, order_group_snapshots
 from exporter.reading import views
 from exporter.reading.report.embedding import as_json
 from exporter.reading.report.span import Span
@@ -23,7 +23,9 @@ from exporter.reading.report.span import Span
 ABSENT = -1
 
 _SHORTEST_LANE = 16  # bytes: bounds how many groups are worth asking for
-_AT_ONCE = 400
+_BRIEF_LANE = 64  # bytes
+_AT_ONCE = 50
+_DETAILED = 50  # lanes that are told as well as can be, however many more there are
 _CHANGES_SHOWN_ALL = 300
 _RESOLUTION = 600
 _EXTRA_LENGTH = 120
@@ -55,6 +57,8 @@ class Lanes:
 def lanes(connection: Connection, account: str, span: Span, *, room: int) -> Lanes:
     """Read the lanes of an account's groups until there is no more room.
 
+    Once it gets scarce, all but the last state of a group become one.
+
     Args:
         connection: from `exporter.reading.connect.snapshot`.
         account: its name.
@@ -82,8 +86,12 @@ def lanes(connection: Connection, account: str, span: Span, *, room: int) -> Lan
     for start in range(0, len(ranked), _AT_ONCE):
         changes = dict(ranked[start : start + _AT_ONCE])
         # Those with the most changes come first, whatever the order in which they are read.
-        rows = _rows(connection, account, span, list(changes))
-        read = dict(_read(rows, span, changes, number))
+        scarce = start >= _DETAILED and found.size > room - _BRIEF_LANE * (len(ranked) - start)
+        read = dict(
+            _brief(connection, account, span, changes, number)
+            if scarce
+            else _read(_rows(connection, account, span, list(changes)), span, changes, number)
+        )
         for group in changes:
             lane = read[group]
             size = len(as_json(lane)) + 1
@@ -130,16 +138,7 @@ def _rows(connection: Connection, account: str, span: Span, ids: list[str]) -> I
     """The states of some groups, group by group, in order of time."""
     states = order_group_snapshots
     return connection.execute(
-        select(
-            states.c.order_group_id,
-            states.c.valid_from,
-            states.c.valid_to,
-            states.c.end_reason,
-            states.c.is_auto_cancel_enabled,
-            coerce(states.c.contracts_limit, ExactDecimal),
-            states.c.exchange_index,
-            _text(connection, states.c.extra),
-        )
+        select(*_columns(connection))
         .where(_overlapping(account, span), states.c.order_group_id.in_(ids))
         .order_by(states.c.order_group_id, states.c.valid_from),
         execution_options={"yield_per": 5_000},
@@ -160,6 +159,50 @@ def _read(
         yield group, lane
 
 
+def _brief(
+    connection: Connection, account: str, span: Span, changes: dict[str, int], number: _Number
+) -> Iterator[tuple[str, Lane]]:
+    """Make lanes of the last state alone, and of the number of those before it."""
+    states = order_group_snapshots
+    ends = (
+        select(
+            states.c.order_group_id.label("id"),
+            func.min(states.c.valid_from, type_=Instant).label("first"),
+            func.max(states.c.valid_from, type_=Instant).label("last"),
+            func.count().label("count"),
+        )
+        .where(_overlapping(account, span), states.c.order_group_id.in_(list(changes)))
+        .group_by(states.c.order_group_id)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(*_columns(connection), ends.c.first, ends.c.count)
+        .join_from(ends, states, states.c.order_group_id == ends.c.id)
+        .where(states.c.account == account, states.c.valid_from == ends.c.last)
+    )
+    for *row, first, count in rows:
+        lane: Lane = [row[0], changes[row[0]]]
+        if count > 1:
+            lane += [round(_since(span, first) / _tick(span)), ABSENT - (count - 1)]
+        for instant, what in _events([row], span, number):
+            lane += [round(instant / _tick(span)), what]
+        yield row[0], lane
+
+
+def _columns(connection: Connection) -> tuple[ColumnElement[Any], ...]:
+    states = order_group_snapshots
+    return (
+        states.c.order_group_id,
+        states.c.valid_from,
+        states.c.valid_to,
+        states.c.end_reason,
+        states.c.is_auto_cancel_enabled,
+        states.c.contracts_limit,
+        states.c.exchange_index,
+        _text(connection, states.c.extra),
+    )
+
+
 def _text(connection: Connection, extra: ColumnElement[Any]) -> ColumnElement[Any]:
     """SQL for the beginning of the unknown fields, as stored."""
     stored = views.as_text(extra, on_sqlite=connection.dialect.name == "sqlite")
@@ -168,14 +211,14 @@ def _text(connection: Connection, extra: ColumnElement[Any]) -> ColumnElement[An
 
 def _events(rows: Iterable[Any], span: Span, number: _Number) -> Iterator[tuple[float, int]]:
     """When, in seconds since the span's beginning, a group's state became which."""
-
-    def since(instant: datetime) -> float:
-        return max((instant - span.since).total_seconds(), 0.0)
-
     for _, valid_from, valid_to, end_reason, *state in rows:
-        yield since(valid_from), number(state)
+        yield _since(span, valid_from), number(state)
         if end_reason == "removed" and valid_to <= span.until:
-            yield since(valid_to), ABSENT
+            yield _since(span, valid_to), ABSENT
+
+
+def _since(span: Span, instant: datetime) -> float:
+    return max((instant - span.since).total_seconds(), 0.0)
 
 
 def _seen(events: Iterable[tuple[float, int]], resolution: float) -> Iterator[tuple[float, int]]:
@@ -197,5 +240,5 @@ def _seen(events: Iterable[tuple[float, int]], resolution: float) -> Iterator[tu
 
 def _one(begun: float, count: int, latest: tuple[float, int]) -> Iterator[tuple[float, int]]:
     if count > 1:
-        yield begun, -count
+        yield begun, ABSENT - (count - 1)
     yield latest

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Float, Text, cast, func, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Float,
+    Text,
+    cast,
+    extract,
+    func,
+    select,
+)
 from sqlalchemy import type_coerce as coerce
 
 from exporter.history.schema import Instant, accounts, coverage, polls
@@ -144,7 +154,7 @@ def milliseconds(
 ) -> ColumnElement[float]:
     """SQL for the milliseconds between two instants."""
     if connection.dialect.name == "postgresql":
-        return cast(func.extract("epoch", end - start) * 1000, Float)
+        return cast((extract("epoch", end) - extract("epoch", start)) * 1000, Float)
 
     def micros(instant: ColumnElement[datetime]) -> ColumnElement[Any]:
         return cast(func.substr(coerce(instant, Text), 21, 6), BigInteger)
@@ -156,7 +166,7 @@ def milliseconds(
 def _epoch(connection: Connection, instant: ColumnElement[datetime]) -> ColumnElement[Any]:
     """SQL for the whole seconds from 1970 to an instant."""
     if connection.dialect.name == "postgresql":
-        return func.floor(func.extract("epoch", instant))
+        return func.floor(extract("epoch", instant))
     return cast(func.strftime("%s", coerce(instant, Text)), BigInteger)
 
 

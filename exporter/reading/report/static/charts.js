@@ -1,6 +1,7 @@
 // The charts over time, drawn by uPlot; each has its numbers as a table below it.
 
 const CHART_HEIGHT = 150;
+const WIDE_BAR = 7; // pixels
 
 function partStarts() {
   const { start, width, parts } = data.grid;
@@ -9,7 +10,7 @@ function partStarts() {
 
 // A chart with a heading, a legend, and a table made when it is opened.
 // `tell(index)` gives the lines of the tip; `rows()` those of the table.
-function chart({ account, title, note, unit, times, series, values, bands, tell, columns, rows, entries, least }) {
+function chart({ account, title, note, times, series, values, bands, tell, columns, rows, entries, least }) {
   const box = element("div", { className: "plot", role: "img", "aria-label": `${title}; as a table below` });
   const figure = element(
     "figure",
@@ -53,7 +54,7 @@ function chart({ account, title, note, unit, times, series, values, bands, tell,
         gap: 2,
         space: 28,
         incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6, 1e7, 1e8],
-        values: (_, splits) => splits.map((value) => `${short(value)}${unit || ""}`),
+        values: (_, splits) => splits.map(short),
       },
     ],
     series: [{}, ...series()],
@@ -133,7 +134,11 @@ function stacked({ width, times, stacks, ...rest }) {
         paths: bars,
         points: { show: false },
         width: 0,
-        fill: (self) => fill(self.ctx, name, false),
+        // In a bar too narrow for it, a pattern would look like a broken line.
+        fill: (self) =>
+          self.bbox.width * width < WIDE_BAR * devicePixelRatio * (view.to - view.from)
+            ? colour(LOOKS[name][0])
+            : fill(self.ctx, name, false),
       })),
     tell: (part) => {
       const lines = names
@@ -162,7 +167,7 @@ function groupsChart(account) {
     values: [lasting(account.standing), lasting(account.on)],
     least: 4,
     series: () => [line("--text", { paths: stepped }), line("--on", { paths: stepped, fill: `${colour("--on")}33` })],
-    entries: [["on", "with auto-cancel on"]],
+    entries: [["standing", "all (line)"], ["on", "with auto-cancel on (area)"]],
     tell: (part) => {
       const at = Math.min(part, starts.length - 1);
       const standing = account.standing[at];
@@ -224,14 +229,13 @@ function latencyChart(account) {
   const of = (number) => account.taken.map((part) => (part ? part[number] : null));
   return chart({
     account,
-    title: "How long polls took",
+    title: "How long polls took, in milliseconds",
     note: `Polls that succeeded, from first request to last byte: mean and slowest of each ${duration(data.grid.width)}.`,
-    unit: " ms",
     times: starts,
     values: [of(1), of(0)],
     least: 100,
     series: () => [line("--vermilion", { width: 1, dash: [4, 3] }), line("--blue")],
-    entries: [["unauthorized", "mean (solid line)"], ["unreachable", "slowest (dashed line)"]],
+    entries: [["mean", "mean (solid line)"], ["slowest", "slowest (dashed line)"]],
     tell: (part) =>
       account.taken[part] && [
         partText(starts[part], data.grid.width),
@@ -251,9 +255,8 @@ function skewChart(account) {
   const of = (number) => account.skew.map((part) => (part ? part[number] : null));
   return chart({
     account,
-    title: "This machine's clock against the exchange's",
+    title: "This machine's clock against the exchange's, in milliseconds",
     note: "Above zero: this machine is ahead. Known to about half a second; the exchange refuses keys from 30 s on.",
-    unit: " ms",
     times: starts,
     values: [of(2), of(0), of(1)],
     least: 1000,
@@ -263,7 +266,7 @@ function skewChart(account) {
       line("--purple"),
     ],
     bands: () => [{ series: [1, 2], fill: `${colour("--purple")}33` }],
-    entries: [["server_error", "mean (solid line), least and greatest (dashed lines)"]],
+    entries: [["skew", "mean (solid line), least and greatest (dashed lines)"]],
     tell: (part) =>
       account.skew[part] && [
         partText(starts[part], data.grid.width),

@@ -3,11 +3,11 @@
 const LANE_HEIGHT = 22;
 const LANES_AT_ONCE = 20;
 const STATES_IN_TABLE = 200;
-const ABSENT = -1; // below it: minus the number of states that are too close together
+const ABSENT = -1; // below it: as many states as it is below, not told one by one
 
 function stateText(account, state) {
   if (state === ABSENT) return "absent";
-  if (state < ABSENT) return `${-state} states in a short time`;
+  if (state < ABSENT) return `${count(ABSENT - state)} states, not told one by one here`;
   const [on, limit, index, extra] = account.states[state];
   return [
     `auto-cancel ${on ? "on" : "off"}`,
@@ -133,7 +133,7 @@ function lanesSection(account) {
     legend([
       ["on", "auto-cancel on"],
       ["off", "auto-cancel off"],
-      ["busy", "many states, too close to draw"],
+      ["busy", "many states"],
       ["before", "not observed"],
     ]),
     element("label", { className: "search" }, "Find a group by its id ", search),

@@ -7,7 +7,8 @@ need none.
 
 from alembic import context
 
-from exporter.history.schema import metadata
+from exporter.history.described import describe
+from exporter.history.schema import REVISION, metadata
 
 connection = context.config.attributes.get("connection")
 if connection is not None:
@@ -18,3 +19,6 @@ if connection is not None:
         transactional_ddl=True,
     )
     context.run_migrations()
+    # Not a revision's task: what this version says of the database holds for its newest schema.
+    if context.get_context().get_current_revision() == REVISION:
+        describe(connection)

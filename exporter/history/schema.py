@@ -24,7 +24,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON, TIMESTAMP
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISION = "0003"
+from exporter.history import dictionary
+
+REVISION = "0004"
 """The newest revision in `migrations/versions/`: the schema that this version reads and writes."""
 
 
@@ -208,12 +210,29 @@ order_group_snapshots = Table(
     sqlite_with_rowid=False,
 )
 
+data_dictionary = Table(
+    "data_dictionary",
+    metadata,
+    Column("object_name", Text, primary_key=True),
+    Column("column_name", Text, primary_key=True),
+    Column("meaning", Text, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("nullable", Boolean, nullable=False),
+    Column("source", Text, nullable=False),
+)
+
+for _table in metadata.tables.values():
+    for _line in dictionary.lines(_table.name):
+        _described = _table.c[_line.column] if _line.column else _table
+        _described.comment = _line.comment
+
 __all__ = [
     "REVISION",
     "ExactDecimal",
     "Instant",
     "accounts",
     "coverage",
+    "data_dictionary",
     "gap_outcomes",
     "metadata",
     "order_group_snapshots",

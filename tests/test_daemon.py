@@ -183,6 +183,7 @@ def test_an_account_that_hangs_disturbs_no_other(
     config = write_config(
         more_accounts=[{"name": "hanging", "key_id": "key-of-hanging"}],
         poll={"interval": "200ms", "deadline": "500ms"},
+        log={"level": "DEBUG"},  # else a failure like the one before is not logged
     )
     daemon = start_daemon(config)
     wait_until(lambda: len(requested(exchange, key_id)) >= 6, "polls of the account that is well")
@@ -383,7 +384,11 @@ def test_it_polls_on_while_postgres_is_away_and_records_all_of_it_later(
     groups = exchange.groups(key_id)
     groups.create("a", contracts_limit="1.00")
     daemon = start_daemon(
-        write_config(database_url=database_url, poll={"interval": "500ms", "deadline": "5s"})
+        write_config(
+            database_url=database_url,
+            poll={"interval": "500ms", "deadline": "5s"},
+            log={"level": "DEBUG"},  # else a poll that waits like the one before is not logged
+        )
     )
     daemon.wait_for_event("poll_ok")
     own_postgres.stop()

@@ -93,7 +93,9 @@ def report(
             {*spans.recorded_accounts(connection), *intervals}
         )
         span = spans.cut(
-            *spans.choose(connection, names, since, until, now), accounts_shown=len(names)
+            *spans.choose(connection, names, since, until, now),
+            accounts_shown=len(names),
+            interval=min(intervals.values(), default=1.0),
         )
         data = _data(connection, names, span, intervals=intervals, now=now)
         page = _page(data)

@@ -63,19 +63,20 @@ class Span:
         return min(max(number, 0), self.parts - 1)
 
 
-def cut(since: datetime, until: datetime, accounts_shown: int) -> Span:
+def cut(since: datetime, until: datetime, accounts_shown: int, *, interval: float) -> Span:
     """Cut a span into as many parts as a page has room for.
 
     Args:
         since: its beginning.
         until: its end, later.
         accounts_shown: how many accounts share the page.
+        interval: seconds between polls: a part is long enough to hold one.
     """
     wanted = max(_FEWEST_PARTS, min(_PARTS, _PARTS_OF_ALL_ACCOUNTS // max(accounts_shown, 1)))
     seconds = (until - since).total_seconds()
     # Decades on end take multiples of the widest.
     width = next(
-        (each for each in _WIDTHS if seconds <= each * wanted),
+        (each for each in _WIDTHS if seconds <= each * wanted and each >= 2 * interval),
         _WIDTHS[-1] * (int(seconds // (_WIDTHS[-1] * wanted)) + 1),
     )
     start = int(since.timestamp() // width) * width

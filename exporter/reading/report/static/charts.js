@@ -152,7 +152,7 @@ function stacked({ width, times, stacks, ...rest }) {
 }
 
 function line(stroke, more) {
-  return { stroke: colour(stroke), width: 2, points: { show: false }, spanGaps: false, ...more };
+  return { stroke: colour(stroke), width: 2, points: { size: 4 }, spanGaps: false, ...more };
 }
 
 function groupsChart(account) {
@@ -166,7 +166,7 @@ function groupsChart(account) {
     times: [...starts, starts.at(-1) + data.grid.width],
     values: [lasting(account.standing), lasting(account.on)],
     least: 4,
-    series: () => [line("--text", { paths: stepped }), line("--on", { paths: stepped, fill: `${colour("--on")}33` })],
+    series: () => [line("--text", { paths: stepped, points: { show: false } }), line("--on", { paths: stepped, points: { show: false }, fill: `${colour("--on")}33` })],
     entries: [["standing", "all (line)"], ["on", "with auto-cancel on (area)"]],
     tell: (part) => {
       const at = Math.min(part, starts.length - 1);

@@ -56,7 +56,7 @@ def test_nothing_recorded_yet(database_url: str) -> None:
 def test_another_versions_schema(database_url: str) -> None:
     with closing(Database(database_url)) as database:
         migrate(database, to="0001")
-        with pytest.raises(SchemaError, match="at revision 0001, this version reads 0[0-9]+: run"):
+        with pytest.raises(SchemaError, match=r"at revision 0001, this version reads 0[0-9]+: run"):
             count(database_url)
         with database.transaction() as connection:
             connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

@@ -290,6 +290,9 @@ def run_once(context: _Context, names: tuple[str, ...]) -> Exit:
 def daemon(context: _Context) -> Exit:
     """Poll every account on its interval until SIGTERM or SIGINT: for systemd.
 
+    SIGHUP reads the configuration and the keys again, and changes nothing if anything is wrong with
+    them. A second SIGTERM ends it at once.
+
     \b
     Example:
       kalshi-exporter --config /etc/kalshi-exporter/config.toml daemon

@@ -196,6 +196,9 @@ class SignedSession:
             body = read_body(response, _ERROR_BODY, effort.check)
         except Exception:  # noqa: BLE001 - the status says enough when the body cannot be had
             body = b""
+        # What the exchange repeats of our secrets stays here too.
+        for name in ("KALSHI-ACCESS-KEY", "KALSHI-ACCESS-SIGNATURE"):
+            body = body.replace(response.request.headers[name].encode(), b"***")
         return refusal(
             response.status_code,
             body,

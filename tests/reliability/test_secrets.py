@@ -1,0 +1,233 @@
+"""Secrets are nowhere but where the operator put them: everything that comes out is searched."""
+
+import base64
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from exporter.demo.exchange import Answer, Request
+from tests.reliability.conftest import Link
+
+if TYPE_CHECKING:
+    # Tests are no package: these are for the type checker alone.
+    from tests.conftest import KeyPair
+    from tests.soak.witness import Witness
+
+_KEY_ID = "5ec4e7ed-0000-4bad-b00b-5ec4e7edf00d"
+_PASSPHRASE = "a-pass/phrase nobody:may@see"
+_PASSWORD = "pa55/word nobody:may@see"
+
+
+class _Place:
+    """Runs the command in every way, and keeps all that comes out of it."""
+
+    def __init__(self, directory: Path, key: "KeyPair", witness: "Witness") -> None:
+        self.directory = directory
+        self.seen: list[tuple[str, bytes]] = []
+        self._witness = witness
+        secrets = directory / "secrets"
+        secrets.mkdir()
+        self._key_file = secrets / "key.pem"
+        self._passphrase_file = secrets / "passphrase"
+        for path in (self._key_file, self._passphrase_file):
+            path.touch(mode=0o600)
+        pem = key.private_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(_PASSPHRASE.encode()),
+        )
+        self._key_file.write_bytes(pem)
+        self._passphrase_file.write_text(_PASSPHRASE)
+        self._private_key = key.private_key
+        self._pem = pem
+
+    def config(self, name: str, database_url: str, *, base_url: str | None = None) -> Path:
+        place = self.directory / name
+        place.mkdir(exist_ok=True)
+        path = place / "config.toml"
+        path.write_text(
+            f"""
+            [database]
+            url = "{database_url}"
+            [poll]
+            interval = "200ms"
+            deadline = "2s"
+            max_attempts = 2
+            [[accounts]]
+            name = "main"
+            base_url = "{base_url or self._witness.base_url}"
+            key_id = "{_KEY_ID}"
+            private_key_file = "{self._key_file}"
+            private_key_passphrase_file = "{self._passphrase_file}"
+            """
+        )
+        return path
+
+    def run(self, config: Path, *arguments: str, seconds: float | None = None) -> int:
+        """Run the command to its end, or for so long."""
+        code = 0
+        for log_format in ("text", "json"):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "exporter", f"--config={config}", "--log-level=DEBUG",
+                 f"--log-format={log_format}", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=config.parent,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "KALSHI_EXPORTER_TRACEBACK": "1",
+                    "DB_PASSWORD": _PASSWORD,
+                },
+            )  # fmt: skip
+            if seconds is not None:
+                time.sleep(seconds)
+                self.look(f"/proc/{process.pid}")
+                process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=120)
+            self.seen.append((f"{arguments} {log_format}", output))
+            code = max(code, process.returncode)
+        return code
+
+    def look(self, process: str) -> None:
+        """Keep what others may see of a process."""
+        for name in ("cmdline", "comm", "status", "stat"):
+            self.seen.append((f"/proc/…/{name}", Path(process, name).read_bytes()))
+
+    def forbidden(self) -> dict[str, list[bytes]]:
+        """Everything that may be nowhere, in the forms that it may take."""
+        plain = self._private_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        keys = [line for pem in (plain, self._pem) for line in pem.splitlines()[1:-1]]
+        numbers = self._private_key.private_numbers()
+        signatures = [
+            request.headers.get("kalshi-access-signature", "").encode()
+            for request in self._witness.requests
+        ]
+        return {
+            "key id": [_KEY_ID.encode(), _KEY_ID[:18].encode()],
+            "key": [*keys, str(numbers.d).encode(), str(numbers.p).encode()],
+            "passphrase": _forms(_PASSPHRASE),
+            "password": _forms(_PASSWORD),
+            "signature": [form for each in signatures if each for form in (each, each[:40])],
+        }
+
+
+def _echo(request: Request) -> Answer:
+    """A refusal that repeats what it refuses."""
+    signature = request.headers["kalshi-access-signature"]
+    return Answer.json({"message": f"{request.key_id} {signature}"}, status=401)
+
+
+def _forms(secret: str) -> list[bytes]:
+    encoded = base64.b64encode(secret.encode())
+    return [secret.encode(), quote(secret, safe="").encode(), quote(secret).encode(), encoded]
+
+
+@contextmanager
+def _link(url: str) -> Iterator[Link]:
+    link = Link(url)
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes through /proc")
+def test_no_secret_comes_out_of_any_command_whatever_fails(
+    key_pair: "KeyPair", witness: "Witness", postgres_url: str, tmp_path: Path
+) -> None:
+    witness.register(_KEY_ID, key_pair.public_key)
+    place = _Place(tmp_path, key_pair, witness)
+    with _link(postgres_url) as link:
+        # The server trusts whoever comes: the password is there to be seen, not to be right.
+        at = link.url.partition("@")[2]
+        postgres = f"postgresql+psycopg://postgres:${{DB_PASSWORD}}@{at}"
+        there = place.config("sqlite", "sqlite:///order_groups.db")
+        over = place.config("postgres", postgres)
+        for config in (there, over):
+            assert place.run(config, "run-once") == 0
+            place.run(config, "status")
+            place.run(config, "check")
+            assert place.run(config, "daemon", seconds=2.0) == 0
+        for _ in range(4):
+            witness.script(_KEY_ID, Answer.server_error(), Answer(ending="reset"), _echo)
+        place.run(there, "run-once")
+        place.run(there, "daemon", seconds=2.0)
+        link.refuse()
+        place.run(over, "run-once")
+        place.run(over, "check")
+        place.run(over, "daemon", seconds=2.0)
+    nobody = place.config("nobody", "sqlite:///o.db", base_url="http://127.0.0.1:9/trade-api/v2")
+    place.run(nobody, "run-once")
+    for name, url in (("wrong", "mysql://u:{}@h/d"), ("fault", "postgresql://u:{}@h:port/d")):
+        place.run(place.config(name, url.format(quote(_PASSWORD, safe=""))), "check")
+
+    assert len(witness.requests) > 10
+    files = [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and path.name != "config.toml" and path.parent.name != "secrets"
+    ]
+    assert {"order_groups.db", "spool.db"} <= {path.name for path in files}
+    everything = [*place.seen, *((str(path), path.read_bytes()) for path in files)]
+    everything.append(("polls on Postgres", _dump(postgres_url)))
+    found = {
+        f"{what} in {where}"
+        for what, forms in place.forbidden().items()
+        for where, content in everything
+        if re.search(b"|".join(map(re.escape, forms)), content)
+    }
+    assert found == set()
+    modes = {
+        str(path): stat.filemode(path.stat().st_mode)
+        for path in [*files, *(path.parent for path in files if path.name == "spool.db")]
+        if stat.S_IMODE(path.stat().st_mode) & 0o077
+    }
+    assert modes == {}
+
+
+def _dump(url: str) -> bytes:
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        tables = ("polls", "accounts", "coverage", "order_group_snapshots")
+        rows = [connection.execute(text(f"SELECT * FROM {name}")).all() for name in tables]
+    engine.dispose()
+    return repr(rows).encode()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at limits through /proc")
+def test_a_crash_leaves_no_core_in_which_the_key_would_be(
+    key_pair: "KeyPair", witness: "Witness", tmp_path: Path
+) -> None:
+    witness.register(_KEY_ID, key_pair.public_key)
+    config = _Place(tmp_path, key_pair, witness).config("core", "sqlite:///order_groups.db")
+    daemon = [sys.executable, "-m", "exporter", f"--config={config}", "daemon"]
+    process = subprocess.Popen(
+        ["sh", "-c", 'ulimit -S -c $(ulimit -H -c); exec "$@"', "sh", *daemon],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        witness.wait_for_requests(1, seconds=60)
+        limits = Path(f"/proc/{process.pid}/limits").read_text(encoding="ascii")
+    finally:
+        process.kill()
+        process.wait()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert line.split()[4] == "0"

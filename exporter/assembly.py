@@ -16,7 +16,7 @@ from exporter.history.database import Database
 from exporter.history.migrate import ensure_current
 from exporter.history.spool import Spool
 from exporter.history.store import Store
-from exporter.kalshi.keys import SigningKey, load_private_key
+from exporter.kalshi.keys import SigningKey, load_passphrase, load_private_key
 from exporter.kalshi.session import SignedSession
 from exporter.operating import logs
 from exporter.poll import Poller, Timing
@@ -40,11 +40,7 @@ def key_of(account: Account) -> SigningKey:
     path = account.private_key_passphrase_file
     try:
         if path is not None:
-            try:
-                # A newline at the end is the editor's, not the passphrase's.
-                passphrase = path.read_bytes().rstrip(b"\r\n")
-            except OSError as error:
-                raise PrivateKeyError(f"cannot read {path}: {error.strerror}") from error
+            passphrase = load_passphrase(path)
             logs.protect(passphrase.decode(errors="replace"))
         return load_private_key(account.private_key_file, passphrase)
     except PrivateKeyError as error:

@@ -144,7 +144,9 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """A SQLite database that does not exist yet, as a SQLAlchemy URL."""
-    return f"sqlite:///{tmp_path / 'order_groups.db'}"
+    path = tmp_path / "order_groups.db"
+    path.touch(mode=0o600)
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

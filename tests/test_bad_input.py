@@ -106,7 +106,11 @@ CASES = {
     ),
     "no passphrase file": Case(
         config=key_file("locked.pem", private_key_passphrase_file="missing.txt"),
-        says=(("cannot read", "missing.txt", "No such file or directory"),),
+        says=(("missing.txt", "the passphrase file", "No such file or directory"),),
+    ),
+    "a passphrase that others can read": Case(
+        config=key_file("locked.pem", private_key_passphrase_file="open.txt"),
+        says=(("open.txt can be read by others", "chmod 600"),),
     ),
     "a certificate for a key": Case(
         config=key_file("public.pem"), says=(("public.pem holds a public key",),)
@@ -141,6 +145,10 @@ CASES = {
     ),
     "no schema, and none may be made": Case(
         config={"database": {"url": "sqlite:///empty.db", "auto_migrate": False}},
+        says=(("has no tables yet", "auto_migrate is false", "kalshi-exporter migrate"),),
+    ),
+    "no database, and no schema may be made": Case(
+        config={"database": {"url": "sqlite:///none.db", "auto_migrate": False}},
         says=(("has no tables yet", "auto_migrate is false", "kalshi-exporter migrate"),),
     ),
     "no directory for the database": Case(
@@ -201,6 +209,7 @@ def workplace(tmp_path: Path, key_pair: "KeyPair") -> Path:
         "locked.pem": pem(key_pair.private_key, PASSPHRASE),
         "public.pem": public,
         "wrong.txt": b"incorrect horse\n",
+        "open.txt": PASSPHRASE,
         "poem.txt": b"Tell me, O muse, of that ingenious hero who travelled far and wide\n",
     }
     for name, content in files.items():
@@ -209,8 +218,6 @@ def workplace(tmp_path: Path, key_pair: "KeyPair") -> Path:
     (tmp_path / "a-directory").mkdir()
     for name in ("newer.db", "empty.db"):
         with closing(sqlite3.connect(tmp_path / name)) as connection:
-            # As the exporter leaves its databases.
-            connection.execute("PRAGMA journal_mode=WAL")
             if name == "newer.db":
                 connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
                 connection.execute("INSERT INTO alembic_version VALUES ('9999')")

@@ -4,13 +4,13 @@ Nothing here rests on session state, so that a pooler in transaction mode may st
 """
 
 import math
-import os
-import stat
+import sqlite3
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
@@ -81,6 +81,18 @@ class Database:
                 if not durable and self.is_sqlite and not connection.invalidated:
                     _pragma(connection, "synchronous=FULL")
 
+    def let_readers_in(self) -> None:
+        """Have SQLite log ahead, so that nobody who reads waits for a writer, nor the reverse.
+
+        Only a file with our schema: the setting stays in the file.
+
+        Raises:
+            DatabaseError: the database failed.
+        """
+        if self.is_sqlite:
+            with translated_errors(self.path), self._turn, self.engine.connect() as connection:
+                _pragma(connection, "journal_mode=WAL")
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
@@ -92,18 +104,22 @@ class Database:
                 f"database.url: the directory {path.parent} does not exist: create it, or"
                 " correct the path"
             )
-        engine = create_engine(
-            self.url, connect_args={"timeout": _SQLITE_BUSY_SECONDS}, pool_size=1, max_overflow=4
-        )
 
-        @event.listens_for(engine, "connect")
-        def _prepare(connection: Any, _record: Any) -> None:
-            _make_private(path)
-            # sqlite3's own transaction control would begin late and commit DDL on its own.
-            connection.isolation_level = None
-            connection.execute("PRAGMA journal_mode=WAL")
+        def connect() -> sqlite3.Connection:
+            # mode=rw: only `migrate` makes a database; one that is gone is no empty one.
+            connection = sqlite3.connect(
+                f"file:{quote(str(path))}?mode=rw",
+                uri=True,
+                timeout=_SQLITE_BUSY_SECONDS,
+                # sqlite3's own transaction control would begin late and commit DDL on its own.
+                isolation_level=None,
+                check_same_thread=False,  # the pool lends it to one thread at a time
+            )
             # Each commit survives a power cut: what was seen once is not forgotten.
             connection.execute("PRAGMA synchronous=FULL")
+            return connection
+
+        engine = create_engine(self.url, creator=connect, pool_size=1, max_overflow=4)
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
@@ -214,17 +230,6 @@ _BOUND = text(
     "SELECT set_config('statement_timeout', :statement, true),"
     " set_config('idle_in_transaction_session_timeout', :idle, true)"
 )
-
-
-def _make_private(path: Path) -> None:
-    """Make a file that SQLite has just created readable by its owner alone.
-
-    SQLite gives its journals the same mode. A file with content keeps the mode that somebody
-    chose for it, to let a reader in for example.
-    """
-    status = path.stat()
-    if status.st_size == 0 and status.st_uid == os.geteuid():
-        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
 
 
 @contextmanager

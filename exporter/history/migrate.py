@@ -28,6 +28,8 @@ _log = logging.getLogger("exporter.migrate")
 # Any number, the same in every version: those who migrate at the same time take turns on it.
 _ADVISORY_LOCK = 0x6B616C736869
 
+_SMALLEST_DATABASE = 100  # bytes: SQLite's header
+
 
 def current_revision(database: Database) -> str | None:
     """Give the revision of the database's schema; None if it has none yet.
@@ -36,6 +38,12 @@ def current_revision(database: Database) -> str | None:
         SchemaError: the file is not a database, or the schema is another program's.
         DatabaseError: the database failed.
     """
+    path = database.path
+    if path is not None and (not path.exists() or path.stat().st_size == 0):
+        return None
+    if path is not None and path.stat().st_size < _SMALLEST_DATABASE:
+        # SQLite takes it for an empty database.
+        raise _no_database(path)
     try:
         with translated_errors(database.path), database.engine.connect() as connection:
             bound(connection)
@@ -45,11 +53,14 @@ def current_revision(database: Database) -> str | None:
         # away all locks that this process has on it.
         driver_error = getattr(error.__cause__, "orig", None)
         if getattr(driver_error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            raise SchemaError(
-                f"database.url: {database.path} is a file, but not a SQLite database: correct the"
-                " path"
-            ) from error
+            raise _no_database(path) from error
         raise
+
+
+def _no_database(path: Path | None) -> SchemaError:
+    return SchemaError(
+        f"database.url: {path} is a file, but not a SQLite database: correct the path"
+    )
 
 
 def ensure_current(database: Database, *, auto_migrate: bool) -> None:
@@ -61,6 +72,7 @@ def ensure_current(database: Database, *, auto_migrate: bool) -> None:
     """
     revision = current_revision(database)
     if revision == REVISION:
+        database.let_readers_in()
         return
     refuse_newer(revision)
     if not auto_migrate:
@@ -96,6 +108,7 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
     from alembic import command  # noqa: PLC0415
 
     configuration = _configuration()
+    _make_private_file(database.path)
     with database.transaction() as connection:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -110,6 +123,7 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
         backup = None if before is None else _back_up(database, before)
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, to)
+    database.let_readers_in()
     _log.info(
         "the database's schema is now at revision %s",
         to,
@@ -163,6 +177,16 @@ def refuse_newer(revision: str | None) -> None:
             f"the database's schema is at revision {revision}, newer than {REVISION}, the newest"
             " that this version knows: install the kalshi-exporter that made it, or a newer one"
         )
+
+
+def _make_private_file(path: Path | None) -> None:
+    """Make SQLite's file, if there is none, readable by its owner alone; its journals follow it."""
+    if path is None or path.exists():
+        return
+    try:
+        path.touch(mode=0o600)
+    except OSError as error:
+        raise DatabaseError(f"database: cannot make {path}: {error.strerror}") from error
 
 
 def _back_up(database: Database, revision: str) -> Path | None:

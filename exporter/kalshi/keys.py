@@ -56,7 +56,7 @@ def load_private_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
         PrivateKeyError: the file or the key cannot be used; the text names the path, what is
             wrong and what to do, and nothing of the key.
     """
-    pem = _read(path)
+    pem = _read(path, "private key")
     _refuse_what_is_no_private_key(path, pem)
     try:
         key = _parse(pem, passphrase)
@@ -90,34 +90,44 @@ def load_private_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
             )
 
 
-def _read(path: Path) -> bytes:
+def load_passphrase(path: Path) -> bytes:
+    """Read the passphrase of a private key from its file, which nobody else may read either.
+
+    Raises:
+        PrivateKeyError: the file cannot be used; one line that says why and what to do.
+    """
+    # A newline at the end is the editor's, not the passphrase's.
+    return _read(path, "passphrase").rstrip(b"\r\n")
+
+
+def _read(path: Path, kind: str) -> bytes:
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else str(error)
-        raise PrivateKeyError(f"{path}, the private key file, cannot be read: {what}") from None
+        raise PrivateKeyError(f"{path}, the {kind} file, cannot be read: {what}") from None
     try:
         # The file that is open is the file that is judged: a path can change its meaning.
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
-            raise PrivateKeyError(f"{path} is a directory: name the private key file in it")
+            raise PrivateKeyError(f"{path} is a directory: name the {kind} file in it")
         if not stat.S_ISREG(status.st_mode):
-            raise PrivateKeyError(f"{path} is not a regular file: name the private key file")
+            raise PrivateKeyError(f"{path} is not a regular file: name the {kind} file")
         _refuse_what_others_can_read(path, status)
         with open(descriptor, "rb", closefd=False) as file:
-            pem = file.read(_LARGEST_FILE + 1)
+            content = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise PrivateKeyError(f"{path} cannot be read: {error.strerror}") from None
     finally:
         os.close(descriptor)
-    if not pem.strip():
-        raise PrivateKeyError(f"{path} is empty: put the private key in PEM there")
-    if len(pem) > _LARGEST_FILE:
+    if not content.strip():
+        raise PrivateKeyError(f"{path} is empty: put the {kind} there")
+    if len(content) > _LARGEST_FILE:
         raise PrivateKeyError(
-            f"{path} is larger than {_LARGEST_FILE // 1024} KiB: that is no private key"
+            f"{path} is larger than {_LARGEST_FILE // 1024} KiB: that is no {kind}"
         )
-    return pem
+    return content
 
 
 def _refuse_what_others_can_read(path: Path, status: os.stat_result) -> None:

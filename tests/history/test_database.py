@@ -34,9 +34,10 @@ def mode(path: Path) -> int:
 def test_a_new_sqlite_file_and_its_journals_are_private(sqlite_url: str) -> None:
     old_umask = os.umask(0)
     database = Database(sqlite_url)
+    assert database.path is not None
+    database.path.unlink()
     try:
         migrate(database)
-        assert database.path is not None
         with database.transaction():
             pass
         modes = {path.name: mode(path) for path in database.path.parent.iterdir()}
@@ -46,6 +47,16 @@ def test_a_new_sqlite_file_and_its_journals_are_private(sqlite_url: str) -> None
     assert modes == dict.fromkeys(
         ("order_groups.db", "order_groups.db-wal", "order_groups.db-shm"), 0o600
     )
+
+
+def test_a_database_that_is_gone_is_no_empty_one(sqlite: Database) -> None:
+    sqlite.close()
+    assert sqlite.path is not None
+    sqlite.path.unlink()
+
+    with pytest.raises(DatabaseError, match="unable to open database file"), sqlite.transaction():
+        pass
+    assert not sqlite.path.exists()
 
 
 def test_a_sqlite_file_with_content_keeps_the_mode_that_somebody_gave_it(sqlite: Database) -> None:

@@ -135,6 +135,7 @@ def test_killed_at_any_statement_it_leaves_the_old_schema_or_the_new(
 ) -> None:
     template = tmp_path / "order_groups"
     old, new = Database(f"sqlite:///{template}"), Database(f"sqlite:///{tmp_path / 'new'}")
+    template.touch()
     if revision is not None:
         migrate(old, to=revision)
     else:

@@ -13,7 +13,10 @@ from sqlalchemy import make_url
 
 from exporter import __version__
 from exporter.history.database import Database
+from exporter.history.migrate import migrate
 from exporter.history.schema import to_text
+from exporter.history.store import Store
+from exporter.model import Observation, OrderGroup, Poll
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes" / "questions.md"
 
@@ -150,32 +153,30 @@ def test_the_answer_is_right(kind: str, number: int, request: pytest.FixtureRequ
     assert [tuple(value(each) for each in row) for row in rows] == ANSWERS[number]
 
 
+def groups_of_main(clock: str) -> list[OrderGroup]:
+    on = not (DAY + "02:00" <= clock < DAY + "02:40" or clock >= DAY + "14:00")
+    groups = [OrderGroup("alpha", on, Decimal("10.00" if clock < NIGHT + "23:30" else "25.00"))]
+    if clock < DAY + "03:00":
+        groups.append(OrderGroup("beta", True, Decimal("5.00")))
+    elif clock >= DAY + "08:00":
+        groups.append(OrderGroup("beta", True, Decimal("7.50")))
+    if clock >= DAY + "01:00":
+        groups.append(OrderGroup("gamma", False, extra='{"note":"unknown"}'))
+    return groups
+
+
+def outcome_of_main(clock: str) -> str | None:
+    if DAY + "11:00" < clock < DAY + "13:00":
+        return None
+    if DAY + "06:00" < clock < DAY + "07:00":
+        return "timeout" if clock == DAY + "06:20" else "unauthorized"
+    return "ok"
+
+
 @pytest.fixture(scope="module")
 def write_day() -> Callable[[str], Database]:
     """Write a night and a day of three accounts, polled every ten minutes."""
-    from exporter.history.migrate import migrate
-    from exporter.history.store import Store
-    from exporter.model import Observation, OrderGroup, Poll
-
     start = datetime(2026, 11, 22, 22, tzinfo=UTC)
-
-    def groups_of_main(clock: str) -> list[OrderGroup]:
-        on = not (DAY + "02:00" <= clock < DAY + "02:40" or clock >= DAY + "14:00")
-        groups = [OrderGroup("alpha", on, Decimal("10.00" if clock < NIGHT + "23:30" else "25.00"))]
-        if clock < DAY + "03:00":
-            groups.append(OrderGroup("beta", True, Decimal("5.00")))
-        elif clock >= DAY + "08:00":
-            groups.append(OrderGroup("beta", True, Decimal("7.50")))
-        if clock >= DAY + "01:00":
-            groups.append(OrderGroup("gamma", False, extra='{"note":"unknown"}'))
-        return groups
-
-    def outcome_of_main(clock: str) -> str | None:
-        if DAY + "11:00" < clock < DAY + "13:00":
-            return None
-        if DAY + "06:00" < clock < DAY + "07:00":
-            return "timeout" if clock == DAY + "06:20" else "unauthorized"
-        return "ok"
 
     def write(url: str) -> Database:
         database = Database(url)

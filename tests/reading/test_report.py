@@ -241,3 +241,21 @@ def test_a_hundred_thousand_snapshots_make_a_small_page(
     main = account_of(data_of(path))
     assert main["lanes"][0][1] == states - 1
     assert len(main["lanes"]) == done.shown
+
+
+def test_the_command_says_what_it_wrote(
+    sqlite_recorder: Any, write_config: Any, run_cli: Any, tmp_path: Path
+) -> None:
+    write_config(base_url="http://127.0.0.1:9/trade-api/v2")
+    sqlite_recorder.ok(0, [A, B])
+    done = run_cli("report")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Wrote report.html: 2026-03-01T11:59:59Z to ")
+    assert done.stdout.endswith("accounts: 1, order groups: 2.\n")
+    assert account_of(data_of(tmp_path / "report.html"))["groups"] == 2
+    wrong = run_cli("report", "--since", "2026-03-02", "--until", "2026-03-01T00:00:00Z")
+    assert wrong.returncode == 2
+    assert "--since must be before" in wrong.stderr
+    nowhere = run_cli("report", "-o", "no/such/directory/report.html")
+    assert nowhere.returncode == 74
+    assert "Traceback" not in nowhere.stderr

@@ -135,7 +135,6 @@ def _account(
     polls = polls_of(connection, name, span)
     return {
         "name": name,
-        "interval": interval,
         "sentences": words.sentences(coverage, counted, polls, span, now=now),
         "facts": _facts(coverage, polls, counted.now[0], sum(counted.total)),
         "segments": coverage.segments,

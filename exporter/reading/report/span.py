@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import type_coerce as coerce
 
-from exporter.history.schema import Instant, accounts, coverage, polls
+from exporter.history.schema import accounts, coverage, polls
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _WIDTHS = (
@@ -174,16 +174,3 @@ def _epoch(connection: Connection, instant: ColumnElement[datetime]) -> ColumnEl
 def seconds_of(instant: datetime) -> float:
     """An instant as the page has it: seconds since 1970, to the millisecond."""
     return round(instant.timestamp(), 3)
-
-
-__all__ = [
-    "Instant",
-    "Span",
-    "choose",
-    "cut",
-    "milliseconds",
-    "part_of",
-    "recorded",
-    "recorded_accounts",
-    "seconds_of",
-]

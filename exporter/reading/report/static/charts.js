@@ -194,7 +194,7 @@ function changesChart(account) {
   return stacked({
     account,
     title: "Changes of order groups",
-    note: `Per ${duration(data.grid.width)}.`,
+    note: `In each ${duration(data.grid.width)}.`,
     width: data.grid.width,
     times: starts,
     stacks,
@@ -216,7 +216,7 @@ function failuresChart(account) {
   return stacked({
     account,
     title: "Failed polls and why",
-    note: `Per ${duration(width)}.`,
+    note: `In each ${duration(width)}.`,
     width,
     times: starts,
     stacks,

@@ -194,7 +194,7 @@ function changesChart(account) {
   return stacked({
     account,
     title: "Changes of order groups",
-    note: `In each ${duration(data.grid.width)}.`,
+    note: `Per ${duration(data.grid.width)}.`,
     width: data.grid.width,
     times: starts,
     stacks,
@@ -216,7 +216,7 @@ function failuresChart(account) {
   return stacked({
     account,
     title: "Failed polls and why",
-    note: `In each ${duration(width)}.`,
+    note: `Per ${duration(width)}.`,
     width,
     times: starts,
     stacks,

@@ -32,15 +32,17 @@ from exporter.errors import InvalidResponseError
 from exporter.model import OrderGroup
 
 _LONGEST = 2_000  # characters of a reason
+_GROUP = '"id":"a","is_auto_cancel_enabled":true'
 _SEEDS = [
-    line.encode()
-    for line in [
-        r'{"order_groups":[{"id":"a","is_auto_cancel_enabled":true,"contracts_limit_fp":"10.00"}]}',
-        r'{"order_groups":[{"id":"\u00e9","is_auto_cancel_enabled":false,"contracts_limit":3,"x":[1e400]}]}',
-        r'{"order_groups":[{"id":"a","is_auto_cancel_enabled":true,"exchange_index":0}],"cursor":"abc"}',
-        r'{"order_groups":null}',
-        r'{"error":{"code":"a","message":"b","details":"c"}}',
-    ]
+    text.encode()
+    for text in (
+        f'{{"order_groups":[{{{_GROUP},"contracts_limit_fp":"10.00"}}]}}',
+        f'{{"order_groups":[{{{_GROUP},"contracts_limit":3,"x":["\\u00e9",1e400]}}]}}',
+        f'{{"order_groups":[{{{_GROUP},"exchange_index":0}}],"cursor":"abc"}}',
+        '{"order_groups":null}',
+        '{"error":{"code":"a","message":"b","details":"c"}}',
+    )
+]
 ]
 
 

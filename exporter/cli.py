@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from exporter.config import Account, Configuration
-    from exporter.reading.export import What
+    from exporter.reading.queries import What
 
 
 class _Commands(click.Group):
@@ -356,8 +356,8 @@ def status(context: _Context, as_json: bool, max_age: float | None) -> Exit:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A file, replaced as a whole at the end; else stdout.",
+    help="A file, replaced as a whole at the end, or DIRECTORY/ for Parquet by account and day;"
+    " else stdout.",
 )
 @click.pass_obj
 def export(  # noqa: PLR0917  # Click calls it by keywords
@@ -368,17 +368,20 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
     until: "datetime | None",
     names: tuple[str, ...],
     file_format: str,
-    output: Path | None,
+    output: str | None,
 ) -> None:
     """Write the history as a file: groups, every state, changes, polls or gaps.
 
     Instants are like 2026-03-01T12:30:00Z, or a date for its midnight; without an offset: UTC.
+    A directory takes Parquet files by account and day, of one kind; with --since only the days that
+    may have changed since are written again.
 
     \b
     Example:
       kalshi-exporter export groups
       kalshi-exporter export groups --as-of 2026-03-01T12:30:00Z
       kalshi-exporter export changes --since 2026-03-01 --format jsonl -o changes.jsonl
+      kalshi-exporter export changes --since 2026-03-01 --format parquet -o changes/
     """
     from exporter.reading.export import export as write
 
@@ -399,7 +402,8 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
             until=until,
             account_names=names,
             file_format=file_format,
-            output=output,
+            output=None if output is None else Path(output),
+            dataset=output is not None and (output.endswith("/") or Path(output).is_dir()),
             progress=progress if output is not None and sys.stderr.isatty() else None,
         )
     except ValueError as error:

@@ -1,0 +1,229 @@
+"""What `export` asks the database: columns, rows and order of each export."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Executable,
+    FromClause,
+    Text,
+    and_,
+    case,
+    cast,
+    false,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+    tuple_,
+    type_coerce,
+    union_all,
+)
+
+from exporter.history.schema import Instant, accounts, order_group_snapshots, polls, to_text
+from exporter.reading import views
+
+What = Literal["groups", "history", "changes", "polls", "gaps"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Columns in the order of the file, where from, which rows, in what order.
+
+    Every order begins with the account; of what has a span, the instant follows.
+    """
+
+    columns: tuple[ColumnElement[Any], ...]
+    source: FromClause
+    conditions: tuple[ColumnElement[bool], ...]
+    order: tuple[ColumnElement[Any], ...]
+
+
+def for_dataset(query: Query, as_of: datetime | None, *, on_sqlite: bool) -> Query:
+    """Take in all rows of each account and day of which the query has any.
+
+    A dataset's files are of one account and day each, and are replaced as a whole. Those of groups
+    are of one instant each, `as_of`, which becomes a column.
+    """
+    if as_of is not None:
+        then = cast(literal_column(f"'{to_text(as_of)}'"), Instant).label("as_of")
+        return replace(query, columns=(*query.columns, then))
+    if not query.conditions:
+        return query
+    account, instant = query.order[:2]
+    day: ColumnElement[Any] = (
+        func.substr(type_coerce(instant, Text), 1, 10)
+        if on_sqlite
+        else func.to_char(func.timezone("UTC", instant), "YYYY-MM-DD")
+    )
+    some = select(account, day).select_from(query.source).where(*query.conditions)
+    return replace(query, conditions=(tuple_(account, day).in_(some.correlate(None)),))
+
+
+def statement(connection: Connection, query: Query, names: Sequence[str]) -> Executable:
+    """The query as the database runs it, with values as texts; of some accounts, or all if none."""
+    on_sqlite = connection.dialect.name == "sqlite"
+    rows = (
+        select(
+            *(
+                views.as_text(each, on_sqlite=on_sqlite).label(each.key or "")
+                for each in query.columns
+            )
+        )
+        .select_from(query.source)
+        .where(*query.conditions)
+        .order_by(*views.in_order(query.order, on_sqlite=on_sqlite))
+    )
+    # Every order begins with the account.
+    return rows.where(query.order[0].in_(names)) if names else rows
+
+
+def _groups(_since: datetime | None, _until: datetime | None) -> Query:
+    """The latest observation of each account, at which it was observed by definition."""
+    view = views.order_groups_current
+    return Query(
+        columns=(*view.c, literal(1, Boolean).label("observed")),
+        source=view,
+        conditions=(),
+        order=(view.c.account, view.c.order_group_id),
+    )
+
+
+def groups_at(instant: datetime, observed: Sequence[str], *, on_sqlite: bool) -> Query:
+    """The state at an instant: the columns of `_groups`, `last_seen_at` with hindsight."""
+    states = order_group_snapshots
+    rule = (
+        states.c.valid_from <= instant,
+        or_(states.c.valid_to.is_(None), states.c.valid_to > instant),
+    )
+    keys, found = _standing_at(instant) if on_sqlite else (states, states)
+    first = states.alias("first")
+    first_seen_at = (
+        select(func.min(first.c.valid_from, type_=Instant))
+        .where(
+            first.c.account == states.c.account,
+            first.c.order_group_id == states.c.order_group_id,
+        )
+        .correlate(states)
+        .scalar_subquery()
+    )
+    return Query(
+        columns=(
+            states.c.account,
+            states.c.order_group_id,
+            states.c.is_auto_cancel_enabled,
+            states.c.contracts_limit,
+            states.c.exchange_index,
+            states.c.extra,
+            first_seen_at.label("first_seen_at"),
+            func.coalesce(states.c.last_seen_at, accounts.c.observed_at, type_=Instant).label(
+                "last_seen_at"
+            ),
+            states.c.valid_from.label("last_changed_at"),
+            case((states.c.missing_since <= instant, states.c.missing_since)).label(
+                "missing_since"
+            ),
+            # Not the bare IN: of no accounts at all, it is null on Postgres.
+            case((states.c.account.in_(observed), true()), else_=false()).label("observed"),
+        ),
+        source=found.join(accounts, accounts.c.account == states.c.account),
+        conditions=() if on_sqlite else rule,
+        # SQLite would scan the history to spare itself the sorting of anything but the keys.
+        order=(keys.c.account, keys.c.order_group_id),
+    )
+
+
+def _standing_at(instant: datetime) -> tuple[FromClause, FromClause]:
+    """The keys of the snapshots at an instant, in the form that SQLite answers fast; the snapshots.
+
+    It finds their keys by `valid_to`, in indexes that hold the whole key, because of the sign
+    before `valid_from`; see docs/queries.md.
+    """
+    states = order_group_snapshots
+    candidates = states.alias("candidates")
+    keys = [candidates.c[column.name] for column in states.primary_key]
+    began = literal_column("+candidates.valid_from", Instant) <= instant
+    standing = union_all(
+        select(*keys).where(candidates.c.valid_to > instant, began),
+        select(*keys).where(candidates.c.valid_to.is_(None), began),
+    ).subquery("standing")
+    same = (states.c[column.name] == column for column in standing.c)
+    return standing, standing.join(states, and_(*same))
+
+
+def _history(since: datetime | None, until: datetime | None) -> Query:
+    view = views.order_group_history
+    return Query(
+        columns=tuple(view.c),
+        source=view,
+        conditions=_overlapping(view.c.valid_from, view.c.valid_to, since, until),
+        order=(view.c.account, view.c.valid_from, view.c.order_group_id),
+    )
+
+
+def _changes(since: datetime | None, until: datetime | None) -> Query:
+    view = views.order_group_changes
+    return Query(
+        columns=tuple(view.c),
+        source=view,
+        conditions=_within(view.c.changed_at, since, until),
+        order=(view.c.account, view.c.changed_at, view.c.order_group_id),
+    )
+
+
+def _polls(since: datetime | None, until: datetime | None) -> Query:
+    return Query(
+        columns=tuple(polls.c),
+        source=polls,
+        conditions=_within(polls.c.started_at, since, until),
+        order=(polls.c.account, polls.c.started_at, polls.c.id),
+    )
+
+
+def _gaps(since: datetime | None, until: datetime | None) -> Query:
+    view = views.coverage_gaps
+    return Query(
+        columns=tuple(view.c),
+        source=view,
+        conditions=_overlapping(view.c.gap_start, view.c.gap_end, since, until),
+        order=(view.c.account, view.c.gap_start),
+    )
+
+
+def _within(
+    instant: ColumnElement[Any], since: datetime | None, until: datetime | None
+) -> tuple[ColumnElement[bool], ...]:
+    return (
+        *((instant >= since,) if since is not None else ()),
+        *((instant < until,) if until is not None else ()),
+    )
+
+
+def _overlapping(
+    start: ColumnElement[Any],
+    end: ColumnElement[Any],
+    since: datetime | None,
+    until: datetime | None,
+) -> tuple[ColumnElement[bool], ...]:
+    """What lasts from `start`, inclusive, to `end`, exclusive or null, has to do with a span."""
+    return (
+        *((or_(end.is_(None), end > since),) if since is not None else ()),
+        *((start < until,) if until is not None else ()),
+    )
+
+
+QUERIES: dict[str, Callable[[datetime | None, datetime | None], Query]] = {
+    "groups": _groups,
+    "history": _history,
+    "changes": _changes,
+    "polls": _polls,
+    "gaps": _gaps,
+}
+"""What `export` asks, but for groups as of an instant, from `since` to `until`."""

@@ -1,0 +1,157 @@
+"""Reading disturbs no poll, and a reader needs nothing that an exporter needs."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from exporter.model import OrderGroup
+from exporter.reading.connect import snapshot
+from exporter.reading.export import export
+
+COUNT = "SELECT COUNT(*) FROM order_group_history"
+
+
+def groups(number: int) -> Iterator[OrderGroup]:
+    """A hundred groups, all of which change from one number to the next."""
+    return (OrderGroup(f"g{each}", number % 2 == 0, Decimal(number)) for each in range(100))
+
+
+def test_polls_go_on_under_a_reader_that_stays(recorder: Any) -> None:
+    recorder.ok(0, groups(0))
+    slowest = 0.0
+    with snapshot(recorder.url) as reading:
+        before = reading.execute(text(COUNT)).scalar()
+        for number in range(1, 40):
+            started = time.perf_counter()
+            recorder.ok(number * 60, groups(number))
+            slowest = max(slowest, time.perf_counter() - started)
+        assert reading.execute(text(COUNT)).scalar() == before == 100
+    assert slowest < 5  # a lock would be waited for twice as long
+    with snapshot(recorder.url) as reading:
+        assert reading.execute(text(COUNT)).scalar() == 4_000
+
+
+def test_the_journal_stays_small_while_readers_come_and_go(sqlite_recorder: Any) -> None:
+    path = sqlite_recorder.database.path
+    journal = path.with_name(f"{path.name}-wal")
+    sizes = []
+    sqlite_recorder.ok(0, groups(0))
+    for number in range(1, 120):
+        # A poll now and then has no reader beside it: then the journal is begun anew.
+        if number % 4:
+            with snapshot(sqlite_recorder.url) as reading:
+                reading.execute(text(COUNT)).scalar()
+                sqlite_recorder.ok(number * 60, groups(number))
+        else:
+            sqlite_recorder.ok(number * 60, groups(number))
+        sizes.append(journal.stat().st_size)
+    assert max(sizes[60:]) <= 2 * max(sizes[:60])
+    assert max(sizes) < 32 * 2**20
+
+
+def test_the_journal_is_used_again_once_a_long_reader_is_gone(sqlite_recorder: Any) -> None:
+    path = sqlite_recorder.database.path
+    journal = path.with_name(f"{path.name}-wal")
+    sqlite_recorder.ok(0, groups(0))
+    with snapshot(sqlite_recorder.url) as reading:
+        reading.execute(text(COUNT)).scalar()
+        for number in range(1, 60):
+            sqlite_recorder.ok(number * 60, groups(number))
+    grown = journal.stat().st_size
+    for number in range(60, 110):
+        sqlite_recorder.ok(number * 60, groups(number))
+    assert journal.stat().st_size <= grown + 8 * 2**20
+
+
+def test_exports_while_polls_are_written_are_each_of_one_instant(
+    recorder: Any, tmp_path: Path
+) -> None:
+    recorder.ok(0, groups(0))
+    script = (
+        "import sys; from pathlib import Path; from exporter.reading.export import export\n"
+        "for number in range(8):\n"
+        "    print(export(sys.argv[1], 'history', output=Path(sys.argv[2])).rows, flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, recorder.url, str(tmp_path / "history.csv")],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as exports:
+        number = 0
+        while exports.poll() is None and number < 2_000:
+            number += 1
+            recorder.ok(number * 60, groups(number))
+        output, _ = exports.communicate(timeout=60)
+    assert exports.returncode == 0
+    rows = [int(line) for line in output.split()]
+    assert len(rows) == 8
+    assert rows == sorted(rows)
+    assert all(count % 100 == 0 for count in rows)  # never a part of a poll
+
+
+def test_reading_commands_need_no_key_and_no_network(
+    sqlite_recorder: Any,
+    tmp_path: Path,
+    write_config: Callable[..., Path],
+    run_cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    sqlite_recorder.ok(0, groups(0))
+    sqlite_recorder.database.close()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(sqlite_recorder.database.path, copy / "history.db")
+    (copy / "history.db").chmod(0o444)
+    copy.chmod(0o555)
+    write_config(
+        database_url=f"sqlite:///{copy}/history.db",
+        base_url="http://127.0.0.1:9/trade-api/v2",
+        account={"private_key_file": str(tmp_path / "not there.pem")},
+    )
+    for arguments in (["export", "groups"], ["export", "groups", "--as-of", "2026-03-02"]):
+        done = run_cli(*arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("\n") == 101
+    assert run_cli("status", "--max-age", "36500d").returncode == 0
+    assert [path.name for path in copy.iterdir()] == ["history.db"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "rows"),
+    [
+        ("2026-03-01T17:45:00.123455+05:45", 0),
+        ("2026-03-01T17:45:00.123456+05:45", 100),
+        ("2026-03-01T12:00:00.123456Z", 100),
+        ("2026-03-01T07:00:00.123456-05:00", 100),
+        ("2026-03-01T12:00:00.123455", 0),
+        ("2026-03-01", 0),
+    ],
+)
+def test_as_of_instants_with_offsets(
+    typed: str, rows: int, sqlite_recorder: Any, tmp_path: Path
+) -> None:
+    from exporter.reading.instants import parse_instant
+
+    sqlite_recorder.ok(0, groups(0))
+    instant, _ = parse_instant(typed)
+    done = export(sqlite_recorder.url, "groups", as_of=instant, output=tmp_path / "out.csv")
+    assert done.rows == rows
+    assert bool(done.notices) == (rows == 0)  # not observed then
+
+
+@pytest.mark.parametrize("typed", ["0001-01-01", "0999-12-31T23:59:59Z", "9999-12-31"])
+def test_as_of_the_calendar_s_ends(typed: str, recorder: Any, tmp_path: Path) -> None:
+    from exporter.reading.instants import parse_instant
+
+    recorder.ok(0, groups(0))
+    instant, _ = parse_instant(typed)
+    done = export(recorder.url, "groups", as_of=instant, output=tmp_path / "out.csv")
+    assert done.rows == (0 if typed < "2" else 100)
+    assert len(done.notices) == 1

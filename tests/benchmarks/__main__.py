@@ -5,6 +5,7 @@ Prints the tables; with `--write`, docs/performance.md and docs/performance.json
 
 import argparse
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -45,6 +46,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="replace docs/performance.*")
     arguments = parser.parse_args()
 
+    # So that everything is stopped that was started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     lines: list[Line] = []
     sections: list[Section] = []
     failed: list[str] = []
@@ -62,8 +65,11 @@ def main() -> None:
             lines += [each for each in results if isinstance(each, Line)]
             sections += [each for each in results if isinstance(each, Section)]
             sys.stderr.write(f" {perf_counter() - started:.0f} s\n")
+            for line in results:
+                if isinstance(line, Line):
+                    sys.stderr.write(f"  {line.summary()}\n")
 
-    text = as_markdown(lines, sections)
+    text = as_markdown(lines, sections, quick=arguments.quick)
     sys.stdout.write(text)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -42,14 +42,17 @@ groups that are gone stay in the state; its history is whole documents.
 """
 
 
-def as_markdown(lines: Sequence[Line], sections: Sequence[Section]) -> str:
+def as_markdown(lines: Sequence[Line], sections: Sequence[Section], *, quick: bool) -> str:
     """All of the document."""
     facts = machine()
     packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     parts = [_HEAD]
+    if quick:
+        parts.append("This is a quick look: fewer groups, and fewer polls of each.\n")
     parts.append(
         f"Measured on {facts['cores']} cores of {facts['processor']}, {facts['system']},"
-        f" Python {facts['python']}; {packages}.\n"
+        f" Python {facts['python']}; {packages}; with {facts['load']:.1f} processes at work on"
+        " average, which should be one or two.\n"
     )
     if lines:
         parts.append(lines_as_markdown(lines) + "\n")

@@ -65,6 +65,13 @@ class Line:
         value = self.values.get(peer)
         return None if value is None else value / self.values[EXPORTER]
 
+    def summary(self) -> str:
+        """All of it in a line."""
+        values = (f"{name} {as_text(each, self.unit)}" for name, each in self.values.items())
+        cpu = "" if self.cpu_ratio is None else f"; CPU {self.cpu_ratio:.2f} of the floor's"
+        ratio = "" if self.ratio is None else f"; {self.ratio:.2f} of the floor"
+        return f"{self.case}, {self.unit}: {', '.join(values)}{ratio}{cpu}"
+
     @property
     def met(self) -> bool | None:
         """Whether all targets are met; None if there are none."""
@@ -151,6 +158,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "load": os.getloadavg()[2],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": packages,

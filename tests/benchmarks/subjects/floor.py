@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -301,6 +302,8 @@ class Account:
                 elif before != group:
                     opened.append(group)
                     closed.append((each, "changed"))
+            # In the key's order, in which a B-tree takes them several times as fast.
+            opened.sort(key=attrgetter("id"))
             changed = len(closed)
             closed += [(each, "removed") for each in known.keys() - observed.keys()]
             counts = (len(opened) - changed, changed, len(closed) - changed)

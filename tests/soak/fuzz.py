@@ -43,7 +43,6 @@ _SEEDS = [
         '{"error":{"code":"a","message":"b","details":"c"}}',
     )
 ]
-]
 
 
 def check(data: bytes) -> None:

@@ -152,7 +152,7 @@ def test_a_json_line_is_an_object_with_the_facts() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["x", "\x00", "😀", "\udc80", "\x7f"])
+@pytest.mark.parametrize("text", ["x", "\x00", "😀", "\udc80", "\x7f"], ids=ascii)
 def test_a_json_line_is_cut_to_an_object(text: str) -> None:
     stream = configured(form="json")
     logger.info(text * 5_000, extra={"event": "e", **{f"f{i}": text * 5_000 for i in range(9)}})

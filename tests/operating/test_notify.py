@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+from unittest.mock import Mock
 
 import pytest
 
+from exporter.clock import elapsed
 from exporter.daemon import Daemon
 from exporter.demo.exchange import Exchange
 from exporter.errors import Exit
@@ -23,6 +25,7 @@ from exporter.operating.health import Health
 from exporter.operating.notify import systemd
 
 if TYPE_CHECKING:
+    from exporter.poll import Poller
     from tests.conftest import WriteConfig
 
 PATIENCE = 60.0  # seconds until a test gives up on what takes one or two
@@ -222,3 +225,23 @@ def test_a_schema_that_is_not_this_versions_is_never_ready(
     with daemon_of(config, manager) as process:
         assert process.wait(PATIENCE) == 78
     assert manager.silent_for(0.05)
+
+
+def test_a_poll_that_hangs_starves_the_watchdog(
+    manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
+    assert told is not None
+    daemon = Daemon([], stop=threading.Event(), listeners=Listeners(told))
+    poller = cast("Poller", Mock(account="main", timing=Mock(deadline=20.0)))
+    daemon._busy[poller] = elapsed() - 319.0
+    daemon._pulse()
+    assert manager.receive()[0] == "WATCHDOG=1"
+    daemon._busy[poller] = elapsed() - 321.0
+    daemon._pulse()
+    daemon._pulse()
+    assert manager.silent_for(0.1)
+    assert [vars(record)["event"] for record in caplog.records] == ["hanging"]
+    daemon._busy.clear()
+    daemon._pulse()
+    assert manager.receive() == ["WATCHDOG=1"]

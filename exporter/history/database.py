@@ -6,6 +6,7 @@ Nothing here rests on session state, so that a pooler in transaction mode may st
 import math
 import sqlite3
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -89,9 +90,20 @@ class Database:
         Raises:
             DatabaseError: the database failed.
         """
-        if self.is_sqlite:
-            with translated_errors(self.path), self._turn, self.engine.connect() as connection:
-                _pragma(connection, "journal_mode=WAL")
+        if not self.is_sqlite:
+            return
+        until = elapsed() + _SQLITE_BUSY_SECONDS
+        with translated_errors(self.path), self._turn, self.engine.connect() as connection:
+            while True:
+                try:
+                    _pragma(connection, "journal_mode=WAL")
+                except sqlite3.OperationalError:
+                    # Another process does the same: SQLite does not wait for it by itself here.
+                    if elapsed() > until:
+                        raise
+                    time.sleep(0.05)
+                else:
+                    return
 
     def close(self) -> None:
         """Close all connections."""
@@ -250,6 +262,8 @@ def translated_errors(path: Path | None) -> Iterator[None]:
         raise RefusedPollError(_one_line(error.orig or error, path)) from error
     except DBAPIError as error:
         raise DatabaseError(_one_line(error.orig or error, path)) from error
+    except sqlite3.Error as error:  # of a pragma, which passes by SQLAlchemy
+        raise DatabaseError(_one_line(error, path)) from error
     except SQLAlchemyError as error:
         raise DatabaseError(_one_line(error, path)) from error
 

@@ -239,7 +239,9 @@ def _next(cursor: str | None) -> str | None:
     return cursor
 
 
-@lru_cache(maxsize=4096)
+# More than the different limits that an account is likely to have: with fewer places than those,
+# each poll would make all of them anew.
+@lru_cache(maxsize=65_536)
 def decimal(text: str) -> Decimal:
     """A plain decimal with at least two decimals and no more than it needs: one form per value.
 

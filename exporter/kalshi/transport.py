@@ -56,7 +56,7 @@ class _DeadlineSocket:
         self._ends_at = ends_at
         self._byte_limit = byte_limit
         self._bytes_left = byte_limit
-        self._file: io.BufferedReader | None = None
+        self._source: io.RawIOBase | None = None
 
     def settimeout(self, seconds: float) -> None:
         """Begins a new exchange: all that follows may take so many seconds in total.
@@ -88,13 +88,16 @@ class _DeadlineSocket:
         # The socket's own file keeps the descriptor open when http.client closes the socket of an
         # answer that it has yet to read.
         source = cast("io.RawIOBase", self._socket.makefile(cast("Any", mode), buffering=0))
-        self._file = io.BufferedReader(_DeadlineReader(self, source), _BUFFER)
-        return self._file
+        self._source = source
+        return io.BufferedReader(_DeadlineReader(self, source), _BUFFER)
 
     def abandon(self) -> None:
-        """Closes the file of the answer too, at which the descriptor ends."""
-        if self._file is not None:
-            self._file.close()
+        """Closes the file of the answer too, at which the descriptor ends.
+
+        Only what lies under it: http.client flushes it once more at the end of its life.
+        """
+        if self._source is not None:
+            self._source.close()
         self.close()
 
     def fileno(self) -> int:

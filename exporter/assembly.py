@@ -34,19 +34,14 @@ def key_of(account: Account) -> SigningKey:
     """Load an account's private key.
 
     Raises:
-        PrivateKeyError: it cannot be used; the text names the account.
+        PrivateKeyError: it cannot be used; the text names the file.
     """
     passphrase = None
     path = account.private_key_passphrase_file
-    try:
-        if path is not None:
-            passphrase = load_passphrase(path)
-            logs.protect(passphrase.decode(errors="replace"))
-        return load_private_key(account.private_key_file, passphrase)
-    except PrivateKeyError as error:
-        raise PrivateKeyError(
-            *(f"account {account.name}: {fault}" for fault in error.faults)
-        ) from error
+    if path is not None:
+        passphrase = load_passphrase(path)
+        logs.protect(passphrase.decode(errors="replace"))
+    return load_private_key(account.private_key_file, passphrase)
 
 
 def session_of(account: Account, key: SigningKey, stop: threading.Event) -> SignedSession:
@@ -131,7 +126,7 @@ def pollers(
         try:
             keys[account.name] = key_of(account)
         except PrivateKeyError as error:
-            faults.extend(error.faults)
+            faults.extend(f"account {account.name}: {fault}" for fault in error.faults)
     if faults:
         raise ConfigurationError(*faults)
 

@@ -3,33 +3,45 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from typing import Annotated
 
 import msgspec
 
 from exporter.errors import Outcome
 
+LONGEST_ID = 256
+"""Characters of a group's id."""
 
-class OrderGroup(msgspec.Struct, frozen=True, gc=False):
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What both databases hold as an integer."""
+
+
+class OrderGroup(
+    msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True
+):
     """The state of one order group, as one answer gave it.
 
     A struct outside the garbage collector's reach, because an account may have 100,000 of them;
-    it holds only plain values, so that no cycle can arise.
+    it holds only plain values, so that no cycle can arise. `decoding` makes them straight from an
+    answer, with the names that fields have there.
 
     Attributes:
         id: 1 to 256 characters, none of them a control character.
         is_auto_cancel_enabled: as sent.
-        contracts_limit: contracts that may match in 15 seconds, exact; None if not sent.
+        contracts_limit: contracts that may match in 15 seconds, exact: a plain decimal with at
+            least two decimals and no more than it needs, so that equal limits are equal texts;
+            None if not sent.
         exchange_index: the exchange's shard; None if not sent.
         extra: the fields that this version does not know, as one JSON object in ASCII with sorted
             keys and numbers as sent; None if there were none.
     """
 
-    id: str
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]
     is_auto_cancel_enabled: bool
-    contracts_limit: Decimal | None = None
-    exchange_index: int | None = None
-    extra: str | None = None
+    contracts_limit: str | None = msgspec.field(default=None, name="contracts_limit_fp")
+    exchange_index: Int64 | None = None
+    # Under a name with a character that no answer may have that is decoded straight.
+    extra: str | None = msgspec.field(default=None, name="\x7fextra")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

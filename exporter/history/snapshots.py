@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
@@ -37,7 +36,7 @@ def read_open(connection: Connection, account: str) -> Known:
         select(
             snapshots.c.order_group_id,
             snapshots.c.is_auto_cancel_enabled,
-            snapshots.c.contracts_limit,
+            cast(snapshots.c.contracts_limit, Text),
             snapshots.c.exchange_index,
             cast(snapshots.c.extra, Text),
             snapshots.c.missing_since,
@@ -183,7 +182,7 @@ def _insert_on_sqlite(
                 group.id,
                 valid_from,
                 group.is_auto_cancel_enabled,
-                _digits(group.contracts_limit),
+                group.contracts_limit,
                 group.exchange_index,
                 group.extra,
                 not_before,
@@ -222,12 +221,8 @@ def _insert_on_postgres(
             "poll_id": poll_id,
             "ids": [group.id for group in groups],
             "enabled": [group.is_auto_cancel_enabled for group in groups],
-            "limits": [_digits(group.contracts_limit) for group in groups],
+            "limits": [group.contracts_limit for group in groups],
             "indexes": [group.exchange_index for group in groups],
             "extras": [group.extra for group in groups],
         },
     )
-
-
-def _digits(number: Decimal | None) -> str | None:
-    return None if number is None else format(number, "f")

@@ -1,5 +1,6 @@
 """Reads an answer within bounds for `session`: its body, and what its header says of time."""
 
+import io
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +36,8 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
         inflater = _Inflater()
     else:
         raise InvalidResponseError("the answer's Content-Encoding was not asked for")
-    blocks = []
+    # Not a list of blocks, which would all be copied at the end.
+    body = io.BytesIO()
     size = 0
     while block := response.raw.read(_BLOCK, decode_content=False):
         for part in inflater.feed(block) if inflater else (block,):
@@ -45,13 +47,13 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
                 raise InvalidResponseError(
                     f"the answer is larger than max_response_size allows ({limit} bytes left)"
                 )
-            blocks.append(part)
+            body.write(part)
     if not size and "Content-Length" not in response.headers and not response.raw.chunked:
         # http.client takes a connection that ends inside the header for the end of the header.
         raise EOFError("the connection ended before the body")
     if inflater and not inflater.complete:
         raise InvalidResponseError("the answer's gzip stream breaks off")
-    return b"".join(blocks)
+    return body.getvalue()
 
 
 class _Inflater:

@@ -1,42 +1,43 @@
 """Decodes one page of the endpoint for `order_groups`: bytes become `OrderGroup`s, or an error.
 
 Two ways lead to the same result. The short one is for what the exchange sends in fact: plain
-ASCII, known fields, nothing superfluous; a tenth of a second for 100,000 groups. The long one is
-for everything else, and is the one that decides what is valid and says where it is not.
+ASCII, known fields, limits with two decimals; it makes the groups at once. The long one is for
+everything else, takes each group by itself, and decides what is valid and says where it is not.
 """
 
-import json
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
-from functools import lru_cache
-from json.encoder import encode_basestring_ascii
-from typing import Annotated, NoReturn
 from unicodedata import category
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from exporter.errors import InvalidResponseError
+from exporter.kalshi import strict_json
+from exporter.kalshi.strict_json import Number, Surrogates
 from exporter.kalshi.text import clean
-from exporter.model import OrderGroup
+from exporter.model import LONGEST_ID, Int64, OrderGroup
 
 # Goes into every digest: raise it whenever the same bytes would decode to something else, so that
 # equal digests keep meaning equal groups.
 VERSION = b"1"
 
-_DEEPEST = 100  # levels of nesting inside a group
-_LONGEST_ID = 256  # characters
 _LONGEST_CURSOR = 4096  # characters
 _DIGITS = 40  # of a number that this version understands
-# Values in an answer that takes the long way, where each costs a hundred times what it costs the
-# sender: ten fields of each of the 100,000 groups that a user may have.
-_MOST_VALUES = 1_000_000
 _SHOWN = 40  # characters of a wrong value that an error quotes
+
+# What an answer may hold in memory, whatever its sender made of the bytes that it may have.
+_MOST_GROUPS = 250_000  # two and a half times as many as a user may have
+_MOST_UNKNOWN = 32 * 1024 * 1024  # characters of all groups' `extra`
+_MOST_VALUES = 1_200_000  # on the long way: eleven fields of each of 100,000 groups
+_MOST_NAMES = 1_000  # beside `order_groups`
+_MOST_QUOTES = 12 * _MOST_GROUPS + 6  # on the short way, with all the fields that it knows
+
+_GROUPS_AT_A_TIME = 1_000  # between two looks at the clock
 
 _DECIMAL = re.compile(r"-?([0-9]+)(?:\.([0-9]+))?")
 _INTEGER = re.compile(rf"-?[0-9]{{1,{_DIGITS}}}")
-_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,86 +48,118 @@ class Page:
     cursor: str | None
 
 
-def decode(body: bytes) -> Page:
+class Room:
+    """What all pages of one answer together may hold and take.
+
+    Args:
+        check: called now and then while decoding; raises once time is used up.
+    """
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        self.check = check
+        self._groups = _MOST_GROUPS
+        self._unknown = _MOST_UNKNOWN
+
+    def take_groups(self, count: int) -> None:
+        """Count groups; raises an InvalidResponseError for one too many."""
+        self._groups -= count
+        if self._groups < 0:
+            raise InvalidResponseError(f"the answer has more than {_MOST_GROUPS} groups")
+
+    def take_unknown(self, count: int) -> None:
+        """Count characters of unknown fields; raises an InvalidResponseError for one too many."""
+        self._unknown -= count
+        if self._unknown < 0:
+            raise InvalidResponseError(
+                f"the fields that this version does not know have more than {_MOST_UNKNOWN}"
+                " characters"
+            )
+
+
+def decode(body: bytes, room: Room | None = None) -> Page:
     """Decodes the body of a 200.
 
     The fields are those of https://docs.kalshi.com/api-reference/orders/get-order-groups and those
     that the service has been seen to send: `contracts_limit_fp` and `exchange_index`, and
     `contracts_limit` in older answers. Null in one of these three is the same as not sent.
 
+    Args:
+        body: as received.
+        room: that the pages before this one left.
+
     Raises:
         InvalidResponseError: the body is not one complete, valid page; the text says where.
     """
-    page = _decode_short(body)
-    return _decode_long(body) if page is None else page
+    room = room or Room()
+    return _decode_short(body, room) or _decode_long(body, room)
 
 
-# What msgspec can encode again; longer numbers take the long way.
-_Int64 = Annotated[int, msgspec.Meta(ge=_INT64.start, le=_INT64.stop - 1)]
-
-
-class _Group(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_ID)]
-    is_auto_cancel_enabled: bool
-    contracts_limit_fp: str | UnsetType | None = UNSET
-    contracts_limit: _Int64 | UnsetType | None = UNSET
-    exchange_index: _Int64 | UnsetType | None = UNSET
-
-
-class _Page(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    order_groups: list[_Group]
+class _Page(msgspec.Struct, forbid_unknown_fields=True):
+    order_groups: list[OrderGroup]
     cursor: str | UnsetType | None = UNSET
 
 
 _decoder = msgspec.json.Decoder(_Page)
 
 
-def _decode_short(body: bytes) -> Page | None:
+def _decode_short(body: bytes, room: Room) -> Page | None:
     """The page, if it is as plain as it usually is; None if the long way has to be taken."""
-    # Without escapes, every string stands in the body as the encoder would write it, and holds no
-    # control character: msgspec refuses bare ones.
+    # Without escapes, every string stands in the body as it is, and holds no control character:
+    # msgspec refuses bare ones.
     if not body.isascii() or b"\\" in body or b"\x7f" in body:
+        return None
+    quotes = body.count(b'"')
+    if quotes > _MOST_QUOTES:
         return None
     try:
         page = _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    # msgspec takes the last of duplicate keys in silence. But its encoder writes each field once,
-    # in the shortest way there is, so that its text is as long as a body that had nothing twice.
-    if len(msgspec.json.encode(page)) != len(body.rstrip()):
-        return None
-    try:
-        return Page([_known(group) for group in page.order_groups], _next(page.cursor or None))
-    except InvalidResponseError:
+        cursor = _next(page.cursor or None)
+    except (msgspec.DecodeError, RecursionError, InvalidResponseError):
         return None  # the long way finds it again, and says where
+    groups = page.order_groups
+    limits = [group.contracts_limit for group in groups]
+    indexes = [group.exchange_index for group in groups]
+    # msgspec takes the last of duplicate keys in silence. But a body in which nothing stands twice
+    # has two quotes for each string that was decoded, its keys included, and no more.
+    strings = 1 + (page.cursor is not UNSET) + isinstance(page.cursor, str)
+    strings += 6 * len(groups) - 2 * limits.count(None) - indexes.count(None)
+    if quotes != 2 * strings or not all(map(_is_canonical, set(limits))):
+        return None
+    room.take_groups(len(groups))
+    return Page(groups, cursor)
 
 
-def _known(group: _Group) -> OrderGroup:
-    fixed_point = None if group.contracts_limit_fp is UNSET else group.contracts_limit_fp
-    older = None if group.contracts_limit is UNSET else group.contracts_limit
-    limit, contradicted = _limit(None if fixed_point is None else decimal(fixed_point), older)
-    return OrderGroup(
-        group.id,
-        group.is_auto_cancel_enabled,
-        limit,
-        None if group.exchange_index is UNSET else group.exchange_index,
-        f'{{"contracts_limit":{older}}}' if contradicted else None,
-    )
+def _decode_long(body: bytes, room: Room) -> Page:
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise InvalidResponseError(f"the answer has more than {_MOST_VALUES} values")
+    surrogates = Surrogates(body)
+    members = _members(surrogates.hidden(body), surrogates)
+    # Beside the groups nothing is used but the cursor, yet all of it has to be valid.
+    others = {
+        name: strict_json.decode(clean(name, _SHOWN), surrogates.restored(value))
+        for name, value in members.items()
+        if name != "order_groups"
+    }
+    elements = _elements(members.get("order_groups"))
+    if elements is None:
+        # Only where nothing else is said does silence mean that there are no groups: an object
+        # with a cursor or an error in it was meant to be something else, and taking it for an
+        # empty list would end the history of every group.
+        if others:
+            raise InvalidResponseError(
+                "the answer has no order_groups, but " + clean(", ".join(sorted(others)), 100)
+            )
+        return Page([], None)
+    cursor = others.get("cursor")
+    if cursor is not None and not isinstance(cursor, str):
+        raise _wrong("cursor", "a string", cursor)
+    room.take_groups(len(elements))
+    next_cursor = _next(cursor)
+    return Page(list(_groups(elements, surrogates, room)), next_cursor)
 
 
-def _limit(fixed_point: Decimal | None, older: int | None) -> tuple[Decimal | None, bool]:
-    """The limit that two fields give, and whether the older one contradicts the newer.
-
-    The newer one holds then, and the older goes where unknown fields go, for nothing sent is lost.
-    """
-    if older is None:
-        return fixed_point, False
-    limit = decimal(str(older))
-    return (limit, False) if fixed_point is None else (fixed_point, fixed_point != limit)
-
-
-class _Number:
-    """A number as it was sent; it means nothing until a known field gives it a type."""
+class _Name:
+    """A key, not equal to another with the same text: so a dictionary holds both."""
 
     __slots__ = ("text",)
 
@@ -134,82 +167,87 @@ class _Number:
         self.text = text
 
 
-def _decode_long(body: bytes) -> Page:
-    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
-        raise InvalidResponseError(f"the answer has more than {_MOST_VALUES} values")
+def _members(body: bytes, surrogates: Surrogates) -> dict[str, msgspec.Raw]:
+    """What the answer consists of, not yet decoded."""
+    names: list[str] = []
+
+    def name(_: type, text: str) -> _Name:
+        names.append(surrogates.restored_name(text))
+        if len(names) > _MOST_NAMES:
+            raise InvalidResponseError(f"the answer has more than {_MOST_NAMES} keys")
+        return _Name(names[-1])
+
     try:
-        document = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_without_duplicates,
-            parse_constant=_refuse_constant,
-            parse_float=_Number,
-            parse_int=_Number,
-        )
-    except UnicodeDecodeError as error:
-        raise InvalidResponseError(
-            f"the answer is not UTF-8: {error.reason} at byte {error.start}"
-        ) from None
-    except ValueError as error:
+        members = msgspec.json.decode(body, type=dict[_Name, msgspec.Raw], dec_hook=name)
+    except msgspec.ValidationError:
+        got = strict_json.decode("the answer", body)
+        raise _wrong("the answer", "an object", got) from None
+    except msgspec.DecodeError as error:
         raise InvalidResponseError(f"the answer is not JSON: {clean(str(error), 100)}") from None
     except RecursionError:
         raise InvalidResponseError("the answer is nested too deep") from None
-    if not isinstance(document, dict):
-        raise _wrong("the answer", "an object", document)
-    groups = document.get("order_groups")
+    if len(set(names)) != len(names):
+        strict_json.refuse_duplicate(names)
+    return {name.text: value for name, value in members.items()}
+
+
+def _elements(groups: msgspec.Raw | None) -> list[msgspec.Raw] | None:
+    """The groups, not yet decoded; None if there are none because nothing or null was sent."""
     if groups is None:
-        # Only where nothing else is said does silence mean that there are no groups: an object
-        # with a cursor or an error in it was meant to be something else, and taking it for an
-        # empty list would end the history of every group.
-        if document.keys() - {"order_groups"}:
-            raise InvalidResponseError(
-                "the answer has no order_groups, but "
-                + clean(", ".join(sorted(document.keys() - {"order_groups"})), 100)
-            )
-        return Page([], None)
-    if not isinstance(groups, list):
-        raise _wrong("order_groups", "an array", groups)
-    cursor = document.get("cursor")
-    if cursor is not None and not isinstance(cursor, str):
-        raise _wrong("cursor", "a string", cursor)
-    return Page([_group(index, group) for index, group in enumerate(groups)], _next(cursor))
+        return None
+    try:
+        return msgspec.json.decode(groups, type=list[msgspec.Raw] | None)
+    except msgspec.ValidationError:
+        got = strict_json.decode("order_groups", groups)
+        raise _wrong("order_groups", "an array", got) from None
 
 
-def _group(index: int, fields: object) -> OrderGroup:
+def _groups(
+    elements: list[msgspec.Raw], surrogates: Surrogates, room: Room
+) -> Iterator[OrderGroup]:
+    elements.reverse()
+    for index in range(len(elements)):
+        if not index % _GROUPS_AT_A_TIME:
+            room.check()
+        where = f"order_groups[{index}]"
+        # Each gives up its memory to the group that it becomes.
+        group = _group(where, strict_json.decode(where, surrogates.restored(elements.pop())))
+        room.take_unknown(len(group.extra or ""))
+        yield group
+
+
+def _group(where: str, fields: object) -> OrderGroup:
     if not isinstance(fields, dict):
-        raise _wrong(f"order_groups[{index}]", "an object", fields)
-    where = f"order_groups[{index}]."
+        raise _wrong(where, "an object", fields)
     for name in ("id", "is_auto_cancel_enabled"):
         if name not in fields:
-            raise InvalidResponseError(f"{where}{name}: missing")
-    group_id = _id(f"{where}id", fields.pop("id"))
+            raise InvalidResponseError(f"{where}.{name}: missing")
+    group_id = _id(f"{where}.id", fields.pop("id"))
     enabled = fields.pop("is_auto_cancel_enabled")
     if not isinstance(enabled, bool):
-        raise _wrong(f"{where}is_auto_cancel_enabled", "true or false", enabled)
-    fixed_point = _fixed_point(f"{where}contracts_limit_fp", fields.pop("contracts_limit_fp", None))
-    older = _integer(f"{where}contracts_limit", fields.get("contracts_limit"))
-    limit, contradicted = _limit(fixed_point, older)
-    if not contradicted:
+        raise _wrong(f"{where}.is_auto_cancel_enabled", "true or false", enabled)
+    limit = _fixed_point(f"{where}.contracts_limit_fp", fields.pop("contracts_limit_fp", None))
+    older = _integer(f"{where}.contracts_limit", fields.get("contracts_limit"))
+    # If the older field contradicts the newer, that one holds, and the older goes where unknown
+    # fields go: nothing sent is lost.
+    if older is None or limit in {None, older}:
+        limit = limit or older
         fields.pop("contracts_limit", None)
-    shard = _integer(f"{where}exchange_index", fields.pop("exchange_index", None))
-    if shard is not None and shard not in _INT64:
-        raise InvalidResponseError(f"{where}exchange_index: expected 64 bits at most")
-    try:
-        extra = _canonical(fields, _DEEPEST) if fields else None
-    except RecursionError:
-        raise InvalidResponseError(f"order_groups[{index}]: nested too deep") from None
-    return OrderGroup(group_id, enabled, limit, shard, extra)
+    index = _int64(f"{where}.exchange_index", fields.pop("exchange_index", None))
+    extra = strict_json.canonical(where, fields) if fields else None
+    return OrderGroup(group_id, enabled, limit, index, extra)
 
 
 def _id(where: str, value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_ID:
-        raise _wrong(where, f"a string of 1 to {_LONGEST_ID} characters", value)
+    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST_ID:
+        raise _wrong(where, f"a string of 1 to {LONGEST_ID} characters", value)
     if not value.isprintable() and any(category(each) in {"Cc", "Cs"} for each in value):
         # Nor a lone surrogate, which no database can store.
         raise _wrong(where, "a string without control characters", value)
     return value
 
 
-def _fixed_point(where: str, value: object) -> Decimal | None:
+def _fixed_point(where: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
@@ -220,12 +258,23 @@ def _fixed_point(where: str, value: object) -> Decimal | None:
         raise _wrong(where, f"a plain decimal of at most {_DIGITS} digits", value) from None
 
 
-def _integer(where: str, value: object) -> int | None:
+def _integer(where: str, value: object) -> str | None:
+    """An integer as a decimal."""
     if value is None:
         return None
-    if not isinstance(value, _Number) or not _INTEGER.fullmatch(value.text):
+    if not isinstance(value, Number) or not _INTEGER.fullmatch(value.text):
         raise _wrong(where, f"an integer of at most {_DIGITS} digits", value)
-    return int(value.text)
+    return decimal(value.text)
+
+
+def _int64(where: str, value: object) -> int | None:
+    if value is None:
+        return None
+    try:
+        # As on the short way, which takes 1e3 for the integer that it is.
+        return msgspec.json.decode(value.text if isinstance(value, Number) else '""', type=Int64)
+    except msgspec.ValidationError:
+        raise _wrong(where, "an integer of at most 64 bits", value) from None
 
 
 def _next(cursor: str | None) -> str | None:
@@ -239,10 +288,7 @@ def _next(cursor: str | None) -> str | None:
     return cursor
 
 
-# More than the different limits that an account is likely to have: with fewer places than those,
-# each poll would make all of them anew.
-@lru_cache(maxsize=65_536)
-def decimal(text: str) -> Decimal:
+def decimal(text: str) -> str:
     """A plain decimal with at least two decimals and no more than it needs: one form per value.
 
     Raises:
@@ -251,46 +297,15 @@ def decimal(text: str) -> Decimal:
     match = _DECIMAL.fullmatch(text)
     if match is None or len(match[1]) + len(match[2] or "") > _DIGITS:
         raise InvalidResponseError("not a plain decimal")
-    decimals = (match[2] or "").rstrip("0").ljust(2, "0")
-    # From text, which is exact whatever the context's precision.
-    value = Decimal(f"{text.partition('.')[0]}.{decimals}")
-    return value or value.copy_abs()
+    digits = f"{match[1].lstrip('0') or '0'}.{(match[2] or '').rstrip('0').ljust(2, '0')}"
+    return f"-{digits}" if text[0] == "-" and digits != "0.00" else digits
 
 
-def _canonical(value: object, levels: int) -> str:
-    """A value as JSON text in ASCII with sorted keys, without spaces, its numbers as sent."""
-    match value:
-        case str():
-            return encode_basestring_ascii(value)
-        case _Number():
-            return value.text
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-    if not levels:
-        raise RecursionError
-    if isinstance(value, dict):
-        members = (
-            f"{encode_basestring_ascii(name)}:{_canonical(value[name], levels - 1)}"
-            for name in sorted(value)
-        )
-        return f"{{{','.join(members)}}}"
-    assert isinstance(value, list)  # noqa: S101 - JSON has no more types
-    return f"[{','.join(_canonical(each, levels - 1) for each in value)}]"
-
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidResponseError(f"the key {clean(repr(twice), 60)} stands twice in one object")
-    return members
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise InvalidResponseError(f"the answer is not JSON: {name} is no number")
+def _is_canonical(limit: str | None) -> bool:
+    try:
+        return limit is None or decimal(limit) == limit
+    except InvalidResponseError:
+        return False
 
 
 def _wrong(where: str, expected: str, got: object) -> InvalidResponseError:
@@ -302,5 +317,5 @@ def _wrong(where: str, expected: str, got: object) -> InvalidResponseError:
         case list():
             shown = "an array"
         case _:
-            shown = clean(_canonical(got, 0), _SHOWN)
+            shown = clean(strict_json.canonical(where, got), _SHOWN)
     return InvalidResponseError(f"{where}: expected {expected}, got {shown}")

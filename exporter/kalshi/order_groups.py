@@ -41,45 +41,53 @@ def fetch_order_groups(
     """
     parameters = {} if subaccount is None else {"subaccount": str(subaccount)}
     digest = _Digest()
-    groups: dict[str, OrderGroup] = {}
+    groups: list[OrderGroup] = []
     cursors: set[str] = set()
+    room = decoding.Room(effort.check)
     left = session.max_response_size
-    while True:
-        body = session.get(_PATH, parameters, effort, left)
-        observed_at = now()
-        # After the stamp, so that a pause between the two cannot date an old answer to today.
-        effort.check()
-        left -= len(body)
-        digest.add(body)
-        if not cursors and digest.text() == known_digest:
-            # The same bytes were one complete, valid page before.
-            return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
-        try:
-            cursor = _take_in(body, groups, cursors)
-        except InvalidResponseError as error:
-            error.http_status = effort.http_status
-            raise
-        if cursor is None:
-            break
-        parameters["cursor"] = cursor
-    known = digest.text() == known_digest
-    return Observation(
-        observed_at=observed_at, digest=digest.text(), groups=None if known else groups
-    )
+    try:
+        while True:
+            body = session.get(_PATH, parameters, effort, left)
+            observed_at = now()
+            # After the stamp, so that a pause between the two cannot date an old answer to today.
+            effort.check()
+            left -= len(body)
+            digest.add(body)
+            if not cursors and digest.text() == known_digest:
+                # The same bytes were one complete, valid page before.
+                return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
+            page = decoding.decode(body, room)
+            del body  # which may be large, and of which nothing is needed any more
+            groups += page.groups
+            if page.cursor is None:
+                break
+            _follow(page.cursor, cursors)
+            parameters["cursor"] = page.cursor
+        known = digest.text() == known_digest
+        return Observation(
+            observed_at=observed_at,
+            digest=digest.text(),
+            groups=None if known else _by_id(groups),
+        )
+    except InvalidResponseError as error:
+        error.http_status = effort.http_status
+        raise
 
 
-def _take_in(body: bytes, groups: dict[str, OrderGroup], cursors: set[str]) -> str | None:
-    """Adds a page to what the pages before gave; returns the next page's cursor."""
-    page = decoding.decode(body)
-    for group in page.groups:
-        if groups.setdefault(group.id, group) != group:
-            quoted = clean(f'"{group.id}"', 60)
-            raise InvalidResponseError(f"the group {quoted} came twice, with different content")
-    if page.cursor in cursors:
+def _follow(cursor: str, cursors: set[str]) -> None:
+    if cursor in cursors:
         raise InvalidResponseError("the answer's cursor came before: its pages go round")
-    if page.cursor is not None:
-        cursors.add(page.cursor)
-    return page.cursor
+    cursors.add(cursor)
+
+
+def _by_id(groups: list[OrderGroup]) -> dict[str, OrderGroup]:
+    by_id = {group.id: group for group in groups}
+    if len(by_id) != len(groups):
+        for group in groups:
+            if by_id[group.id] != group:
+                quoted = clean(f'"{group.id}"', 60)
+                raise InvalidResponseError(f"the group {quoted} came twice, with different content")
+    return by_id
 
 
 class _Digest:

@@ -20,6 +20,7 @@ from exporter.history.database import Database
 from exporter.history.head import Head
 from exporter.history.migrate import migrate
 from exporter.history.store import Store, Written
+from exporter.kalshi.decoding import decimal
 from exporter.model import Observation, OrderGroup, Poll
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,7 +62,7 @@ class History:
     def group(group_id: str, limit: str | None = "10.00", **fields: Any) -> OrderGroup:
         """A group with a limit."""
         enabled = fields.pop("is_auto_cancel_enabled", True)
-        return OrderGroup(group_id, enabled, None if limit is None else Decimal(limit), **fields)
+        return OrderGroup(group_id, enabled, None if limit is None else decimal(limit), **fields)
 
     def poll(
         self,
@@ -131,7 +132,7 @@ class History:
         ]
         return row
 
-    def as_of(self, seconds: float) -> dict[str, Decimal | None]:
+    def as_of(self, seconds: float) -> dict[str, str | None]:
         """The groups as of an instant and their limits, by the contract's formula."""
         groups = self.as_of_instant(self.at(seconds))[2]
         return {group.id: group.contracts_limit for group in groups}
@@ -156,7 +157,7 @@ class History:
             bool(covered),
             [row.cause for row in gaps],
             [
-                OrderGroup(name, bool(enabled), limit and Decimal(limit), index, extra)
+                OrderGroup(name, bool(enabled), None if limit is None else str(limit), index, extra)
                 for name, enabled, limit, index, extra in groups
             ],
         )

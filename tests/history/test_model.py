@@ -224,7 +224,14 @@ class Promise:
 
 
 def _changed(group: OrderGroup | None, prefix: str) -> Row:
-    return {f"{prefix}_{name}": getattr(group, name, None) for name in FIELDS}
+    return {f"{prefix}_{name}": value for name, value in _fields(group).items()}
+
+
+def _fields(group: OrderGroup | None) -> Row:
+    """A group's columns, as the database gives them."""
+    fields = {name: getattr(group, name, None) for name in FIELDS}
+    limit = fields["contracts_limit"]
+    return fields | {"contracts_limit": None if limit is None else Decimal(limit)}
 
 
 class Expected:
@@ -332,14 +339,14 @@ class Expected:
         return {
             "account": "main",
             "order_group_id": group.id,
-            **{name: getattr(group, name) for name in FIELDS},
+            **_fields(group),
         }
 
 
 IDS = ["a", "b", "%_'\"🦀"]
 STATES: list[Row] = [
     {"is_auto_cancel_enabled": True},
-    {"is_auto_cancel_enabled": False, "contracts_limit": Decimal("10.00")},
+    {"is_auto_cancel_enabled": False, "contracts_limit": "10.00"},
     {"is_auto_cancel_enabled": False, "exchange_index": 1, "extra": '{"x":1e400,"y":"\\u0000"}'},
 ]
 FAILURES: list[Outcome] = ["unauthorized", "server_error", "timeout"]

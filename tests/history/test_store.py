@@ -425,7 +425,7 @@ def counted_rows(history: "History") -> Iterator[Callable[[], int]]:
 _WRITE = """
 def act(database):
     at = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
-    groups = {name: OrderGroup(name, True, Decimal(2)) for name in "abx"}
+    groups = {name: OrderGroup(name, True, "2.00") for name in "abx"}
     poll = Poll(
         account="main", started_at=at, finished_at=at + timedelta(seconds=1), outcome="ok",
         attempts=1, observation=Observation(observed_at=at, digest="new", groups=groups),
@@ -436,7 +436,6 @@ def act(database):
 """
 _IMPORTS = """
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from exporter.history.store import Store
 from exporter.model import Observation, OrderGroup, Poll
 """

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -44,7 +43,7 @@ def test_one_page(exchange: "Exchange", fetch: Fetch, answering: "Answering") ->
     observation = fetch(effort)
     assert before <= observation.observed_at <= datetime.now(UTC)
     assert observation.groups == {
-        "a": OrderGroup("a", True, Decimal("10.00"), 0),
+        "a": OrderGroup("a", True, "10.00", 0),
         "b": OrderGroup("b", True),
     }
     assert (effort.attempts, effort.http_status) == (1, 200)

@@ -21,7 +21,7 @@ duckdb = pytest.importorskip("duckdb")
 
 DAY = 86_400
 ODD = "a/b=c %41 größe"  # what a directory's name cannot hold as it is
-ON = OrderGroup("g", True, Decimal("10.0000000001"), 2**40)
+ON = OrderGroup("g", True, "10.0000000001", 2**40)
 OFF = OrderGroup("g", False, None, None, '{"note": "x"}')
 
 

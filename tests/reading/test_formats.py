@@ -1,7 +1,6 @@
 """What the formats refuse; what they write is in `test_export.py`."""
 
 import sys
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
 
 def test_parquet_never_rounds(sqlite_recorder: Any, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
-    sqlite_recorder.ok(0, [OrderGroup("a", True, Decimal("0.12345678901"))])
+    sqlite_recorder.ok(0, [OrderGroup("a", True, "0.12345678901")])
     with pytest.raises(OutputError, match="contracts_limit has a value with too many digits"):
         export(sqlite_recorder.url, "groups", file_format="parquet", output=tmp_path / "x.parquet")
     assert not (tmp_path / "x.parquet").exists()

@@ -155,11 +155,11 @@ def test_the_answer_is_right(kind: str, number: int, request: pytest.FixtureRequ
 
 def groups_of_main(clock: str) -> list[OrderGroup]:
     on = not (DAY + "02:00" <= clock < DAY + "02:40" or clock >= DAY + "14:00")
-    groups = [OrderGroup("alpha", on, Decimal("10.00" if clock < NIGHT + "23:30" else "25.00"))]
+    groups = [OrderGroup("alpha", on, "10.00" if clock < NIGHT + "23:30" else "25.00")]
     if clock < DAY + "03:00":
-        groups.append(OrderGroup("beta", True, Decimal("5.00")))
+        groups.append(OrderGroup("beta", True, "5.00"))
     elif clock >= DAY + "08:00":
-        groups.append(OrderGroup("beta", True, Decimal("7.50")))
+        groups.append(OrderGroup("beta", True, "7.50"))
     if clock >= DAY + "01:00":
         groups.append(OrderGroup("gamma", False, extra='{"note":"unknown"}'))
     return groups
@@ -191,7 +191,7 @@ def write_day() -> Callable[[str], Database]:
                     continue
                 groups = {
                     "main": groups_of_main(clock),
-                    "hedge": [OrderGroup("omega", True, Decimal("100.00"))],
+                    "hedge": [OrderGroup("omega", True, "100.00")],
                     "idle": [],
                 }[account]
                 store.write(

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,8 +21,8 @@ from exporter.reading.report.page import report
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ODD = '{"text":"</script><!-- \\u2028 & \\u0000"}'
-A = OrderGroup("a", True, Decimal("10.00"), 0, ODD)
-A_OFF = OrderGroup("a", False, Decimal("10.00"), 0, ODD)
+A = OrderGroup("a", True, "10.00", 0, ODD)
+A_OFF = OrderGroup("a", False, "10.00", 0, ODD)
 B = OrderGroup("b", True)
 HOSTILE = OrderGroup('</script><script>alert("1")</script>\u2028\u202e', True)
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ COUNT = "SELECT COUNT(*) FROM order_group_history"
 
 def groups(number: int) -> Iterator[OrderGroup]:
     """A hundred groups, all of which change from one number to the next."""
-    return (OrderGroup(f"g{each}", number % 2 == 0, Decimal(number)) for each in range(100))
+    return (OrderGroup(f"g{each}", number % 2 == 0, f"{number}.00") for each in range(100))
 
 
 def test_polls_go_on_under_a_reader_that_stays(recorder: Any) -> None:

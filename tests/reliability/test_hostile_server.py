@@ -20,6 +20,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.soak.witness import record_of
 
 if TYPE_CHECKING:
@@ -104,6 +106,8 @@ _BEHAVIOURS: dict[str, tuple[Behaviour, set[int]]] = {
         {65},
     ),
     "many numbers": (_whole(b'{"order_groups":[],"x":[' + b"10," * 1_300_000 + b"1]}"), {65}),
+    "many elements": (_whole(b'{"order_groups":[' + b"1," * 1_100_000 + b"1]}"), {65}),
+    "many names": (_whole(b'{"order_groups":[],' + b'"a":1,' * 600_000 + b'"b":1}'), {65}),
     "a huge integer": (
         _whole(
             b'{"order_groups":[' + _GROUP % (b"a", b',"contracts_limit":' + b"9" * 900_000) + b"]}"
@@ -194,16 +198,18 @@ class _Place:
         self._key = key
         self._numbers = count()
 
-    def config(self, base_url: str, name: str) -> Path:
+    def config(
+        self, base_url: str, name: str, *, limit: int = _LIMIT, deadline: float = _DEADLINE
+    ) -> Path:
         place = self._directory / f"{next(self._numbers)}"
         place.mkdir(exist_ok=True)
         path = place / "config.toml"
         path.write_text(
             f"""
             [poll]
-            deadline = "{_DEADLINE}s"
+            deadline = "{deadline}s"
             max_attempts = 2
-            max_response_size = "{_LIMIT // _KIB}KiB"
+            max_response_size = "{limit // _KIB}KiB"
             [[accounts]]
             name = "main"
             base_url = "{base_url}"
@@ -275,3 +281,30 @@ def test_a_hostile_server_costs_a_deadline_bounded_memory_and_one_line(
         f" normal poll's {normal.peak / 1e6:.1f} MB\n"
     )
     assert [fault for found, _, _ in results for fault in found] == []
+
+
+_DEFAULT_LIMIT = 64 * 1024 * 1024  # bytes
+
+
+@pytest.mark.parametrize(
+    ("more", "way"), [(b"", "short"), (b',"new":null', "long")], ids=["short way", "long way"]
+)
+def test_the_largest_valid_answer_takes_bounded_memory(
+    key_pair: "KeyPair", tmp_path: Path, more: bytes, way: str
+) -> None:
+    place = _Place(tmp_path, key_pair)
+    groups = 210_000
+    ids = (b"%06d" % each + b"x" * 250 for each in range(groups))
+    body = b'{"order_groups":[' + b",".join(_GROUP % (each, more) for each in ids) + b"]}"
+    assert 0.9 * _DEFAULT_LIMIT < len(body) < _DEFAULT_LIMIT
+    with _server(_whole(b"{}")) as base_url:
+        normal = place.poll(place.config(base_url, "normal"))
+
+    with _server(_whole(body)) as base_url:
+        config = place.config(base_url, way, limit=_DEFAULT_LIMIT, deadline=60.0)
+        run = place.poll(config)
+
+    (poll,) = record_of(f"sqlite:///{config.parent / 'order_groups.db'}").polls
+    sys.stdout.write(f"{way} way: {(run.peak - normal.peak) / 1e6:.0f} MB over a normal poll\n")
+    assert (run.code, poll["group_count"]) == (0, groups)
+    assert run.peak - normal.peak <= _DEFAULT_LIMIT + 100 * 1024 * 1024

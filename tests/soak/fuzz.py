@@ -70,7 +70,7 @@ def _check_groups(groups: Iterable[OrderGroup]) -> None:
             "is_auto_cancel_enabled": group.is_auto_cancel_enabled,
         }
         if group.contracts_limit is not None:
-            again["contracts_limit_fp"] = format(group.contracts_limit, "f")
+            again["contracts_limit_fp"] = group.contracts_limit
         if group.exchange_index is not None:
             again["exchange_index"] = group.exchange_index
         text = json.dumps(again)

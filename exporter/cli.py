@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from exporter import __version__
-from exporter.errors import ConfigurationError, Exit, ExporterError
+from exporter.errors import ConfigurationError, DatabaseError, Exit, ExporterError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -233,8 +233,9 @@ def init(path: Path) -> None:
 def check(context: _Context, offline: bool) -> Exit:
     """Look at configuration, keys, database, schema and spool, then ask the exchange once.
 
-    Changes nothing. If the exchange refuses an account, the line says whether the key, the
-    environment or this machine's clock looks wrong.
+    Changes nothing. Each line is a finding, ok, in doubt or wrong, and says what to do. If the
+    exchange refuses an account, the line says whether the key, its scope, the environment or this
+    machine's clock looks wrong.
 
     \b
     Example:
@@ -249,8 +250,12 @@ def check(context: _Context, offline: bool) -> Exit:
     logs.configure("ERROR", "text")
     worst = Exit.OK
     for finding in look(configuration, offline=offline):
-        good = finding.exit_code == Exit.OK
-        mark = click.style("ok   ", fg="green") if good else click.style("WRONG", fg="red")
+        if finding.exit_code != Exit.OK:
+            mark = click.style("WRONG", fg="red")
+        elif finding.doubtful:
+            mark = click.style("doubt", fg="yellow")
+        else:
+            mark = click.style("ok   ", fg="green")
         click.echo(f"{mark}  {finding.subject}: {finding.text}")
         worst = max(worst, finding.exit_code)
     return worst
@@ -313,7 +318,7 @@ def daemon(context: _Context) -> Exit:
 def status(context: _Context, as_json: bool, max_age: float | None) -> Exit:
     """Tell how recording goes: last poll, last success, groups, changes, gap, staleness.
 
-    Reads the database only. Exits with 1 if an account is stale.
+    Reads the database and the spool only. Exits with 1 if an account is stale.
 
     \b
     Example:
@@ -329,13 +334,18 @@ def status(context: _Context, as_json: bool, max_age: float | None) -> Exit:
 
     configuration = context.configuration()
     with closing(spool_of(configuration)) as spool:
+        spooled = spool.pending()
+    try:
         statuses = read(
             configuration.database.url,
             [(account.name, account.poll.interval) for account in configuration.accounts],
             now=datetime.now(UTC),
             max_age=max_age,
-            spooled=spool.pending(),
+            spooled=spooled,
         )
+    except DatabaseError as error:
+        waiting = sum(spooled.values())
+        raise DatabaseError(f"{error}; polls that wait for it in the spool: {waiting}") from error
     click.echo(to_json(statuses) if as_json else render_table(statuses))
     return Exit.FAILURE if any(each.stale for each in statuses) else Exit.OK
 

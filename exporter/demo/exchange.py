@@ -292,6 +292,7 @@ class Exchange:
         self.clock_offset = 0.0
         self.closing = threading.Event()
         self._keys: dict[str, PublicKey] = {}
+        self._scopes: dict[str, tuple[str, ...]] = {}
         self._accounts: defaultdict[str, Groups] = defaultdict(Groups)
         self._scripts: defaultdict[str, deque[Script]] = defaultdict(deque)
         self._seen_signatures: dict[str, None] = {}  # in the order of arrival
@@ -323,9 +324,12 @@ class Exchange:
         self._thread.join()
         self._server.server_close()
 
-    def register(self, key_id: str, public_key: PublicKey) -> None:
-        """Accept requests that are signed by this key."""
+    def register(
+        self, key_id: str, public_key: PublicKey, *, scopes: tuple[str, ...] = ("read",)
+    ) -> None:
+        """Accept requests that are signed by this key, if its scopes allow them."""
         self._keys[key_id] = public_key
+        self._scopes[key_id] = scopes
 
     def groups(self, key_id: str) -> Groups:
         """The groups that this key sees, to look at and to change."""
@@ -382,6 +386,9 @@ class Exchange:
         if refusal is not None:
             return refusal
         assert request.key_id is not None  # noqa: S101 - _refusal saw to it; this is for mypy
+        if "read" not in self._scopes[request.key_id]:
+            # The live service has such keys; what it says to them is not documented.
+            return Answer.error(403, "insufficient_scope", "the key has no scope for this")
         with self._changed:
             script = self._scripts[request.key_id]
             scripted = script.popleft() if script else None

@@ -217,7 +217,7 @@ def _bound_waits(engine: Engine) -> None:
             connection.patience = _PING_SECONDS
 
 
-def bound(connection: Connection, *, rows: int = 0) -> None:
+def bound(connection: Connection, *, rows: int = 0, seconds: float | None = None) -> None:
     """Bound how long each statement from here to the end of the transaction may take.
 
     On Postgres, where a lock, a slow disk or a hung server would be waited for without end; so
@@ -226,14 +226,16 @@ def bound(connection: Connection, *, rows: int = 0) -> None:
     Args:
         connection: in a transaction.
         rows: how many the statements may write, which takes its time.
+        seconds: that each may take apart from that; as for a poll if None.
     """
     if connection.dialect.name == "sqlite":
         return  # which waits for its lock alone, and never long
-    seconds = _STATEMENT_SECONDS + rows / 1000
+    seconds = (seconds or _STATEMENT_SECONDS) + rows / 1000
     driver: Any = connection.connection.driver_connection
     driver.patience = seconds + _LENIENCE_SECONDS
     connection.execute(
-        _BOUND, {"statement": f"{seconds:.0f}s", "idle": f"{_IDLE_SECONDS + rows / 1000:.0f}s"}
+        _BOUND,
+        {"statement": f"{seconds * 1000:.0f}ms", "idle": f"{_IDLE_SECONDS + rows / 1000:.0f}s"},
     )
 
 
@@ -272,4 +274,13 @@ def _one_line(error: BaseException, path: Path | None) -> str:
     """The first line of an error's text, which holds neither SQL nor parameters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     where = "database" if path is None else f"database {path}"
-    return f"{where}: {lines[0].strip()[:300]}"
+    hint = _WAITED_IN_VAIN if getattr(error, "sqlstate", None) in _TIMEOUTS else ""
+    return f"{where}: {lines[0].strip()[:300]}{hint}"
+
+
+# What Postgres says once it has waited for a lock, or worked on a statement, for long enough.
+_TIMEOUTS = ("55P03", "57014")
+_WAITED_IN_VAIN = (
+    "; another session holds a lock (pg_stat_activity and pg_locks tell which), or the server is"
+    " very slow: try again once it is free"
+)

@@ -28,6 +28,12 @@ _log = logging.getLogger("exporter.migrate")
 # Any number, the same in every version: those who migrate at the same time take turns on it.
 _ADVISORY_LOCK = 0x6B616C736869
 
+# Who waits longer gives up and may come again: whoever migrates, or another session's lock.
+_WAIT_SECONDS = 60.0
+# No step of a migration takes so long; a server that hangs in the middle of one is waited for no
+# longer.
+_STEP_SECONDS = 3600.0
+
 _SMALLEST_DATABASE = 100  # bytes: SQLite's header
 
 
@@ -110,8 +116,7 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
     configuration = _configuration()
     _make_private_file(database.path)
     with database.transaction() as connection:
-        if not database.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        _take_turn(connection)
         # Only now is it certain: another may have migrated meanwhile.
         before = _revision(connection)
         refuse_newer(before)
@@ -121,6 +126,7 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
             _refuse_foreign_tables(connection)
         # While nobody writes, so that the copy lacks nothing.
         backup = None if before is None else _back_up(database, before)
+        bound(connection, seconds=_STEP_SECONDS)
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, to)
     database.let_readers_in()
@@ -130,6 +136,18 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
         extra={"event": "migrated", "revision_before": before, "backup": backup},
     )
     return before, backup
+
+
+def _take_turn(connection: "Connection") -> None:
+    """Wait until nobody else migrates, but not for ever; SQLite has let in one writer already."""
+    if connection.dialect.name == "sqlite":
+        return
+    bound(connection, seconds=_WAIT_SECONDS)
+    connection.execute(
+        text("SELECT set_config('lock_timeout', :wait, true)"),
+        {"wait": f"{_WAIT_SECONDS * 1000:.0f}ms"},
+    )
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
 
 
 def _configuration() -> "Config":

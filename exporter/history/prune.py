@@ -11,12 +11,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
 
-from exporter.history.database import Database
+from exporter.history.database import Database, bound
 from exporter.history.schema import accounts, order_group_snapshots, polls
 
 _BATCH = 10_000  # rows: about a tenth of a second of SQLite's only writer
 # A process that waits for SQLite's lock looks for it every so many seconds, and must find it free.
 _PAUSE = 0.1
+_COUNT_SECONDS = 60.0  # on Postgres, for the polls of one account
 
 
 def prune(database: Database, *, before: datetime, dry_run: bool, batch: int = _BATCH) -> int:
@@ -38,12 +39,14 @@ def prune(database: Database, *, before: datetime, dry_run: bool, batch: int = _
         DatabaseError: the database failed; what earlier transactions deleted stays deleted.
     """
     with database.transaction() as connection:
+        bound(connection)
         names = connection.scalars(select(accounts.c.account)).all()
     total = 0
     for account in names:
         superfluous = _superfluous(account, before)
         if dry_run:
             with database.transaction() as connection:
+                bound(connection, seconds=_COUNT_SECONDS)
                 statement = select(func.count()).select_from(polls).where(*superfluous)
                 total += connection.execute(statement).scalar_one()
             continue
@@ -52,6 +55,7 @@ def prune(database: Database, *, before: datetime, dry_run: bool, batch: int = _
         deleted = batch
         while deleted == batch:
             with database.transaction() as connection:
+                bound(connection, rows=batch)
                 deleted = connection.execute(delete(polls).where(polls.c.id.in_(some))).rowcount
             total += deleted
             if database.is_sqlite and deleted == batch:

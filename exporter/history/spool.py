@@ -162,6 +162,22 @@ class Spool:
                 )
             )
 
+    def pending_elsewhere(self) -> dict[str, int]:
+        """How many polls wait for other databases than this, by their safe URL.
+
+        Raises:
+            SpoolError: the disk failed.
+        """
+        if not self._exists():
+            return {}
+        with self._reading() as connection:
+            return dict(
+                connection.execute(
+                    "SELECT database, COUNT(*) FROM polls WHERE database != ? GROUP BY database",
+                    (self._database,),
+                )
+            )
+
     def polls(self, account: str) -> Iterator[tuple[int, Poll]]:
         """The account's polls in their order, each with the number to `remove` it by.
 

@@ -28,6 +28,9 @@ _CAUSES_OF_UNAUTHORIZED = {
     "signature_is_missing": "something between here and the exchange removes headers",
 }
 
+# How the exchange says so is not documented.
+_SCOPE = re.compile("scope|permission|subaccount", re.IGNORECASE)
+
 _TITLE = re.compile(r"<title[^>]*>([^<]{1,300})", re.IGNORECASE)
 
 
@@ -99,8 +102,8 @@ def _why_unauthorized(status: int, text: str, clock_skew_ms: int | None) -> str:
     for symptom, cause in _CAUSES_OF_UNAUTHORIZED.items():
         if symptom in text:
             return cause
-    if status == HTTPStatus.FORBIDDEN:
-        return "the key may not read this: check its scopes and its subaccount"
+    if status == HTTPStatus.FORBIDDEN or _SCOPE.search(text):
+        return "the key may not read this: it needs the scope read, and this subaccount"
     return "check key_id, private_key_file and environment"
 
 

@@ -4,6 +4,7 @@ It changes nothing: no file, no table, no row.
 """
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,6 +16,7 @@ from sqlalchemy import text
 from exporter import assembly
 from exporter.clock import Clock, elapsed
 from exporter.config import Account, Configuration
+from exporter.config_keys import ENVIRONMENTS
 from exporter.errors import (
     ApiError,
     ConfigurationError,
@@ -24,12 +26,13 @@ from exporter.errors import (
     PrivateKeyError,
     SpoolError,
 )
-from exporter.history.database import Database
+from exporter.history.database import Database, bound
 from exporter.history.migrate import current_revision, refuse_newer
 from exporter.history.schema import REVISION
 from exporter.kalshi.effort import Effort
 from exporter.kalshi.keys import SigningKey
 from exporter.kalshi.order_groups import fetch_order_groups
+from exporter.operating.places import git_tree_of, network_filesystem_of
 
 _TOLERATED_SKEW = 5_000  # ms; the exchange has been seen to refuse from some 10 to 30 seconds on
 
@@ -40,13 +43,15 @@ class Finding:
 
     Attributes:
         subject: what was looked at.
-        text: what was found; if it is wrong, also what to do.
+        text: what was found; if it is wrong or doubtful, also what to do.
         exit_code: OK, or what a poll would end with.
+        doubtful: it works, but will not or should not for long.
     """
 
     subject: str
     text: str
     exit_code: Exit = Exit.OK
+    doubtful: bool = False
 
 
 def check(configuration: Configuration, *, offline: bool) -> Iterator[Finding]:
@@ -66,29 +71,63 @@ def check(configuration: Configuration, *, offline: bool) -> Iterator[Finding]:
         except PrivateKeyError as error:
             yield from (_failed(subject, error, fault) for fault in error.faults)
         else:
-            yield Finding(subject=subject, text=f"{key.describe()}, {account.private_key_file}")
-    yield _database(configuration)
-    yield _spool(configuration)
+            yield from _key(subject, key, account)
+    yield from _database(configuration)
+    yield from _spool(configuration)
     if not offline:
         for account in configuration.accounts:
             if account.name in keys:
                 yield _request(account, keys[account.name])
 
 
-def _database(configuration: Configuration) -> Finding:
+def _key(subject: str, key: SigningKey, account: Account) -> Iterator[Finding]:
+    path = account.private_key_file
+    mode = stat.S_IMODE(path.stat().st_mode)
+    yield Finding(subject=subject, text=f"{key.describe()}, {path}, mode {mode:04o}")
+    for each in filter(None, (path, account.private_key_passphrase_file)):
+        tree = git_tree_of(each)
+        if tree is not None:
+            yield Finding(
+                subject=subject,
+                text=f"{each} lies in the git working tree {tree}, one `git add` away from being"
+                " published: move it out of there; if it was ever committed, make a new key",
+                doubtful=True,
+            )
+
+
+def _database(configuration: Configuration) -> Iterator[Finding]:
     subject = "database"
-    where = configuration.database.safe_url
     try:
         with closing(assembly.database_of(configuration)) as database:
-            if database.path is not None and not database.path.exists():
-                return _new_file(database.path)
-            revision = current_revision(database)
-            refuse_newer(revision)
-            if revision == REVISION:
-                _try_to_write(database)
-                return Finding(subject=subject, text=f"{where}; schema {revision}; writable")
+            yield _schema(configuration, database)
+            network = None if database.path is None else network_filesystem_of(database.path)
     except ExporterError as error:
-        return _failed(subject, error)
+        yield _failed(subject, error)
+        return
+    if network is not None:
+        yield Finding(
+            subject=subject,
+            text=f"{database.path} lies on a network file system, {network}, where SQLite cannot"
+            " rely on locks: put it on a disk of this machine, or use Postgres",
+            doubtful=True,
+        )
+
+
+def _schema(configuration: Configuration, database: Database) -> Finding:
+    """Look at the database's schema, and whether it can be written.
+
+    Raises:
+        ExporterError: it cannot be used.
+    """
+    subject = "database"
+    where = configuration.database.safe_url
+    if database.path is not None and not database.path.exists():
+        return _new_file(database.path)
+    revision = current_revision(database)
+    refuse_newer(revision)
+    if revision == REVISION:
+        _try_to_write(database)
+        return Finding(subject=subject, text=f"{where}; schema {revision}; writable")
     if configuration.database.auto_migrate:
         state = "no tables yet" if revision is None else f"schema {revision}"
         return Finding(
@@ -118,28 +157,48 @@ def _try_to_write(database: Database) -> None:
         DatabaseError: it is read-only, locked or away.
     """
     with database.transaction() as connection:
+        bound(connection)
         connection.execute(text("UPDATE accounts SET version = version WHERE account IS NULL"))
 
 
-def _spool(configuration: Configuration) -> Finding:
+def _spool(configuration: Configuration) -> Iterator[Finding]:
+    subject = "spool"
     directory = configuration.spool.directory
     with closing(assembly.spool_of(configuration)) as spool:
         try:
-            pending = spool.pending()
+            pending, elsewhere = spool.pending(), spool.pending_elsewhere()
         except SpoolError as error:
-            return _failed("spool", error)
+            yield _failed(subject, error)
+            return
     parent = next(path for path in (directory, *directory.parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        return Finding(
-            subject="spool",
+        yield Finding(
+            subject=subject,
             text=f"{directory} cannot be written: {parent} is not a writable directory",
             exit_code=Exit.DATABASE,
         )
+        return
     waiting = sum(pending.values())
-    return Finding(
-        subject="spool",
+    yield Finding(
+        subject=subject,
         text=f"{directory}; " + (f"{waiting} polls wait for the database" if waiting else "empty"),
     )
+    # Nobody else will ever write these.
+    configured = {account.name for account in configuration.accounts}
+    for account in sorted(pending.keys() - configured):
+        yield Finding(
+            subject=subject,
+            text=f"{pending[account]} polls wait of the account {account}, which is not configured:"
+            " configure it again for one run-once, which writes them",
+            doubtful=True,
+        )
+    for url, count in sorted(elsewhere.items()):
+        yield Finding(
+            subject=subject,
+            text=f"{count} polls wait for another database, {url}: one run-once with that as"
+            " database.url writes them",
+            doubtful=True,
+        )
 
 
 def _request(account: Account, key: SigningKey) -> Finding:
@@ -156,7 +215,7 @@ def _request(account: Account, key: SigningKey) -> Finding:
                 now=Clock().now,
             )
     except (ApiError, ConfigurationError) as error:
-        return _failed(subject, error)
+        return _failed(subject, error, f"{error}{_elsewhere(account, error)}")
     took = elapsed() - began
     groups = len(observation.groups or ())
     found = f"{groups} groups from {account.base_url} in {took:.2f} s"
@@ -170,6 +229,15 @@ def _request(account: Account, key: SigningKey) -> Finding:
             exit_code=Exit.UNAUTHORIZED,
         )
     return Finding(subject=subject, text=found)
+
+
+def _elsewhere(account: Account, error: ExporterError) -> str:
+    """What to try if the exchange does not know the key at all: keys are of one environment."""
+    details = getattr(error, "details", None) or ""
+    if "NOT_FOUND" not in details or account.environment is None:
+        return ""
+    other = next(name for name in ENVIRONMENTS if name != account.environment)
+    return f'; a key that was made on {other} works with environment = "{other}" only'
 
 
 def _failed(subject: str, error: ExporterError, fault: str | None = None) -> Finding:

@@ -20,6 +20,7 @@ from exporter.history.migrate import current_revision, refuse_newer
 from exporter.history.schema import REVISION
 
 _BUSY_SECONDS = 10.0
+_LOCK_TIMEOUT = "10s"  # of Postgres; an answer itself may take as long as it takes
 
 # Where SQLite's processes lock a database file that they have open: its unchanging format.
 _SHARED_FIRST = 0x40000002
@@ -80,6 +81,8 @@ class ReadOnlyDatabase(Database):
         """
         try:
             with super().transaction(durable=durable) as connection:
+                if not self.is_sqlite:
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
                 yield connection
         except DatabaseError:
             self._refuse_changed()  # then this is the reason

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select
 
+from exporter.history.database import bound
 from exporter.history.head import COVERAGE_INTERVALS
 from exporter.history.schema import accounts, polls
 from exporter.reading import views
@@ -13,6 +14,7 @@ from exporter.reading.connect import snapshot
 from exporter.reading.coverage import present_cause
 
 _DAY = timedelta(days=1)
+_SECONDS = 30.0  # for each statement on Postgres: monitoring waits for no hanging server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,7 @@ def status(
         DatabaseError: the database failed.
     """
     with snapshot(url) as connection:
+        bound(connection, seconds=_SECONDS)
         changes = _changes(connection, now - _DAY)
         statuses = []
         for account, interval in configured:

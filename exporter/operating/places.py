@@ -1,0 +1,65 @@
+"""Where files lie, as far as it matters to a key or a database: in a git tree, over a network."""
+
+import re
+from pathlib import Path
+
+# Those of several hosts, and those that a program serves from elsewhere: locks there may be
+# missing, or of one host alone, and shared memory is of one host always.
+_OVER_A_NETWORK = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs",
+        "nfs", "nfs4", "orangefs", "smb3", "smbfs",
+        "fuse.ceph", "fuse.curlftpfs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.mount-s3",
+        "fuse.rclone", "fuse.s3fs", "fuse.sshfs",
+    }
+)  # fmt: skip
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPE = re.compile(r"\\([0-7]{3})")  # a blank is \040
+
+
+def git_tree_of(path: Path) -> Path | None:
+    """Give the root of the git working tree in which a file lies; None if it lies in none.
+
+    Of a link, where it leads is what counts: git keeps only the link.
+    """
+    return next(
+        (parent for parent in path.resolve().parents if (parent / ".git").exists()),
+        None,
+    )
+
+
+def network_filesystem_of(path: Path, mounts: str | None = None) -> str | None:
+    """Name the network file system on which a file lies, or would lie.
+
+    Args:
+        path: of the file; it need not exist.
+        mounts: as Linux tells them in /proc/self/mountinfo; read there if None.
+
+    Returns:
+        Its type and source, such as "nfs4 (server:/home)"; None if it is none, or if the system
+        does not tell.
+    """
+    if mounts is None:
+        try:
+            mounts = _MOUNTS.read_text("utf-8", "surrogateescape")
+        except OSError:
+            return None
+    path = path.resolve()
+    found = None
+    longest = -1
+    for line in mounts.splitlines():
+        before, separator, after = line.partition(" - ")
+        place, kind = before.split(" "), after.split(" ")
+        if not separator or len(place) < 5 or len(kind) < 2:  # noqa: PLR2004  # proc(5)'s columns
+            continue
+        mounted = Path(_plain(place[4]))
+        # Of two at one place the later hides the earlier.
+        if path.is_relative_to(mounted) and len(mounted.parts) >= longest:
+            longest = len(mounted.parts)
+            found = f"{kind[0]} ({_plain(kind[1])})" if kind[0].lower() in _OVER_A_NETWORK else None
+    return found
+
+
+def _plain(text: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

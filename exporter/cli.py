@@ -43,14 +43,43 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             raise click.Abort from None
         except Exception as error:
-            if os.environ.get("KALSHI_EXPORTER_TRACEBACK"):
+            if _standard_output_failed(error):
+                code = Exit.DATABASE
+            elif os.environ.get("KALSHI_EXPORTER_TRACEBACK"):
                 raise
-            _complain(
-                f"unexpected {type(error).__name__}: {error}; please report it, with what"
-                " KALSHI_EXPORTER_TRACEBACK=1 shows"
-            )
-            code = Exit.FAILURE
+            else:
+                _complain(
+                    f"unexpected {type(error).__name__}: {error}; please report it, with what"
+                    " KALSHI_EXPORTER_TRACEBACK=1 shows"
+                )
+                code = Exit.FAILURE
         ctx.exit(int(code or 0))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a program; `--help` and `--version` come here, before `invoke`."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if not _standard_output_failed(error):
+                raise
+            sys.exit(Exit.DATABASE)
+
+
+def _standard_output_failed(error: BaseException) -> bool:
+    """Whether it was Click that failed, writing an answer: on a full disk, say."""
+    if not isinstance(error, OSError):
+        return False
+    import traceback
+
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals["__name__"] != click.utils.__name__:
+        return False
+    # Else Python tries again at its end, and complains once more.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    _complain(f"cannot write to standard output: {error.strerror or error}")
+    return True
 
 
 def _complain(text: str) -> None:

@@ -279,13 +279,34 @@ def test_postgres_without_its_driver_names_the_extra(
 ) -> None:
     config = write_config(database_url=url)
     # As if it were not installed: the import system does not find it.
+    line = run_without(["psycopg", "psycopg_binary"], config, environment)
+    assert "pip install 'kalshi-exporter[postgres]'" in line
+    assert "very secret" not in line
+    assert exchange.requests == []
+
+
+def test_postgres_with_half_of_its_driver_names_the_extra(
+    exchange: Exchange, write_config: "WriteConfig"
+) -> None:
+    config = write_config(database_url="postgresql://user@localhost/kalshi")
+    # psycopg is there alone, without the wheel that brings libpq; nor has the system one.
+    line = run_without(["psycopg_binary", "psycopg_c"], config, {}, "psycopg.pq.pq_ctypes")
+    assert "psycopg does not work here, no pq wrapper available" in line
+    assert "pip install 'kalshi-exporter[postgres]'" in line
+    assert exchange.requests == []
+
+
+def run_without(
+    packages: list[str], config: Path, environment: Mapping[str, str], *modules: str
+) -> str:
+    """Poll once as if these were not installed; the one line that comes of it."""
     program = (
         "import sys\n"
         "from importlib.machinery import PathFinder\n"
         "class Without(PathFinder):\n"
         "    @classmethod\n"
         "    def find_spec(cls, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in {'psycopg', 'psycopg_binary'}:\n"
+        f"        if name.partition('.')[0] in {packages} or name in {modules}:\n"
         "            return None\n"
         "        return PathFinder.find_spec(name, path, target)\n"
         "sys.meta_path[sys.meta_path.index(PathFinder)] = Without\n"
@@ -302,9 +323,7 @@ def test_postgres_without_its_driver_names_the_extra(
     )
     assert finished.returncode == 78
     (line,) = finished.stderr.splitlines()
-    assert "pip install 'kalshi-exporter[postgres]'" in line
-    assert "very secret" not in line
-    assert exchange.requests == []
+    return line
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,45 @@ def test_migrate_says_what_it_did(
     assert second.stdout == f"The schema is at revision {REVISION} already.\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["export", "--help"],
+        ["init", "made.toml"],
+        ["check", "--offline"],
+        ["migrate"],
+        ["status"],
+        ["status", "--json"],
+        ["export", "groups"],
+        ["prune", "--older-than", "1d"],
+        ["report"],
+        ["demo", "--seconds", "1"],
+    ],
+    ids=" ".join,
+)
+def test_a_full_disk_behind_standard_output_is_one_line(
+    write_config: "WriteConfig", run_cli: "RunCli", arguments: list[str]
+) -> None:
+    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2")
+    assert run_cli("migrate").returncode == 0
+    with Path("/dev/full").open("wb") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "exporter", *arguments],
+            cwd=config.parent,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert finished.returncode == 74
+    assert finished.stderr == (
+        "kalshi-exporter: cannot write to standard output: No space left on device\n"
+    )
+
+
 def test_an_unexpected_failure_is_one_line_and_a_traceback_on_request(
     monkeypatch: pytest.MonkeyPatch, write_config: "WriteConfig"
 ) -> None:

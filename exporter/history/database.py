@@ -149,6 +149,15 @@ def _pragma(connection: Connection, setting: str) -> None:
 
 
 def _postgres_engine(url: URL, pool_size: int) -> Engine:
+    try:
+        import psycopg  # noqa: F401, PLC0415  # an extra
+    except ImportError as error:
+        # Without its libraries, of which it names each that it misses on a line of its own.
+        what = str(error).splitlines()[0] if str(error) else "it cannot be imported"
+        raise ConfigurationError(
+            f"database.url: the Postgres driver psycopg does not work here, {what}: pip install"
+            " 'kalshi-exporter[postgres]', which brings libpq along"
+        ) from error
     defaults = {
         "connect_timeout": str(_CONNECT_SECONDS),
         "tcp_user_timeout": str(_DEAD_PEER_SECONDS * 1000),

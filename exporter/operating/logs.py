@@ -10,8 +10,10 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
@@ -177,6 +179,8 @@ class _Formatter(logging.Formatter):
             yield "exception", f"{type(error).__name__}: {_text(error)}".removesuffix(": ")
             if self._with_traceback:
                 yield "traceback", self.formatException(record.exc_info)
+            elif frames := traceback.extract_tb(error.__traceback__):
+                yield "at", f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
 
 
 def _longest(facts: list[tuple[str, Any]]) -> int:

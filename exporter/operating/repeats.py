@@ -111,4 +111,5 @@ def _kind(record: logging.LogRecord) -> _Kind:
     """What makes two lines the same: not their numbers, such as attempts, ports and seconds."""
     facts = vars(record)
     message = re.sub(r"\d+(?:\.\d+)?", "#", record.getMessage())
-    return (*map(facts.get, ("event", "outcome", "http_status", "code")), message)
+    error = record.exc_info[0] if record.exc_info else None
+    return (*map(facts.get, ("event", "outcome", "http_status", "code")), message, error)

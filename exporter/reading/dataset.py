@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from exporter.reading.formats import Column, Parquet, Rows
-from exporter.reading.output import OutputError
+from exporter.reading.output import OutputError, ended_by_signals
 
 _INSTANTS = {
     "groups": "as_of",
@@ -51,15 +51,16 @@ def staged(directory: Path, what: str) -> Iterator[Path]:
         directory.mkdir(parents=True, exist_ok=True)
         _refuse_others(directory, what)
         stage = directory / f".{secrets.token_hex(4)}.part"  # no reader looks at such a name
-        stage.mkdir()
-        try:
-            yield stage
-            for path in sorted(stage.rglob("*.part")):
-                place = directory / path.relative_to(stage).with_suffix("")
-                place.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(place)
-        finally:
-            shutil.rmtree(stage)
+        with ended_by_signals():
+            stage.mkdir()
+            try:
+                yield stage
+                for path in sorted(stage.rglob("*.part")):
+                    place = directory / path.relative_to(stage).with_suffix("")
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    path.replace(place)
+            finally:
+                shutil.rmtree(stage)
     except OSError as error:
         raise OutputError(f"cannot write {directory}: {error.strerror or error}") from error
 

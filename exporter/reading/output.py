@@ -2,8 +2,10 @@
 
 import os
 import secrets
+import signal
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,10 +40,34 @@ def opened(path: Path | None) -> Iterator[BinaryIO]:
             yield sink
         return
     try:
-        with _file(path) as sink:
+        with ended_by_signals(), _file(path) as sink:
             yield sink
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let a signal that ends the process end the block first, which then leaves nothing behind."""
+    ending = (signal.SIGTERM, signal.SIGHUP)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)  # as a shell reports it
+
+    # One that is ignored stays so: that is what nohup is for.
+    before = {
+        number: signal.signal(number, end)
+        for number in ending
+        if signal.getsignal(number) == signal.SIG_DFL
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -160,3 +160,16 @@ def test_the_page_names_every_event_and_no_other() -> None:
             found |= set(re.findall(r'self\._warn\(\s*"(\w+)"', text))
     page = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/logs.md").read_text(), re.MULTILINE))
     assert page == found
+
+
+def test_another_defect_behind_the_same_words_is_logged(
+    repeats: Repeats, caplog: pytest.LogCaptureFixture
+) -> None:
+    for error in (LookupError("a"), LookupError("b"), AttributeError("c")):
+        facts = {"event": "unexpected", "account": "main"}
+        log.error("unexpected failure", exc_info=error, extra=facts)
+        repeats.polled(FAILED)
+    assert [record.exc_info and record.exc_info[0] for record in caplog.records] == [
+        LookupError,
+        AttributeError,
+    ]

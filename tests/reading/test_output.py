@@ -1,6 +1,7 @@
 """Answers reach a file whole or not at all, and a reader that goes away is no error."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -87,6 +88,41 @@ def test_a_pipe_by_its_name_is_written_to() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr, len(done.stdout)) == (0, b"", 15_000_000)
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+from exporter.reading.{module} import {name}
+with {name}(Path(sys.argv[1]){more}) as place:
+    {work}
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+FILE = WAITING.format(
+    module="output", name="opened", more="", work='place.write(b"half"); place.flush()'
+)
+DATASET = WAITING.format(
+    module="dataset", name="staged", more=", 'polls'", work='(place / "x.part").touch()'
+)
+
+
+@pytest.mark.parametrize("program", [FILE, DATASET], ids=["file", "dataset"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_ends_it_leaves_nothing_behind(
+    directory: Path, program: str, number: signal.Signals
+) -> None:
+    place = directory / "x" if program == FILE else directory
+    with subprocess.Popen(
+        [sys.executable, "-c", program, place], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        assert list(directory.iterdir()) != []
+        process.send_signal(number)
+        code = process.wait(30)
+    assert code == (-number if number == signal.SIGINT else 128 + number)
+    assert list(directory.iterdir()) == []
 
 
 PROGRAM = """

@@ -143,13 +143,13 @@ def groups_at(instant: datetime, observed: Sequence[str], *, on_sqlite: bool) ->
 def _standing_at(instant: datetime) -> tuple[FromClause, FromClause]:
     """The keys of the snapshots at an instant, in the form that SQLite answers fast; the snapshots.
 
-    It finds their keys by `valid_to`, in indexes that hold the whole key, because of the sign
-    before `valid_from`; see docs/queries.md.
+    It finds their keys in indexes that hold the whole key, and reads no other snapshot: see
+    docs/queries.md.
     """
     states = order_group_snapshots
     candidates = states.alias("candidates")
     keys = [candidates.c[column.name] for column in states.primary_key]
-    began = literal_column("+candidates.valid_from", Instant) <= instant
+    began = candidates.c.valid_from <= instant
     standing = union_all(
         select(*keys).where(candidates.c.valid_to > instant, began),
         select(*keys).where(candidates.c.valid_to.is_(None), began),

@@ -26,6 +26,7 @@ from sqlalchemy import delete
 
 from exporter.errors import Outcome
 from exporter.history import schema
+from exporter.history.prune import prune
 from exporter.history.store import Store, Written
 from exporter.model import Observation, OrderGroup, Poll
 
@@ -222,6 +223,32 @@ class Promise:
         self.written.append((poll, written, at))
         return written
 
+    def prune(self, before: datetime) -> int:
+        """Forget the polls that began before an instant, and nothing that they left.
+
+        Remembered are the latest poll, the latest observation and, while a group is missed and
+        nobody knows yet whether it is gone, every observation since the first that missed it.
+        """
+        if not self.written:
+            return 0
+        latest = max(enumerate(self.written), key=lambda each: (each[1][0].started_at, each[0]))[0]
+        misses = [
+            self.seen[each.last_seen + 1].at
+            for each in self.segments()
+            if each.end is None and each.last_seen + 1 < len(self.seen)
+        ]
+        needed_since = min(misses, default=self.seen[-1].at if self.seen else None)
+        kept = [
+            each
+            for index, each in enumerate(self.written)
+            if each[0].started_at >= before
+            or index == latest
+            or (each[2] is not None and needed_since is not None and each[2] >= needed_since)
+        ]
+        forgotten = len(self.written) - len(kept)
+        self.written = kept
+        return forgotten
+
 
 def _changed(group: OrderGroup | None, prefix: str) -> Row:
     return {f"{prefix}_{name}": value for name, value in _fields(group).items()}
@@ -235,12 +262,16 @@ def _fields(group: OrderGroup | None) -> Row:
 
 
 class Expected:
-    """The tables and views that the promise comes to, given the ids of the polls."""
+    """The tables and views that the promise comes to.
 
-    def __init__(self, promise: Promise, polls: list[Row]) -> None:
+    Args:
+        promise: what happened.
+        ids: those of successful polls, pruned or not, by when the polls finished.
+    """
+
+    def __init__(self, promise: Promise, ids: dict[datetime, int]) -> None:
         self._promise = promise
         self._seen = promise.seen
-        ids = {row["finished_at"]: row["id"] for row in polls if row["outcome"] == "ok"}
         self._poll_ids = [ids.get(seen.poll.finished_at) for seen in self._seen]
 
     def order_group_snapshots(self) -> list[Row]:
@@ -362,7 +393,7 @@ FEW: list[dict[str, Row] | None] = [
 sights = st.sampled_from(FEW) | st.dictionaries(st.sampled_from(IDS), st.sampled_from(STATES))
 owners = st.sampled_from(["first", "second"])
 intervals = st.sampled_from([10.0, 60.0])
-confirmations = st.integers(1, 3)
+confirmations = st.integers(1, 4)
 failures = st.sampled_from(FAILURES)
 
 
@@ -391,6 +422,7 @@ class Exporters(RuleBasedStateMachine):
         self.spool: list[Asked] = []
         self.number = 0
         self.compared = 0
+        self.ids: dict[datetime, int] = {}
         with self.history.database.transaction() as connection:
             for table in schema.metadata.tables.values():
                 connection.execute(delete(table))
@@ -442,6 +474,17 @@ class Exporters(RuleBasedStateMachine):
             self.change(sight)
             self._write(self._ask(owner, reordered=reordered), interval, confirm_removal)
 
+    @precondition(lambda self: self.groups)
+    @rule(owner=owners, times=st.integers(2, 3), prune=st.booleans())
+    def miss(self, owner: str, times: int, prune: bool) -> None:
+        """Each answer lacks one group more, none of them for long enough; then prune, perhaps."""
+        self._write(self._ask(owner), interval=60.0, confirm_removal=4)
+        for _ in range(times):
+            self.groups = dict(list(self.groups.items())[1:])
+            self._write(self._ask(owner), interval=60.0, confirm_removal=4)
+        if prune:
+            self._prune(self.now)
+
     @precondition(lambda self: self.promise.seen)
     @rule(owner=owners, interval=intervals, more=st.sampled_from([0, 1]))
     def poll_after_2_5_intervals(self, owner: str, interval: float, more: int) -> None:
@@ -484,6 +527,21 @@ class Exporters(RuleBasedStateMachine):
             self._write(replace(asked, head=None), interval, confirm_removal)
         if forget:
             self.spool.clear()
+
+    @precondition(lambda self: self.promise.written)
+    @rule(older_than=st.sampled_from([-1000.0, 0.0, 30.0, 200.0]))
+    def forget(self, older_than: float) -> None:
+        """Forget old polls; every table and view but theirs says what it said."""
+        self._prune(self.now - timedelta(seconds=older_than))
+
+    def _prune(self, before: datetime) -> None:
+        # For the ids of what goes now.
+        self._compare()
+        expected = self.promise.prune(before)
+        for dry_run in (True, False):
+            assert prune(self.history.database, before=before, dry_run=dry_run) == expected
+        self._compare()
+        self.compared = len(self.promise.written)
 
     @precondition(lambda self: self.promise.written)
     @rule(data=st.data())
@@ -564,6 +622,9 @@ class Exporters(RuleBasedStateMachine):
         if self.compared == len(self.promise.written):
             return
         self.compared = len(self.promise.written)
+        self._compare()
+
+    def _compare(self) -> None:
         said = self.history.rows_of(
             "polls",
             "coverage",
@@ -573,7 +634,10 @@ class Exporters(RuleBasedStateMachine):
             "order_group_changes",
             "coverage_gaps",
         )
-        expected = Expected(self.promise, said["polls"])
+        self.ids |= {
+            row["finished_at"]: row["id"] for row in said["polls"] if row["outcome"] == "ok"
+        }
+        expected = Expected(self.promise, self.ids)
         assert self._polls(said["polls"]) == [
             (poll.started_at, poll.finished_at, at, written)
             for poll, written, at in self.promise.written
@@ -583,9 +647,8 @@ class Exporters(RuleBasedStateMachine):
         ] == self.promise.stretches()
         for name in said.keys() - {"polls", "coverage"}:
             assert _sorted(said[name]) == _sorted(getattr(expected, name)()), name
-        ids = {row["id"] for row in said["polls"] if row["outcome"] == "ok"}
         for row in said["order_group_history"]:
-            assert {row["first_poll_id"], row["last_poll_id"]} <= ids
+            assert {row["first_poll_id"], row["last_poll_id"]} <= set(self.ids.values())
 
     @staticmethod
     def _polls(rows: list[Row]) -> list[tuple[datetime, datetime, datetime | None, Written]]:

@@ -14,11 +14,11 @@ from exporter.errors import (
     BusyError,
     DatabaseError,
     Exit,
-    RefusedPollError,
     SpoolError,
     UnauthorizedError,
 )
 from exporter.events import Listeners, PollEnded
+from exporter.history.backlog import Backlog
 from exporter.history.head import PATIENCE, Head
 from exporter.history.spool import Spool
 from exporter.history.store import Store, Written
@@ -38,6 +38,11 @@ _PAUSE = REFUSED_PAUSE - 0.1
 _LONGEST_RETRY_AFTER = 300.0  # seconds that a 429 may keep an account from being polled
 
 _MOST_OF = 0.9  # of an interval: two ticks lie a little less than an interval apart at times
+
+# A long spool is written some at a time, so that no poll is late for it: for a part of each
+# interval, and for less than the daemon waits when it is told to stop.
+_DRAIN_PART = 0.25
+_LONGEST_DRAIN = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +87,16 @@ class Poller:
         self._spool = spool
         self._clock = clock
         self._listeners = listeners or Listeners()
+        self._backlog = Backlog(
+            account,
+            spool=spool,
+            store=store,
+            write=lambda poll: self._write(poll, None),
+            listeners=self._listeners,
+        )
         self._refused = 0
         self._resting_until = 0.0
-        self._away: DatabaseError | None = None
+        self._away = ""  # why polls go into the spool
 
     def prepare(self) -> None:
         """Make sure that the database's schema is right, before anything is asked.
@@ -113,6 +125,7 @@ class Poller:
                 # two daemons whose grids differ both ask.
                 unless_polled_within=_MOST_OF * self.timing.interval,
                 unless_refused_within=0.0 if first else _PAUSE,
+                drain=min(_DRAIN_PART * self.timing.interval, _LONGEST_DRAIN),
                 again=True,
             )
         except BusyError as error:
@@ -127,7 +140,12 @@ class Poller:
             What became of it; everything has been logged.
         """
         try:
-            return self._poll(unless_polled_within=0.0, unless_refused_within=0.0, again=False)
+            return self._poll(
+                unless_polled_within=0.0,
+                unless_refused_within=0.0,
+                drain=_LONGEST_DRAIN,
+                again=False,
+            )
         except BusyError as error:
             _log.error(
                 "another exporter is polling this account: try again later",
@@ -136,10 +154,15 @@ class Poller:
             return error.exit_code
 
     def _poll(
-        self, *, unless_polled_within: float, unless_refused_within: float, again: bool
+        self,
+        *,
+        unless_polled_within: float,
+        unless_refused_within: float,
+        drain: float,
+        again: bool,
     ) -> Exit:
         began = elapsed()
-        head = self._claim(unless_polled_within, unless_refused_within)
+        head = self._claim(unless_polled_within, unless_refused_within, drain)
         poll, error = self._ask(head)
         code = Exit.OK if error is None else error.exit_code
         written = self._keep(poll, head)
@@ -168,7 +191,7 @@ class Poller:
         reason = None if error is None else error.reason
         last_success_at = None if head is None else head.observed_at
         if kept is None:
-            reason = reason or str(self._away)
+            reason = reason or self._away or "older polls are still being written"
         elif kept.outcome == "ok" and poll.observation is not None:
             last_success_at = poll.observation.observed_at
         elif kept.outcome == "superseded":
@@ -192,15 +215,25 @@ class Poller:
         )
         self._listeners.tell(lambda listener: listener.polled(event))
 
-    def _claim(self, unless_polled_within: float, unless_refused_within: float) -> Head | None:
-        """Claim the account and write what waits in the spool; None if the database is away."""
+    def _claim(
+        self, unless_polled_within: float, unless_refused_within: float, drain: float
+    ) -> Head | None:
+        """Claim the account and write what waits in the spool, for so many seconds.
+
+        Returns:
+            None if this poll must be spooled: the database is away, or older polls still wait.
+        """
         try:
             head = self._claimed(unless_polled_within, unless_refused_within)
-            if self._drain():
-                # Draining has moved the head.
+            emptied = self._backlog.drain(drain)
+            if self._backlog.drained:
+                # Which has moved the head.
                 head = self._claimed(0.0, 0.0)
         except DatabaseError as error:
-            self._away = error
+            self._away = str(error)
+            return None
+        if not emptied:
+            self._away = ""
             return None
         return head
 
@@ -215,60 +248,6 @@ class Poller:
         )
         self._refused = head.refused_polls
         return head
-
-    def _drain(self) -> bool:
-        """Write what waits in the spool, in its order; whether there was anything."""
-        drained = 0
-        try:
-            for number, poll in self._spool.polls(self.account):
-                try:
-                    written = self._write(poll, None)
-                except RefusedPollError as error:
-                    self._give_up(poll, error)
-                else:
-                    self._tell_drained(written)
-                    drained += 1
-                self._spool.remove(self.account, number)
-        except SpoolError as error:
-            # Such as an entry that cannot be read: those behind it have been written all the same.
-            self._warn("spool_failed", str(error))
-        try:
-            loss = self._spool.loss(self.account)
-            if loss is not None:
-                self._store.note_loss(
-                    self.account, polls=loss.polls, last_started_at=loss.last_started_at
-                )
-                # Only now: noting it twice does no harm.
-                self._spool.forget_loss(self.account)
-                self._warn("polls_lost", f"{loss.polls} polls were kept nowhere and are lost")
-        except SpoolError as error:
-            self._warn("spool_failed", str(error))
-        if drained:
-            _log.info(
-                "polls from the spool are in the database",
-                extra={"event": "drained", "account": self.account, "polls": drained},
-            )
-        return drained > 0
-
-    def _tell_drained(self, written: Written) -> None:
-        self._listeners.tell(
-            lambda listener: listener.drained(
-                self.account,
-                added=written.added or 0,
-                changed=written.changed or 0,
-                removed=written.removed or 0,
-            )
-        )
-
-    def _give_up(self, poll: Poll, error: RefusedPollError) -> None:
-        """Count a poll as lost that the database would refuse for ever, and all behind it wait."""
-        self._store.note_loss(self.account, polls=1, last_started_at=poll.started_at)
-        _log.error(
-            "%s; the poll of %s can never be written and is lost",
-            error,
-            poll.started_at.isoformat(timespec="seconds"),
-            extra={"event": "poll_lost", "account": self.account},
-        )
 
     def _ask(self, head: Head | None) -> tuple[Poll, ApiError | None]:
         started_at = self._clock.now()
@@ -333,22 +312,28 @@ class Poller:
             try:
                 return self._write(poll, head)
             except DatabaseError as error:
-                self._away = error
+                self._away = str(error)
         try:
             self._spool.put(poll)
         except SpoolError as error:
             _log.error(
                 "%s; %s: this poll is lost",
-                self._away,
+                self._away or "older polls wait",
                 error,
                 extra={"event": "poll_lost", "account": self.account},
             )
             return error.exit_code
-        _log.error(
-            "%s; the poll waits in the spool until the database is back",
-            self._away,
-            extra={"event": "spooled", "account": self.account},
-        )
+        if self._away:
+            _log.error(
+                "%s; the poll waits in the spool until the database is back",
+                self._away,
+                extra={"event": "spooled", "account": self.account},
+            )
+        else:
+            _log.info(
+                "the poll waits in the spool until older ones are written",
+                extra={"event": "queued", "account": self.account},
+            )
         return Exit.TEMPORARY
 
     def _write(self, poll: Poll, head: Head | None) -> Written:
@@ -393,6 +378,3 @@ class Poller:
                 "next": f"poll again in {wait:.3g} s" if again else "give up",
             },
         )
-
-    def _warn(self, event: str, text: str) -> None:
-        _log.warning("%s", text, extra={"event": event, "account": self.account})

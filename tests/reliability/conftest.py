@@ -29,6 +29,21 @@ if TYPE_CHECKING:
 PATIENCE = 60.0  # seconds until a test gives up on what takes one or two
 
 
+def lateness(asked: Sequence[float], interval: float) -> list[float]:
+    """How much later each poll came than its tick, in seconds, as far as the first did not.
+
+    The tick after a poll is one interval after its own: if all of these lie between minus one
+    interval and one, then no poll was late by an interval, none was doubled and none left out.
+
+    Args:
+        asked: when one account's polls reached the exchange, from the daemon's start. The very
+            first is no tick.
+        interval: seconds.
+    """
+    ticks = asked[1:]
+    return [at - ticks[0] - number * interval for number, at in enumerate(ticks)]
+
+
 @pytest.fixture
 def witness(key_pair: "KeyPair") -> Iterator[Witness]:
     """A restless exchange that remembers what it served, with the key registered."""

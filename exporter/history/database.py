@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,8 +19,10 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from exporter.clock import elapsed
 from exporter.errors import ConfigurationError, DatabaseError, RefusedPollError
+from exporter.history.silence import Silence
 
 _SQLITE_BUSY_SECONDS = 10.0
+_SQLITE_TURN_SECONDS = 10.0  # for the other threads of this process
 _CONNECT_SECONDS = 5
 _DEAD_PEER_SECONDS = 10
 _SILENT_PEER_SECONDS = 10
@@ -50,14 +52,46 @@ class Database:
         )
         # SQLite lets one writer in; those of one process queue here rather than in its busy
         # handler, which sleeps and is not fair.
-        self._turn: AbstractContextManager[Any] = (
-            threading.Lock() if self.is_sqlite else nullcontext()
-        )
+        self._turn = threading.Lock()
+        self._silence = Silence(self._ask)
 
     @property
     def path(self) -> Path | None:
         """SQLite's file; None on Postgres."""
         return Path(self.url.database or "") if self.is_sqlite else None
+
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """Lend a connection; on SQLite, to one thread at a time.
+
+        Raises:
+            DatabaseError: the database failed, or somebody has just waited for it in vain.
+        """
+        self._silence.check()
+        # And again: it may have turned out while others had their turns.
+        with self._taken_turn(), self._silence.heeded(), self._lent() as connection:
+            yield connection
+
+    @contextmanager
+    def _lent(self) -> Iterator[Connection]:
+        with translated_errors(self.path), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _taken_turn(self) -> Iterator[None]:
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._turn.acquire(timeout=_SQLITE_TURN_SECONDS):
+            raise DatabaseError(f"database {self.path}: busy with other accounts' polls")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _ask(self) -> None:
+        with self._taken_turn(), self._lent() as connection, connection.begin():
+            bound(connection)
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
@@ -70,7 +104,7 @@ class Database:
         Raises:
             DatabaseError: the database failed, in one line without SQL or parameters.
         """
-        with translated_errors(self.path), self._turn, self.engine.connect() as connection:
+        with self.connected() as connection:
             if not durable and self.is_sqlite:
                 _pragma(connection, "synchronous=NORMAL")
             try:
@@ -93,7 +127,7 @@ class Database:
         if not self.is_sqlite:
             return
         until = elapsed() + _SQLITE_BUSY_SECONDS
-        with translated_errors(self.path), self._turn, self.engine.connect() as connection:
+        with self.connected() as connection:
             while True:
                 try:
                     _pragma(connection, "journal_mode=WAL")
@@ -107,6 +141,7 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
+        self._silence.close()
         self.engine.dispose()
 
     def _sqlite_engine(self) -> Engine:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 
 from exporter.errors import DatabaseError, SchemaError
-from exporter.history.database import Database, bound, translated_errors
+from exporter.history.database import Database, bound
 from exporter.history.schema import REVISION, metadata
 from exporter.resources import shipped
 
@@ -51,7 +51,7 @@ def current_revision(database: Database) -> str | None:
         # SQLite takes it for an empty database.
         raise _no_database(path)
     try:
-        with translated_errors(database.path), database.engine.connect() as connection:
+        with database.connected() as connection:
             bound(connection)
             return _revision(connection)
     except DatabaseError as error:

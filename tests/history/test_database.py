@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -118,6 +119,19 @@ def test_threads_of_one_process_write_in_turn(empty_database: Database) -> None:
         thread.join()
     with empty_database.transaction() as connection:
         assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar() == 80
+
+
+def test_a_thread_waits_for_its_turn_no_longer_than_for_another_program(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.history.database._SQLITE_TURN_SECONDS", 0.2)
+    with sqlite.transaction(), ThreadPoolExecutor(1) as other:
+        waited = other.submit(sqlite.transaction().__enter__).exception(10)
+    assert isinstance(waited, DatabaseError)
+    assert "busy with other accounts' polls" in str(waited)
+    # That was no silence of the database's.
+    with sqlite.transaction() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar() == 0
 
 
 def test_an_error_is_one_line_without_sql_or_parameters(empty_database: Database) -> None:

@@ -70,7 +70,7 @@ def _fill(spool: Spool, account: str, *, until: datetime) -> list[Served]:
                 observation=Observation(
                     observed_at=at,
                     digest=f"{limit}",
-                    groups={"a": OrderGroup("a", True, limit)},
+                    groups={"a": OrderGroup("a", True, f"{limit:.2f}")},
                 ),
             )
         )

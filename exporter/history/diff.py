@@ -61,16 +61,12 @@ def compare(
         confirmed_since: a group that has been missing since this instant or earlier, and is
             missing again, counts as removed. None if one miss is enough.
     """
-    added = []
-    changed = []
     groups = known.groups
-    for group_id, group in observed.items():
-        before = groups.get(group_id)
-        if before is None:
-            added.append(group)
-        # The decoder hands out the same object for the same bytes: identity spares comparing.
-        elif before is not group and before != group:
-            changed.append(group)
+    # One comprehension over all of them; what little remains may take its time.
+    before = groups.get
+    other = [group for group_id, group in observed.items() if before(group_id) != group]
+    added = [group for group in other if group.id not in groups]
+    changed = [group for group in other if group.id in groups]
 
     missed = []
     removed = []
@@ -92,23 +88,27 @@ def compare(
     )
 
 
-def apply(known: Known, difference: Difference, *, observed_at: datetime) -> Known:
+def apply(
+    known: Known,
+    observed: Mapping[str, OrderGroup],
+    difference: Difference,
+    *,
+    observed_at: datetime,
+) -> Known:
     """Give what is known after a difference has been written.
 
     Args:
         known: what was known before.
+        observed: the complete set of groups that was seen, by id.
         difference: as `compare` gave it.
         observed_at: the instant of the observation, from which missed groups are missing.
     """
-    groups = dict(known.groups)
-    groups.update((group.id, group) for group in difference.added + difference.changed)
-    missing = dict(known.missing)
-    for group_id in difference.removed:
-        del groups[group_id]
-        missing.pop(group_id, None)
-    for group_id in (*difference.returned, *(group.id for group in difference.changed)):
-        missing.pop(group_id, None)
+    missing = {group_id: at for group_id, at in known.missing.items() if group_id not in observed}
     missing.update(dict.fromkeys(difference.missed, observed_at))
+    for group_id in difference.removed:
+        missing.pop(group_id, None)
+    # What is open is what was seen, and what is missing without being removed.
+    groups = {**observed, **{each: known.groups[each] for each in missing}} if missing else observed
     return Known(groups=groups, missing=missing)
 
 

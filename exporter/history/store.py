@@ -221,7 +221,7 @@ class Store:
             bound(connection, rows=len(difference))
             snapshots.write(connection, head, difference, observed_at=observed_at, poll_id=poll_id)
             _update_poll(connection, poll_id, **counts)
-            known = apply(known, difference, observed_at=observed_at)
+            known = apply(known, groups, difference, observed_at=observed_at)
         # While a group is missing, the same answer again means one more miss.
         digest = None if known.missing else observation.digest
         heads.remember_digest(connection, head.account, digest)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
@@ -92,6 +93,8 @@ class SignedSession:
                 "Accept-Encoding": "gzip",
             }
         )
+        # Preparing the same request takes requests longer than anything else in a small poll.
+        self._prepared = lru_cache(maxsize=1)(self._prepare)
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, DeadlineAdapter(max_response_size))
 
@@ -178,9 +181,7 @@ class SignedSession:
             return read_body(response, size_limit, effort.check)
 
     def _signed(self, path: str, parameters: Mapping[str, str]) -> requests.PreparedRequest:
-        request = self._session.prepare_request(
-            requests.Request("GET", self._base_url + path, params=dict(parameters))
-        )
+        request = self._prepared(path, tuple(parameters.items())).copy()
         # Signed is the path that goes out, however requests spelt it.
         sent_path = urlsplit(str(request.url)).path
         timestamp = str(int(time.time() * 1000))
@@ -190,6 +191,13 @@ class SignedSession:
             f"{timestamp}GET{sent_path}".encode()
         )
         return request
+
+    def _prepare(
+        self, path: str, parameters: tuple[tuple[str, str], ...]
+    ) -> requests.PreparedRequest:
+        return self._session.prepare_request(
+            requests.Request("GET", self._base_url + path, params=dict(parameters))
+        )
 
     def _refusal(self, response: requests.Response, effort: Effort) -> ApiError:
         try:

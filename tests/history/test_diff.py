@@ -123,7 +123,7 @@ def test_applied_the_difference_gives_the_observation_and_what_waits_to_be_confi
     before: Known, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
-    after = apply(before, difference, observed_at=NOW)
+    after = apply(before, observation, difference, observed_at=NOW)
 
     waiting = {group_id: before.groups[group_id] for group_id in after.missing}
     assert after.groups == observation | waiting
@@ -138,7 +138,9 @@ def test_once_removals_are_confirmed_the_difference_gives_the_observation_alone(
 ) -> None:
     difference = compare(before, observation, confirmed_since=None)
 
-    assert apply(before, difference, observed_at=NOW) == Known(groups=observation, missing={})
+    assert apply(before, observation, difference, observed_at=NOW) == Known(
+        groups=observation, missing={}
+    )
 
 
 @given(_known(), _observed, _confirming)
@@ -146,7 +148,7 @@ def test_the_same_observation_again_differs_in_nothing(
     before: Known, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
-    after = apply(before, difference, observed_at=NOW)
+    after = apply(before, observation, difference, observed_at=NOW)
 
     assert compare(after, observation, confirmed_since=LONG_BEFORE) == replace(
         NOTHING,
@@ -180,7 +182,7 @@ def test_what_is_known_is_left_as_it_was(
     assume(observation != other)
     copy = Known(groups=dict(before.groups), missing=dict(before.missing))
 
-    apply(before, compare(before, observation, confirmed_since=None), observed_at=NOW)
-    apply(before, compare(before, other, confirmed_since=BEFORE), observed_at=NOW)
+    apply(before, observation, compare(before, observation, confirmed_since=None), observed_at=NOW)
+    apply(before, other, compare(before, other, confirmed_since=BEFORE), observed_at=NOW)
 
     assert before == copy

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event, text
 
 from exporter.assembly import pollers
 from exporter.config import load
@@ -35,33 +35,41 @@ class Cost:
 
 
 class Meter:
-    """Counts what all engines of this process send and write."""
+    """Counts what pollers send; the databases say what was written. They have polled before."""
 
     def __init__(self) -> None:
         self._statements = 0
-        self._rows = 0
-        self._files: dict[sqlite3.Connection, int] = {}
+        self._engines: set[Engine] = set()
 
     def cost_of(self, poller: Poller) -> Cost:
         """Poll once, successfully."""
-        self._statements = self._rows = 0
-        self._files.clear()
+        rows = self._rows()
+        self._statements = 0
         assert poller.poll() is Exit.OK
-        changes = (file.total_changes - before for file, before in self._files.items())
-        return Cost(self._statements, self._rows + sum(changes))
+        statements = self._statements
+        return Cost(statements, self._rows() - rows)
 
-    def before(self, _connection: Any, cursor: Any, *_: Any) -> None:
+    def before(self, connection: Connection, *_: Any) -> None:
         """Hear of a statement about to be sent."""
         self._statements += 1
-        if isinstance(cursor.connection, sqlite3.Connection):
-            self._files.setdefault(cursor.connection, cursor.connection.total_changes)
+        self._engines.add(connection.engine)
 
-    def after(self, _connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        """Hear what became of it; SQLite tells it later, and better."""
-        if not (
-            isinstance(cursor.connection, sqlite3.Connection) or statement.startswith("SELECT")
-        ):
-            self._rows += max(cursor.rowcount, 0)
+    def _rows(self) -> int:
+        """How many rows all of them have written, each through one connection in its pool."""
+        return sum(map(_rows_written, list(self._engines)))
+
+
+def _rows_written(engine: Engine) -> int:
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        if isinstance(driver, sqlite3.Connection):
+            return driver.total_changes
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        return int(
+            connection.execute(
+                text("SELECT SUM(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables")
+            ).scalar_one()
+        )
 
 
 @pytest.fixture
@@ -69,10 +77,8 @@ def meter() -> Iterator[Meter]:
     """A meter that is on."""
     meter = Meter()
     event.listen(Engine, "before_cursor_execute", meter.before)
-    event.listen(Engine, "after_cursor_execute", meter.after)
     yield meter
     event.remove(Engine, "before_cursor_execute", meter.before)
-    event.remove(Engine, "after_cursor_execute", meter.after)
 
 
 @pytest.fixture

@@ -3,19 +3,23 @@
 Nothing here rests on session state, so that a pooler in transaction mode may stand between.
 """
 
-import math
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    SQLAlchemyError,
+)
 
 from exporter.clock import elapsed
 from exporter.errors import ConfigurationError, DatabaseError, RefusedPollError
@@ -23,14 +27,6 @@ from exporter.history.silence import Silence
 
 _SQLITE_BUSY_SECONDS = 10.0
 _SQLITE_TURN_SECONDS = 10.0  # for the other threads of this process
-_CONNECT_SECONDS = 5
-_DEAD_PEER_SECONDS = 10
-_SILENT_PEER_SECONDS = 10
-_PING_SECONDS = 5.0
-_STATEMENT_SECONDS = 10.0
-_IDLE_SECONDS = 20.0
-# What a server that still runs needs to say that it has given up.
-_LENIENCE_SECONDS = 1.0
 
 
 class Database:
@@ -48,7 +44,9 @@ class Database:
         self.url: URL = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine: Engine = (
-            self._sqlite_engine() if self.is_sqlite else _postgres_engine(self.url, pool_size)
+            self._sqlite_engine()
+            if self.is_sqlite
+            else _postgres().make_engine(self.url, pool_size)
         )
         # SQLite lets one writer in; those of one process queue here rather than in its busy
         # handler, which sleeps and is not fair.
@@ -90,31 +88,50 @@ class Database:
             self._turn.release()
 
     def _ask(self) -> None:
-        with self._taken_turn(), self._lent() as connection, connection.begin():
-            bound(connection)
+        with self._taken_turn(), self._lent() as connection:
+            if not self.is_sqlite:
+                _postgres().be_patient(connection)
+            connection.execute(text("SELECT 1"))
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Connection]:
         """Run one transaction: committed at the end of the block, rolled back on any error.
 
-        Args:
-            durable: whether it must survive a power cut. If not, committing it waits for no disk;
-                later durable transactions make it durable too.
+        On Postgres, each of its statements may take 10 s; `bound` allows more.
 
         Raises:
             DatabaseError: the database failed, in one line without SQL or parameters.
         """
+        with self.connected() as connection, connection.begin():
+            if not self.is_sqlite:
+                self._begin_on_postgres(connection)
+            yield connection
+
+    @contextmanager
+    def statement(self) -> Iterator[Connection]:
+        """Lend a connection for one statement that need not survive a power cut.
+
+        On SQLite, committing it waits for no disk. On Postgres it is a transaction of its own, and
+        has to see to that itself.
+
+        Raises:
+            DatabaseError: the database failed.
+        """
         with self.connected() as connection:
-            if not durable and self.is_sqlite:
-                _pragma(connection, "synchronous=NORMAL")
+            if not self.is_sqlite:
+                _postgres().be_patient(connection)
+                yield connection
+                return
+            _pragma(connection, "synchronous=NORMAL")
             try:
                 with connection.begin():
-                    if not durable and not self.is_sqlite:
-                        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
                     yield connection
             finally:
-                if not durable and self.is_sqlite and not connection.invalidated:
+                if not connection.invalidated:
                     _pragma(connection, "synchronous=FULL")
+
+    def _begin_on_postgres(self, connection: Connection) -> None:
+        _postgres().begin(connection)
 
     def let_readers_in(self) -> None:
         """Have SQLite log ahead, so that nobody who reads waits for a writer, nor the reverse.
@@ -183,9 +200,14 @@ def _pragma(connection: Connection, setting: str) -> None:
     driver.execute(f"PRAGMA {setting}")
 
 
-def _postgres_engine(url: URL, pool_size: int) -> Engine:
+def _postgres() -> ModuleType:
+    """The module for Postgres, which needs an extra.
+
+    Raises:
+        ConfigurationError: it is not installed, or does not work here.
+    """
     try:
-        import psycopg  # noqa: F401, PLC0415  # an extra
+        from exporter.history import postgres  # noqa: PLC0415  # as said
     except ImportError as error:
         # Without its libraries, of which it names each that it misses on a line of its own.
         what = str(error).splitlines()[0] if str(error) else "it cannot be imported"
@@ -193,101 +215,24 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
             f"database.url: the Postgres driver psycopg does not work here, {what}: pip install"
             " 'kalshi-exporter[postgres]', which brings libpq along"
         ) from error
-    defaults = {
-        "connect_timeout": str(_CONNECT_SECONDS),
-        "tcp_user_timeout": str(_DEAD_PEER_SECONDS * 1000),
-        # A server that vanishes while it owes an answer has acknowledged all there was: only
-        # probes find it gone, which the system sends after two hours by itself.
-        "keepalives_idle": str(_SILENT_PEER_SECONDS),
-        "keepalives_interval": str(_SILENT_PEER_SECONDS),
-        "keepalives_count": "2",
-        "application_name": "kalshi-exporter",
-        # Else the database's own, in which the driver could not even say what it cannot hold.
-        "client_encoding": "utf8",
-    }
-    defaults = {key: value for key, value in defaults.items() if key not in url.query}
-    engine = create_engine(
-        url.update_query_dict(defaults),
-        # Prepared statements belong to a session, which a pooler takes away between transactions.
-        connect_args={"prepare_threshold": None},
-        pool_size=pool_size,
-        max_overflow=0,
-        # A connection that died between two polls is replaced, not reported.
-        pool_pre_ping=True,
-    )
-    _bound_waits(engine)
-    return engine
-
-
-def _bound_waits(engine: Engine) -> None:
-    """Let every wait for the server end after its connection's `patience`, in seconds.
-
-    A server that hangs keeps its connections and answers nothing: nobody else would end the wait.
-    """
-    import psycopg  # noqa: PLC0415  # an extra
-
-    class BoundedConnection(psycopg.Connection[Any]):
-        patience: float | None = _PING_SECONDS
-
-        def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
-            return super().wait(self._bounded(gen), *args, **kwargs)
-
-        def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-            began = elapsed()
-            try:
-                wanted = next(gen)
-                while True:
-                    ready = yield wanted
-                    if not ready and elapsed() - began > (self.patience or math.inf):
-                        self.pgconn.finish()
-                        raise psycopg.OperationalError(
-                            f"no answer from the server in {self.patience:g} s"
-                        )
-                    wanted = gen.send(ready)
-            except StopIteration as end:
-                return end.value
-
-    @event.listens_for(engine, "do_connect")
-    def _connect(_dialect: object, _record: object, args: Any, kwargs: Any) -> Any:
-        return BoundedConnection.connect(*args, **kwargs)
-
-    @event.listens_for(engine, "checkout")
-    def _taken(connection: Any, _record: object, _proxy: object) -> None:
-        connection.patience = None
-
-    @event.listens_for(engine, "checkin")
-    def _given_back(connection: Any, _record: object) -> None:
-        if connection is not None:
-            connection.patience = _PING_SECONDS
+    return postgres
 
 
 def bound(connection: Connection, *, rows: int = 0, seconds: float | None = None) -> None:
     """Bound how long each statement from here to the end of the transaction may take.
 
     On Postgres, where a lock, a slow disk or a hung server would be waited for without end; so
-    would be this process, should it be stopped or cut off while it holds the account's row.
+    would be this process, should it be stopped or cut off while it holds the account's row. The
+    bounds of `Database.transaction` are for few rows.
 
     Args:
         connection: in a transaction.
         rows: how many the statements may write, which takes its time.
         seconds: that each may take apart from that; as for a poll if None.
     """
-    if connection.dialect.name == "sqlite":
-        return  # which waits for its lock alone, and never long
-    seconds = (seconds or _STATEMENT_SECONDS) + rows / 1000
-    driver: Any = connection.connection.driver_connection
-    driver.patience = seconds + _LENIENCE_SECONDS
-    connection.execute(
-        _BOUND,
-        {"statement": f"{seconds * 1000:.0f}ms", "idle": f"{_IDLE_SECONDS + rows / 1000:.0f}s"},
-    )
-
-
-# For the transaction, not the session, which may be a pooler's.
-_BOUND = text(
-    "SELECT set_config('statement_timeout', :statement, true),"
-    " set_config('idle_in_transaction_session_timeout', :idle, true)"
-)
+    # SQLite waits for its lock alone, and never long.
+    if connection.dialect.name != "sqlite":
+        _postgres().bound(connection, rows=rows, seconds=seconds)
 
 
 @contextmanager

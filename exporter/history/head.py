@@ -18,10 +18,8 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    delete,
     false,
     func,
-    insert,
     null,
     or_,
     select,
@@ -30,10 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from exporter.history.schema import accounts, coverage, gap_outcomes
-
-COVERAGE_INTERVALS = 2.5
-"""A poll extends the latest stretch of coverage if it comes within so many intervals of its end."""
+from exporter.history.schema import accounts, gap_outcomes
 
 PATIENCE = 3
 """So many polls in a row may be refused before a daemon asks less often."""
@@ -90,7 +85,7 @@ def claim(
     This spares the exchange needless requests. What is written never rests on it.
 
     Args:
-        connection: in a transaction.
+        connection: from `Database.statement`: this is one, and need not survive a power cut.
         account: by its name; a row is made for it if it has none.
         owner: who claims.
         now: the present instant.
@@ -115,7 +110,7 @@ def claim(
             "refused_before": now - timedelta(seconds=unless_refused_within),
         },
     ).one_or_none()
-    return None if row is None else Head(*row)
+    return None if row is None else Head(*row[: len(_COLUMNS)])
 
 
 @cache
@@ -146,9 +141,13 @@ def _claim(dialect: str) -> Executable:
         _insert(dialect, accounts)
         .values(_NOTHING_YET | taken)
         .on_conflict_do_update(index_elements=["account"], set_=taken, where=free)
-        .returning(*_COLUMNS)
+        .returning(*_COLUMNS, *([] if dialect == "sqlite" else [_NOT_DURABLE]))
     )
     return statement
+
+
+# Of the statement's own transaction.
+_NOT_DURABLE = func.set_config("synchronous_commit", "off", True)
 
 
 def lock(connection: Connection, account: str) -> Head:
@@ -177,68 +176,6 @@ def next_instant(head: Head, observed_at: datetime) -> datetime:
     return max(observed_at, head.observed_at + _TICK)
 
 
-def advance(
-    connection: Connection,
-    head: Head,
-    *,
-    owner: str,
-    poll_id: int,
-    observed_at: datetime,
-    group_count: int | None,
-    interval: float,
-) -> bool:
-    """Move the head from the version that was read, extend coverage, and end the owner's claim.
-
-    Args:
-        connection: in a transaction.
-        head: as it was read.
-        owner: who polls.
-        poll_id: the poll that observed.
-        observed_at: from `next_instant`.
-        group_count: groups seen.
-        interval: seconds between polls of this account.
-
-    Returns:
-        Whether the head was still at that version; if not, nothing was written.
-    """
-    gap = None if head.observed_at is None else observed_at - head.observed_at
-    new_stretch = gap is None or gap > timedelta(seconds=COVERAGE_INTERVALS * interval)
-    started_at = observed_at if new_stretch else head.coverage_started_at
-    swapped = connection.execute(
-        _ADVANCE,
-        {
-            "of": head.account,
-            "from_version": head.version,
-            "owner": owner,
-            "version": head.version + 1,
-            "observed_at": observed_at,
-            "last_poll_id": poll_id,
-            "group_count": group_count,
-            "coverage_started_at": started_at,
-        },
-    )
-    if swapped.rowcount == 0:
-        return False
-    if new_stretch:
-        row = {
-            "account": head.account,
-            "started_at": observed_at,
-            "ended_at": observed_at,
-            "polls": 1,
-            "gap_started_at": head.observed_at,
-            "gap_cause": _gap_cause(connection, head),
-        }
-        connection.execute(insert(coverage), row)
-    else:
-        connection.execute(
-            _EXTEND, {"of": head.account, "since": started_at, "ended_at": observed_at}
-        )
-    # They belong to no later gap, whatever the clock said when they were counted: it is a wrong
-    # clock above all that makes polls fail.
-    connection.execute(_FORGET_OUTCOMES, {"of": head.account})
-    return True
-
-
 def remember_digest(connection: Connection, account: str, digest: str | None) -> None:
     """Note the digest of the latest answer; None if the same bytes again may change something."""
     connection.execute(_REMEMBER_DIGEST, {"of": account, "digest": digest})
@@ -259,7 +196,7 @@ def count_failure(
             refused_polls=case(
                 (late, refused), else_=refused + 1 if outcome == "unauthorized" else 0
             ),
-            claimed_until=_unless_owned(),
+            claimed_until=unless_owned(),
         )
         .returning(accounts.c.observed_at),
         {"owner": owner},
@@ -308,15 +245,8 @@ def _note_outcome(
     )
 
 
-def _gap_cause(connection: Connection, head: Head) -> str | None:
-    """The outcome that most polls since the last observation had, the latest of equals."""
-    if head.observed_at is None:
-        return None
-    return connection.execute(_MAIN_OUTCOME, {"of": head.account}).scalar() or "not_running"
-
-
-def _unless_owned() -> ColumnElement[Any]:
-    """The claim as it is, or none if it is the owner's."""
+def unless_owned() -> ColumnElement[Any]:
+    """Give the claim as it is, or none if it is that of the parameter `owner`."""
     mine = accounts.c.claimed_by == bindparam("owner")
     return case((mine, null()), else_=accounts.c.claimed_until)
 
@@ -326,34 +256,7 @@ def _insert(dialect: str, table: Table) -> Any:
     return sqlite_insert(table) if dialect == "sqlite" else postgres_insert(table)
 
 
-# Statements are put together once: doing so takes SQLAlchemy longer than running them.
-
-_ADVANCE = (
-    update(accounts)
-    .where(accounts.c.account == bindparam("of"), accounts.c.version == bindparam("from_version"))
-    .values(
-        version=bindparam("version"),
-        observed_at=bindparam("observed_at"),
-        last_poll_id=bindparam("last_poll_id"),
-        group_count=bindparam("group_count"),
-        coverage_started_at=bindparam("coverage_started_at"),
-        failed_polls=0,
-        refused_polls=0,
-        claimed_until=_unless_owned(),
-    )
-)
-_EXTEND = (
-    update(coverage)
-    .where(coverage.c.account == bindparam("of"), coverage.c.started_at == bindparam("since"))
-    .values(ended_at=bindparam("ended_at"), polls=coverage.c.polls + 1)
-)
-_FORGET_OUTCOMES = delete(gap_outcomes).where(gap_outcomes.c.account == bindparam("of"))
+# Put together once: doing so takes SQLAlchemy longer than running it.
 _REMEMBER_DIGEST = (
     update(accounts).where(accounts.c.account == bindparam("of")).values(digest=bindparam("digest"))
-)
-_MAIN_OUTCOME = (
-    select(gap_outcomes.c.outcome)
-    .where(gap_outcomes.c.account == bindparam("of"))
-    .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
-    .limit(1)
 )

@@ -51,8 +51,7 @@ def current_revision(database: Database) -> str | None:
         # SQLite takes it for an empty database.
         raise _no_database(path)
     try:
-        with database.connected() as connection:
-            bound(connection)
+        with database.transaction() as connection:
             return _revision(connection)
     except DatabaseError as error:
         # Asked of SQLite, never found out by opening the file here: closing it again would take

@@ -39,7 +39,6 @@ def prune(database: Database, *, before: datetime, dry_run: bool, batch: int = _
         DatabaseError: the database failed; what earlier transactions deleted stays deleted.
     """
     with database.transaction() as connection:
-        bound(connection)
         names = connection.scalars(select(accounts.c.account)).all()
     total = 0
     for account in names:

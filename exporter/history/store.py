@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from exporter import __version__
 from exporter.errors import BusyError, Outcome
@@ -16,6 +16,7 @@ from exporter.history.database import Database, bound
 from exporter.history.diff import Difference, Known, apply, compare
 from exporter.history.head import Head
 from exporter.history.schema import polls
+from exporter.history.step import INSERT_POLL, advance
 from exporter.model import Observation, Poll
 
 
@@ -92,8 +93,7 @@ class Store:
         """
         self.prepare()
         # What is written never rests on a claim: it may be forgotten in a power cut.
-        with self._database.transaction(durable=False) as connection:
-            bound(connection)
+        with self._database.statement() as connection:
             head = heads.claim(
                 connection,
                 account,
@@ -114,7 +114,6 @@ class Store:
             DatabaseError: the database failed.
         """
         with self._database.transaction() as connection:
-            bound(connection)
             heads.note_loss(connection, account, polls=polls, last_started_at=last_started_at)
 
     def write(
@@ -134,7 +133,6 @@ class Store:
                 nobody knows whether the poll is written: spool it, which finds out.
         """
         with self._database.transaction() as connection:
-            bound(connection)
             late = False
             if head is None:
                 # Locked before looking, so that a commit still under way is waited for.
@@ -146,7 +144,7 @@ class Store:
                 # in the database had been seen.
                 late = head.observed_at is not None and head.observed_at >= poll.started_at
             if poll.observation is None:
-                _insert_poll(connection, poll)
+                connection.execute(INSERT_POLL, _row(poll))
                 heads.count_failure(
                     connection,
                     poll.account,
@@ -160,7 +158,7 @@ class Store:
                 poll.observation.groups is None and poll.observation.digest != head.digest
             )
             if late or repeats_another:
-                _insert_poll(connection, poll, outcome="superseded")
+                connection.execute(INSERT_POLL, _row(poll, outcome="superseded"))
                 return Written(outcome="superseded")
             written, known = self._write_observation(
                 connection,
@@ -189,17 +187,10 @@ class Store:
         observed_at = heads.next_instant(head, observation.observed_at)
         groups = observation.groups
         group_count = head.group_count if groups is None else len(groups)
-        values = {"observed_at": observed_at, "group_count": group_count}
-        poll_id = _insert_poll(connection, poll, added=0, changed=0, removed=0, **values)
-        advanced = heads.advance(
-            connection,
-            head,
-            owner=self._owner,
-            poll_id=poll_id,
-            observed_at=observed_at,
-            group_count=group_count,
-            interval=interval,
+        row = _row(
+            poll, observed_at=observed_at, group_count=group_count, added=0, changed=0, removed=0
         )
+        poll_id, advanced = advance(connection, head, row, owner=self._owner, interval=interval)
         if not advanced:
             _update_poll(connection, poll_id, outcome="superseded", **_NOT_OBSERVED)
             return Written(outcome="superseded"), None
@@ -245,7 +236,8 @@ def _written_before(connection: Connection, poll: Poll) -> Written | None:
     return None if row is None else Written(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
 
 
-def _insert_poll(connection: Connection, poll: Poll, **values: Any) -> int:
+def _row(poll: Poll, **values: Any) -> dict[str, Any]:
+    """The parameters of `INSERT_POLL`."""
     row = {
         "account": poll.account,
         "started_at": poll.started_at,
@@ -260,11 +252,10 @@ def _insert_poll(connection: Connection, poll: Poll, **values: Any) -> int:
         "clock_skew_ms": poll.clock_skew_ms,
         "exporter_version": __version__,
     }
-    return int(connection.execute(_INSERT_POLL, _NOT_OBSERVED | row | values).scalar_one())
+    return {f"poll_{name}": value for name, value in (_NOT_OBSERVED | row | values).items()}
 
 
 _NOT_OBSERVED = dict.fromkeys(("observed_at", "group_count", "added", "changed", "removed"))
-_INSERT_POLL = insert(polls).returning(polls.c.id)  # Put together once: see `head`.
 
 
 def _update_poll(connection: Connection, poll_id: int, **values: Any) -> None:

@@ -26,7 +26,7 @@ from exporter.errors import (
     PrivateKeyError,
     SpoolError,
 )
-from exporter.history.database import Database, bound
+from exporter.history.database import Database
 from exporter.history.migrate import current_revision, refuse_newer
 from exporter.history.schema import REVISION
 from exporter.kalshi.effort import Effort
@@ -157,7 +157,6 @@ def _try_to_write(database: Database) -> None:
         DatabaseError: it is read-only, locked or away.
     """
     with database.transaction() as connection:
-        bound(connection)
         connection.execute(text("UPDATE accounts SET version = version WHERE account IS NULL"))
 
 

@@ -20,7 +20,8 @@ from exporter.history.migrate import current_revision, refuse_newer
 from exporter.history.schema import REVISION
 
 _BUSY_SECONDS = 10.0
-_LOCK_TIMEOUT = "10s"  # of Postgres; an answer itself may take as long as it takes
+# An answer itself may take as long as it takes.
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '10s'"
 
 # Where SQLite's processes lock a database file that they have open: its unchanging format.
 _SHARED_FIRST = 0x40000002
@@ -65,14 +66,12 @@ class ReadOnlyDatabase(Database):
     def __init__(self, url: str) -> None:
         self._resting_file: _RestingFile | None = None
         super().__init__(url, pool_size=1)
-        if not self.is_sqlite:
-            # Sent with each BEGIN, so that no session has to remember it.
-            self.engine = self.engine.execution_options(
-                isolation_level="REPEATABLE READ", postgresql_readonly=True
-            )
+
+    def _begin_on_postgres(self, connection: Connection) -> None:
+        connection.exec_driver_sql(_BEGIN)
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Connection]:
         """Run one read-only transaction, all of it on one snapshot.
 
         Raises:
@@ -80,9 +79,7 @@ class ReadOnlyDatabase(Database):
                 was read cannot be relied on.
         """
         try:
-            with super().transaction(durable=durable) as connection:
-                if not self.is_sqlite:
-                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            with super().transaction() as connection:
                 yield connection
         except DatabaseError:
             self._refuse_changed()  # then this is the reason

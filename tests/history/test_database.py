@@ -155,7 +155,10 @@ def test_a_server_that_is_away_is_one_line_without_the_password() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_connection_that_died_between_two_transactions_is_replaced(postgres_url: str) -> None:
+def test_a_connection_that_died_between_two_transactions_is_replaced(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.history.postgres._FRESH_SECONDS", 0.0)
     database = Database(postgres_url, pool_size=1)
     with database.transaction() as connection:
         process = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()

@@ -303,7 +303,7 @@ def test_a_newer_schema_and_one_that_may_not_be_migrated(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is waited for many seconds is waited for half of one."""
-    monkeypatch.setattr("exporter.history.database._STATEMENT_SECONDS", 0.5)
+    monkeypatch.setattr("exporter.history.postgres._STATEMENT_SECONDS", 0.5)
     monkeypatch.setattr("exporter.history.migrate._WAIT_SECONDS", 0.5)
     monkeypatch.setattr("exporter.history.prune._COUNT_SECONDS", 0.5)
 

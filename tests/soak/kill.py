@@ -66,14 +66,16 @@ def _command(arguments: list[str], log: str, away: bool) -> None:
     from exporter.cli import main
 
     if away:
-        Database.transaction = _away  # type: ignore[method-assign, assignment]  # that is the point
+        # That is the point:
+        Database.transaction = _away  # type: ignore[method-assign, assignment]
+        Database.statement = _away  # type: ignore[method-assign, assignment]
 
     main(arguments, prog_name="kalshi-exporter")
 
 
 @contextmanager
-def _away(_database: Database, *, durable: bool = True) -> Iterator[Any]:
-    raise DatabaseError(f"the soak has taken the database away (durable={durable})")
+def _away(_database: Database) -> Iterator[Any]:
+    raise DatabaseError("the soak has taken the database away")
     yield
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
 
-from exporter.history.head import COVERAGE_INTERVALS
 from exporter.history.schema import accounts, coverage, polls
+from exporter.history.step import COVERAGE_INTERVALS
 from exporter.reading.coverage import present_cause
 from exporter.reading.report.span import Span, seconds_of
 

@@ -1,0 +1,141 @@
+"""Connections to Postgres whose every wait is bounded; imported by `database` where it is used.
+
+Nothing here rests on session state, so that a pooler in transaction mode may stand between.
+"""
+
+import math
+from collections.abc import Generator
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from exporter.clock import elapsed
+
+_CONNECT_SECONDS = 5
+_DEAD_PEER_SECONDS = 10
+_SILENT_PEER_SECONDS = 10
+_PING_SECONDS = 5.0
+_FRESH_SECONDS = 1.0  # so long after its last use nobody asks whether a connection still works
+_STATEMENT_SECONDS = 10.0
+_IDLE_SECONDS = 20.0
+# What a server that still runs needs to say that it has given up.
+_LENIENCE_SECONDS = 1.0
+
+_USED_AT = "used_at"
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection on which every wait for the server ends after its `patience`, in seconds.
+
+    A server that hangs keeps its connections and answers nothing: nobody else would end the wait.
+    """
+
+    patience: float | None = _PING_SECONDS
+
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
+        """Wait as psycopg does, but not longer than `patience`; all waits come through here."""
+        return super().wait(self._bounded(gen), *args, **kwargs)
+
+    def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        began = elapsed()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and elapsed() - began > (self.patience or math.inf):
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(
+                        f"no answer from the server in {self.patience:g} s"
+                    )
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+
+def make_engine(url: URL, pool_size: int) -> Engine:
+    """Make an engine that keeps up to `pool_size` connections."""
+    defaults = {
+        "connect_timeout": str(_CONNECT_SECONDS),
+        "tcp_user_timeout": str(_DEAD_PEER_SECONDS * 1000),
+        # A server that vanishes while it owes an answer has acknowledged all there was: only
+        # probes find it gone, which the system sends after two hours by itself.
+        "keepalives_idle": str(_SILENT_PEER_SECONDS),
+        "keepalives_interval": str(_SILENT_PEER_SECONDS),
+        "keepalives_count": "2",
+        "application_name": "kalshi-exporter",
+        # Else the database's own, in which the driver could not even say what it cannot hold.
+        "client_encoding": "utf8",
+    }
+    defaults = {key: value for key, value in defaults.items() if key not in url.query}
+    engine = create_engine(
+        url.update_query_dict(defaults),
+        # Prepared statements belong to a session, which a pooler takes away between transactions.
+        connect_args={"prepare_threshold": None},
+        pool_size=pool_size,
+        max_overflow=0,
+        # `begin` begins transactions, together with what else there is to say then: the driver
+        # would ask the server one more time.
+        isolation_level="AUTOCOMMIT",
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: object, _record: object, args: Any, kwargs: Any) -> Any:
+        return BoundedConnection.connect(*args, **kwargs)
+
+    @event.listens_for(engine, "checkout")
+    def _taken(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        # A connection that died between two polls is replaced, not reported.
+        if elapsed() - record.info.get(_USED_AT, math.inf) > _FRESH_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except psycopg.Error as error:
+                raise InvalidatePoolError from error
+        connection.patience = None
+
+    @event.listens_for(engine, "checkin")
+    def _given_back(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_USED_AT] = elapsed()
+        if connection is not None:
+            connection.patience = _PING_SECONDS
+
+    return engine
+
+
+def begin(connection: Connection) -> None:
+    """Begin a transaction in which each statement is bounded as those of a poll are."""
+    be_patient(connection)
+    # At once, for the sake of the way to the server. LOCAL, for the session may be a pooler's.
+    connection.exec_driver_sql(
+        f"BEGIN; SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms';"
+        f" SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS * 1000:.0f}ms'"
+    )
+
+
+def be_patient(connection: Connection, seconds: float | None = None) -> None:
+    """Wait so long for each answer, and a little longer for the server to say that it gave up.
+
+    What ends a wait here ends none there: the server has bounds of its own, in a transaction.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.patience = (seconds or _STATEMENT_SECONDS) + _LENIENCE_SECONDS
+
+
+def bound(connection: Connection, *, rows: int, seconds: float | None) -> None:
+    """Do for Postgres what `database.bound` says."""
+    seconds = (seconds or _STATEMENT_SECONDS) + rows / 1000
+    be_patient(connection, seconds)
+    connection.execute(
+        _BOUND,
+        {"statement": f"{seconds * 1000:.0f}ms", "idle": f"{_IDLE_SECONDS + rows / 1000:.0f}s"},
+    )
+
+
+# For the transaction, not the session, which may be a pooler's.
+_BOUND = text(
+    "SELECT set_config('statement_timeout', :statement, true),"
+    " set_config('idle_in_transaction_session_timeout', :idle, true)"
+)

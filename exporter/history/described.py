@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, delete, insert
 
 from exporter.history import dictionary
-from exporter.history.schema import data_dictionary
+from exporter.history.schema import data_dictionary, metadata
 
 
 def describe(connection: Connection) -> None:
@@ -38,3 +38,10 @@ def describe(connection: Connection) -> None:
         # A statement of this kind takes no parameters.
         text = line.comment.replace("'", "''").replace("%", "%%")
         connection.exec_driver_sql(f"COMMENT ON {what} IS '{text}'")
+
+
+# Alembic compares what Postgres holds with this. Not where the tables are: each start would pay.
+for _table in metadata.tables.values():
+    for _line in dictionary.lines(_table.name):
+        _described = _table.c[_line.column] if _line.column else _table
+        _described.comment = _line.comment

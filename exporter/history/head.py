@@ -25,8 +25,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from exporter.history.schema import accounts, gap_outcomes
 
@@ -253,7 +251,14 @@ def unless_owned() -> ColumnElement[Any]:
 
 def _insert(dialect: str, table: Table) -> Any:
     """Begin an INSERT … ON CONFLICT, which both databases have, each in its own module."""
-    return sqlite_insert(table) if dialect == "sqlite" else postgres_insert(table)
+    # The other's takes a tenth of the time that a start takes.
+    if dialect == "sqlite":
+        from sqlalchemy.dialects import sqlite  # noqa: PLC0415
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415
+
+    return postgresql.insert(table)
 
 
 # Put together once: doing so takes SQLAlchemy longer than running it.

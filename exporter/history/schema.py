@@ -9,6 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
+    TIMESTAMP,
     BigInteger,
     Boolean,
     Column,
@@ -21,10 +23,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON, TIMESTAMP
 from sqlalchemy.types import TypeDecorator, TypeEngine
-
-from exporter.history import dictionary
 
 REVISION = "0005"
 """The newest revision in `migrations/versions/`: the schema that this version reads and writes."""
@@ -195,7 +194,6 @@ order_group_snapshots = Table(
         "order_group_id",
         unique=True,
         sqlite_where=text("valid_to IS NULL"),
-        postgresql_where=text("valid_to IS NULL"),
     ),
     # What appeared or changed in a time span; on Postgres, what stood at an instant long ago. On
     # SQLite its condition, which all rows meet, keeps it for the view that repeats it: see 0005.
@@ -210,7 +208,6 @@ order_group_snapshots = Table(
         "order_group_snapshots_valid_to",
         "valid_to",
         sqlite_where=text("valid_to IS NOT NULL"),
-        postgresql_where=text("valid_to IS NOT NULL"),
     ),
     # The key is the table: a group's states lie side by side, and the key is stored once.
     sqlite_with_rowid=False,
@@ -226,11 +223,6 @@ data_dictionary = Table(
     Column("nullable", Boolean, nullable=False),
     Column("source", Text, nullable=False),
 )
-
-for _table in metadata.tables.values():
-    for _line in dictionary.lines(_table.name):
-        _described = _table.c[_line.column] if _line.column else _table
-        _described.comment = _line.comment
 
 __all__ = [
     "REVISION",

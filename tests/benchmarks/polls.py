@@ -17,6 +17,8 @@ SUBJECTS = {
 ON_SQLITE = tuple(SUBJECTS)
 ON_POSTGRES = (EXPORTER, FLOOR, "dlt", "naive")
 
+_PACKAGES = "packages"
+
 _MANY = 100_000
 _FEWER = 20_000  # for a quick look
 
@@ -189,7 +191,8 @@ def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
         setting.fill(25, key_id)
     samples = Samples()
     seconds = 3 if setting.quick else 6
-    for name, subject in ((FLOOR, "floor_daemon"), (EXPORTER, "exporter_daemon")):
+    subjects = {FLOOR: "floor_daemon", _PACKAGES: "packages_daemon", EXPORTER: "exporter_daemon"}
+    for name, subject in subjects.items():
         place = setting.place(
             key_ids=key_ids, on_postgres=on_postgres, detail=f"{interval} {seconds}"
         )
@@ -202,14 +205,22 @@ def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
                     cpu=answer["cpu"] / answer["polls"],
                     speed=answer["polls"] / answer["wall"],
                 )
-    speed = samples.medians("speed")[EXPORTER]
+    rates, cpu = samples.medians("rate"), samples.medians("cpu")
+    packages = {EXPORTER: _PACKAGES, FLOOR: FLOOR}
     return [
         Line(
             case=f"daemon, {accounts} accounts of 25 groups: polls per second of one core's time,"
-            f" {_where(on_postgres)} (at {speed:.0f} a second)",
+            f" {_where(on_postgres)} (at {samples.medians('speed')[EXPORTER]:.0f} a second)",
             unit="/s",
-            values=samples.medians("rate"),
-            cpu=samples.medians("cpu"),
+            values={name: rates[name] for name in (EXPORTER, FLOOR)},
+            cpu={name: cpu[name] for name in (EXPORTER, FLOOR)},
             at_most=0.5,
-        )
+        ),
+        Line(
+            case="in the exporter's place APScheduler, requests and SQLAlchemy alone, which write"
+            f" one row, {_where(on_postgres)}",
+            unit="/s",
+            values={name: rates[other] for name, other in packages.items()},
+            cpu={name: cpu[other] for name, other in packages.items()},
+        ),
     ]

@@ -1,0 +1,116 @@
+# ruff: noqa: INP001 - a script beside what it makes, part of no package
+"""Writes what the commands say of themselves as a page.
+
+Run it after a change of a command: `python docs/make_commands.py`. A test compares.
+"""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from exporter.cli import main
+from exporter.errors import Exit
+
+PAGE = Path(__file__).parent / "commands.md"
+
+_EXIT_CODES = {
+    Exit.OK: "done",
+    Exit.FAILURE: "unexpected failure, or `status` found a stale account",
+    Exit.USAGE: "wrong usage",
+    Exit.INVALID_RESPONSE: "the answer was not valid; nothing was concluded from it",
+    Exit.UNAVAILABLE: "the exchange was unreachable, too slow, rate-limited, failing, or refused"
+    " the request",
+    Exit.DATABASE: "database or disk failed; the observation is lost",
+    Exit.TEMPORARY: "try again later: another exporter is at it, or the observation waits in the"
+    " spool",
+    Exit.UNAUTHORIZED: "the exchange refused the credentials",
+    Exit.CONFIGURATION: "configuration, key or schema: a person must mend it",
+}
+
+
+def page() -> str:
+    """`docs/commands.md`."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield "# Commands"
+    yield ""
+    yield "Each has a `--help` that says the same. Logs go to stderr, answers alone to stdout."
+    yield ""
+    yield "<!-- Made by docs/make_commands.py from exporter/cli.py. -->"
+    yield ""
+    yield "Before the command, as in `kalshi-exporter --config my.toml status`:"
+    yield ""
+    yield from _options(main)
+    for name, command in main.commands.items():
+        yield ""
+        yield f"## {name}"
+        yield ""
+        yield from _command(command)
+    yield ""
+    yield "## Exit codes"
+    yield ""
+    yield "With several accounts each is polled whatever happens to others; the highest code wins."
+    yield ""
+    yield "| code | meaning |"
+    yield "|---|---|"
+    for code in Exit:
+        yield f"| {code.value} | {_EXIT_CODES[code]} |"
+
+
+def _command(command: click.Command) -> Iterator[str]:
+    text, _, example = inspect.cleandoc(command.help or "").partition("\b\nExample:\n")
+    arguments = [each for each in command.params if isinstance(each, click.Argument)]
+    pieces = [f"kalshi-exporter {command.name}", "[OPTIONS]", *map(_argument, arguments)]
+    yield "```"
+    yield " ".join(pieces)
+    yield "```"
+    yield ""
+    yield text.strip()
+    yield ""
+    if len(command.params) > len(arguments):
+        yield from _options(command)
+        yield ""
+    yield "```sh"
+    yield inspect.cleandoc(example)
+    yield "```"
+
+
+def _options(command: click.Command) -> Iterator[str]:
+    yield "| option | meaning |"
+    yield "|---|---|"
+    for option in command.params:
+        if isinstance(option, click.Option) and option.name != "version":
+            value = "" if option.is_flag else f" {option.metavar or _value(option)}"
+            yield f"| `{', '.join(option.opts)}{value}` | {' '.join(_meaning(option))} |"
+
+
+def _meaning(option: click.Option) -> Iterator[str]:
+    yield (option.help or "").strip()
+    if option.show_envvar and option.envvar:
+        yield f"Else `${option.envvar}`."
+    if option.show_default:
+        yield f"Default: `{option.default}`."
+    if option.required:
+        yield "Required."
+
+
+def _argument(argument: click.Argument) -> str:
+    if isinstance(argument.type, click.Choice):
+        return "|".join(argument.type.choices)
+    shown = (argument.name or "").upper()
+    return shown if argument.required else f"[{shown}]"
+
+
+def _value(parameter: click.Parameter) -> str:
+    """What stands for a value; spelled here, because Click's own spelling changes with it."""
+    if isinstance(parameter.type, click.Choice):
+        return "/".join(parameter.type.choices)  # a table has another use for |
+    return parameter.type.name.partition(" ")[0].upper()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")

@@ -1,0 +1,50 @@
+# ruff: noqa: INP001 - MkDocs loads it by its path
+"""Lets the pages be a site too: what they link to outside of docs/ comes along.
+
+On GitHub `../deploy/…` is the file in the repository. In the site it is a copy, below
+`repository/`.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+_ROOT = Path(__file__).parent.parent
+_PLACE = "repository"
+
+_LINK = re.compile(r"\]\(((?:\.\./)+[^)#]+)")
+# Fences say which recipe a block is, for the tests; the site knows languages alone.
+_FENCE = re.compile(r"^( *```\w+) .*$", re.MULTILINE)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add what the pages link to outside of docs/, and the changelog."""
+    wanted = {"CHANGELOG.md"}
+    for page in files.documentation_pages():
+        found = _LINK.findall(page.content_string)
+        wanted.update(filter(None, (_outside(page.src_uri, link) for link in found)))
+    for path in sorted(wanted):
+        files.append(File.generated(config, f"{_PLACE}/{path}", abs_src_path=str(_ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Point these links to the copies."""
+    place = posixpath.dirname(page.file.src_uri)
+
+    def point(match: re.Match[str]) -> str:
+        path = _outside(page.file.src_uri, match[1])
+        if path is None:
+            return match[0]
+        return f"]({posixpath.relpath(f'{_PLACE}/{path}', place or '.')}"
+
+    return _FENCE.sub(r"\1", _LINK.sub(point, markdown))
+
+
+def _outside(source: str, link: str) -> str | None:
+    """The path in the repository of what a page links to, if it is not below docs/."""
+    path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(source), link))
+    return None if path.startswith(("docs/", "..")) else path

@@ -1,0 +1,175 @@
+"""A primary dies under a polling daemon, and its synchronous standby is promoted."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.recipes import postgres_tools
+
+if TYPE_CHECKING:
+    # Tests are no package: these are for the type checker alone.
+    from tests.conftest import KeyPair, RunCli, WriteConfig
+    from tests.reliability.conftest import Judge, RunDaemon
+    from tests.soak.witness import Witness
+
+_PATIENCE = 30.0  # seconds
+_INTERVAL = 0.3  # seconds
+# As root, the server runs as the user that the tests' other Postgres has made.
+_USER = "pgserver" if os.geteuid() == 0 else None
+
+
+class Server:
+    """One Postgres server on a port of this machine."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, command: str, *arguments: str | Path) -> None:
+        """Run one of Postgres' own commands."""
+        done = subprocess.run(
+            [postgres_tools() / command, *arguments],
+            user=_USER,
+            capture_output=True,
+            cwd=self.data.parent,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+    def start(self) -> None:
+        """Start it, and return once it answers."""
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "shared_buffers": "8MB",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self.data.parent / f"{self.data.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [postgres_tools() / "postgres", "-D", self.data, *options],
+                user=_USER,
+                stdout=log,
+                stderr=log,
+                cwd=self.data.parent,
+            )
+        self.wait("SELECT true")
+
+    def ask(self, query: str) -> object:
+        """The one value that a query gives."""
+        with psycopg.connect(
+            host="127.0.0.1", port=self.port, user="postgres", autocommit=True
+        ) as connection:
+            row = connection.execute(query.encode()).fetchone()
+        return None if row is None else row[0]
+
+    def do(self, statement: str) -> None:
+        """Run a statement without an answer."""
+        with psycopg.connect(
+            host="127.0.0.1", port=self.port, user="postgres", autocommit=True
+        ) as connection:
+            connection.execute(statement.encode())
+
+    def wait(self, query: str) -> None:
+        """Return once a query says true."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                if self.ask(query):
+                    return
+            except psycopg.OperationalError:
+                pass
+            if time.monotonic() > until:
+                log = self.data.parent / f"{self.data.name}.log"
+                pytest.fail(f"{query}: not in {_PATIENCE} s:\n{log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def end(self, number: signal.Signals) -> None:
+        """Signal it, and wait until it is gone."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(_PATIENCE)
+
+
+@pytest.fixture
+def pair(postgres_server: str) -> Iterator[tuple[Server, Server]]:
+    """A primary, and a standby that has whatever the primary has acknowledged.
+
+    Set up as docs/scaling.md says.
+    """
+    assert postgres_server  # which has made the user that may run these
+    directory = Path(tempfile.mkdtemp(prefix="exporter-standby-"))
+    if _USER is not None:
+        shutil.chown(directory, _USER)
+    primary, standby = Server(directory / "primary"), Server(directory / "standby")
+    try:
+        primary.run(
+            "initdb", "--auth=trust", "--username=postgres", "--no-sync", "-D", primary.data
+        )
+        primary.start()
+        source = f"host=127.0.0.1 port={primary.port} user=postgres"
+        standby.run(
+            "pg_basebackup", "--dbname", source, "--pgdata", standby.data, "--write-recovery-conf",
+            "--checkpoint=fast", "--no-sync",
+        )  # fmt: skip
+        standby.start()
+        primary.wait("SELECT count(*) > 0 FROM pg_stat_replication WHERE state = 'streaming'")
+        primary.do("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.do("SELECT pg_reload_conf()")
+        primary.wait("SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state = 'sync'")
+        yield primary, standby
+    finally:
+        for server in (primary, standby):
+            server.end(signal.SIGQUIT)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_a_primary_that_dies_costs_no_observation_and_no_wrong_row(  # noqa: PLR0917  # pytest passes fixtures by name
+    pair: tuple[Server, Server],
+    witness: "Witness",
+    key_pair: "KeyPair",
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+    run_daemon: "RunDaemon",
+    judge: "Judge",
+) -> None:
+    primary, standby = pair
+    hosts = "&".join(f"host=127.0.0.1:{server.port}" for server in pair)
+    config = write_config(
+        base_url=witness.base_url,
+        database_url=f"postgresql+psycopg://postgres@/postgres?{hosts}&target_session_attrs=read-write",
+        poll={"interval": f"{_INTERVAL}s"},
+    )
+    assert run_cli("migrate").returncode == 0
+    daemon = run_daemon(config)
+    served = witness.served[key_pair.key_id]
+    daemon.wait(lambda: len(served) >= 5, "polls before")
+
+    # Its children see it gone, and end too: as when a machine's power goes.
+    primary.end(signal.SIGKILL)
+    before = len(served)
+    daemon.wait(lambda: "waits in the spool" in daemon.log, "a spooled poll")
+    daemon.wait(lambda: len(served) >= before + 3, "polls while nobody takes them")
+    promoted = time.monotonic()
+    standby.do("SELECT pg_promote()")
+    daemon.wait_for_log("polls from the spool are in the database")
+    print(f"written again {time.monotonic() - promoted:.1f} s after the promotion")  # noqa: T201
+    after = len(served)
+    daemon.wait(lambda: len(served) >= after + 3, "polls after")
+
+    assert "writable" in run_cli("check", "--offline").stdout
+    assert daemon.stop() == 0
+    judge(f"postgresql+psycopg://postgres@127.0.0.1:{standby.port}/postgres")

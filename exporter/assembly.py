@@ -1,11 +1,12 @@
 """From a configuration to things that run: keys, sessions, database, spool and pollers."""
 
 import os
+import resource
 import socket
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from exporter.clock import Clock
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 MOST_AT_ONCE = 64
 
 _CONNECTIONS = 16  # to Postgres, where each poll needs one for a few milliseconds
+
+_OTHER_FILES = 256  # libraries, databases, the log
 
 
 def key_of(account: Account) -> SigningKey:
@@ -130,6 +133,7 @@ def pollers(
     if faults:
         raise ConfigurationError(*faults)
 
+    _allow_open_files(len(accounts) + _OTHER_FILES)
     auto_migrate = configuration.database.auto_migrate
     with ExitStack() as stack:
         database = database_of(configuration)
@@ -163,3 +167,13 @@ def pollers(
                 )
             )
         yield made
+
+
+def _allow_open_files(count: int) -> None:
+    """Have room for a connection of each account: unless asked, systems allow some 1,024 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # What is refused shows, if it is ever needed, as polls that find the exchange unreachable.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -65,6 +66,7 @@ class Daemon:
         self._polled: set[str] = set()
         self._hanging: list[str] = []
         self._fatal: ExporterError | None = None
+        self._name = secrets.token_hex(8)
         self._scheduler = BackgroundScheduler(
             timezone=SteadyUTC(),
             executors={
@@ -132,9 +134,7 @@ class Daemon:
             if account not in former:
                 self._add(poller)
             elif poller.timing.interval != former[account].timing.interval:
-                self._scheduler.reschedule_job(
-                    _job(account), trigger=Grid(account, poller.timing.interval)
-                )
+                self._scheduler.reschedule_job(_job(account), trigger=self._grid(poller))
         self._close_replaced()
 
     def run(self, reload: Callable[[], None]) -> Exit:
@@ -188,10 +188,13 @@ class Daemon:
     def _add(self, poller: Poller) -> None:
         self._scheduler.add_job(
             self._tick,
-            Grid(poller.account, poller.timing.interval),
+            self._grid(poller),
             args=(poller.account,),
             id=_job(poller.account),
         )
+
+    def _grid(self, poller: Poller) -> Grid:
+        return Grid(poller.account, poller.timing.interval, daemon=self._name)
 
     def _pulse(self) -> None:
         now = elapsed()

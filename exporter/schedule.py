@@ -11,6 +11,10 @@ from apscheduler.triggers.base import BaseTrigger
 from exporter.clock import elapsed
 
 _LONGEST_START = 5.0  # seconds over which the first polls of many accounts are spread
+# How far behind a tick a daemon may come to leave an account to others: more than their clocks
+# differ, less than what matters to a poll.
+_LONGEST_BEHIND = 0.25  # seconds
+_MOST_BEHIND = 0.05  # of an interval
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # in the scheduler's zone, put in where it is used
 
 
@@ -56,12 +60,18 @@ class Grid(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
         account: whose name decides the offset, so that accounts spread over the interval and each
             keeps its place.
         interval: seconds.
+        daemon: names one of several that share a database. Each comes a moment later than the
+            tick, by another moment for each account: so that they divide the accounts among
+            themselves and each keeps its own, which it knows already. Empty if it is alone.
     """
 
-    def __init__(self, account: str, interval: float) -> None:
-        digest = hashlib.blake2b(account.encode(), digest_size=8).digest()
-        self._place = int.from_bytes(digest) / 2**64
+    def __init__(self, account: str, interval: float, *, daemon: str = "") -> None:
+        self._place = _chance(account)
         self._interval = interval
+        behind = _chance(f"{daemon}\n{account}") if daemon else 0.0
+        self._offset = self._place * interval + behind * min(
+            _LONGEST_BEHIND, _MOST_BEHIND * interval
+        )
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Give the next instant to poll at; ticks that were missed are left out."""
@@ -69,7 +79,11 @@ class Grid(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
             return now + timedelta(seconds=self._place * min(self._interval, _LONGEST_START))
         # From half an interval on, so that the first poll is not followed by one at once.
         earliest = max(previous_fire_time + timedelta(seconds=self._interval / 2), now)
-        offset = self._place * self._interval
         epoch = _EPOCH.replace(tzinfo=now.tzinfo)
-        ticks = ((earliest - epoch).total_seconds() - offset) // self._interval + 1
-        return epoch + timedelta(seconds=ticks * self._interval + offset)
+        ticks = ((earliest - epoch).total_seconds() - self._offset) // self._interval + 1
+        return epoch + timedelta(seconds=ticks * self._interval + self._offset)
+
+
+def _chance(name: str) -> float:
+    """A number from 0 to 1 that looks random and is always the same for a name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -69,6 +70,31 @@ def test_accounts_spread_over_the_interval() -> None:
         Grid(f"account {number}", 60.0).get_next_fire_time(now, now).second for number in range(100)
     ]
     assert len({place // 10 for place in places}) == 6
+
+
+def test_daemons_that_share_a_database_divide_the_accounts_and_keep_their_own() -> None:
+    now = datetime(2026, 11, 1, tzinfo=ZONE)
+
+    def tick(account: str, daemon: str, after: datetime) -> datetime:
+        # Past the first poll, which is soon after the start.
+        grid = Grid(account, 60.0, daemon=daemon)
+        return grid.get_next_fire_time(after, after + timedelta(seconds=31))
+
+    first: dict[str, str] = {}
+    for number in range(90):
+        account = f"account {number}"
+        at_once = Grid(account, 60.0).get_next_fire_time(now, now + timedelta(seconds=31))
+        ticks = {daemon: tick(account, daemon, now) for daemon in ("a", "b", "c")}
+        first[account] = min(ticks, key=lambda daemon: ticks[daemon])
+        for daemon, at in ticks.items():
+            assert timedelta(0) < at - at_once < timedelta(seconds=0.25)
+            assert tick(account, daemon, at) - at == timedelta(seconds=60)
+    shares = Counter(first.values())
+    assert all(20 <= shares[daemon] <= 40 for daemon in "abc")
+    assert len({tick("main", str(daemon), now) for daemon in range(50)}) == 50
+    for interval in (0.1, 1.0):
+        late = Grid("main", interval, daemon="a")._offset - Grid("main", interval)._offset
+        assert 0 < late < 0.05 * interval
 
 
 class WallClock(datetime):

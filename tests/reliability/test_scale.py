@@ -1,0 +1,95 @@
+"""Many accounts keep their grid, and several daemons divide them; `tests/soak/grid.py` in short."""
+
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from sqlalchemy import make_url
+
+from exporter.demo.exchange import Exchange
+from tests.soak.grid import measure
+
+if TYPE_CHECKING:
+    # Tests are no package: these are for the type checker alone.
+    from tests.conftest import KeyPair, RunCli, WriteConfig
+    from tests.reliability.conftest import RunDaemon
+
+_ACCOUNTS = 40
+_INTERVAL = 1.0  # seconds
+
+
+def test_a_hundred_accounts_keep_their_grid(tmp_path: Path) -> None:
+    figures = measure(
+        tmp_path,
+        accounts=100,
+        interval=3.0,
+        seconds=5.5,
+        daemons=1,
+        url=f"sqlite:///{tmp_path / 'order_groups.db'}",
+    )
+    print(figures)  # noqa: T201
+    assert figures.polls >= 100
+    assert (figures.missed, figures.doubled, figures.failed) == (0, 0, 0)
+    # What a busy machine adds; alone it takes milliseconds.
+    assert figures.quantile(0.5) < 0.5
+
+
+def owners(libpq: str) -> dict[str, str]:
+    """Which daemon polled each account last."""
+    with psycopg.connect(libpq) as other:
+        return dict(other.execute("SELECT account, claimed_by FROM accounts").fetchall())
+
+
+def test_two_daemons_divide_the_accounts_keep_their_own_and_take_over(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_pair: "KeyPair",
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+    run_daemon: "RunDaemon",
+    postgres_url: str,
+) -> None:
+    names = [f"account {number}" for number in range(_ACCOUNTS)]
+    for name in names:
+        exchange.register(f"{name}.key".replace(" ", "."), key_pair.public_key)
+    accounts: list[dict[str, Any]] = [
+        {"name": name, "key_id": f"{name}.key".replace(" ", ".")} for name in names
+    ]
+    config = write_config(
+        database_url=postgres_url,
+        poll={"interval": f"{_INTERVAL}s"},
+        account=accounts[0],
+        more_accounts=accounts[1:],
+    )
+    assert run_cli("migrate").returncode == 0
+    libpq = make_url(postgres_url).set(drivername="postgresql")
+    url = libpq.render_as_string(hide_password=False)
+    first, second = (run_daemon(config) for _ in range(2))
+    # Soon after the start each account is polled by whoever comes first.
+    exchange.wait_for_requests(5 * _ACCOUNTS, seconds=60)
+
+    before = len(exchange.requests)
+    seen = []
+    for _ in range(3):
+        time.sleep(_INTERVAL)
+        seen.append(owners(url))
+    asked = len(exchange.requests) - before
+    # Together they ask as often as one would.
+    assert asked <= 4.5 * _ACCOUNTS
+    shares = Counter(seen[-1].values())
+    assert len(shares) == 2
+    assert min(shares.values()) >= _ACCOUNTS / 5
+    kept = sum(len({owner[name] for owner in seen}) == 1 for name in names)
+    assert kept >= _ACCOUNTS * 0.6  # of a busy machine's delays, some change hands
+
+    first.process.send_signal(signal.SIGKILL)
+    killed, survivor = first.process.pid, second.process.pid
+
+    def processes() -> set[str]:
+        return {owner.split(":")[1] for owner in owners(url).values()}
+
+    assert str(killed) in processes()
+    second.wait(lambda: processes() == {str(survivor)}, "all accounts taken over")
+    assert second.stop() == 0

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,3 +43,14 @@ def test_ci_runs_the_commands_that_the_readme_gives() -> None:
     command = script.read_text().splitlines()[-1]
     assert "pytest" in command
     assert command in (ROOT / "README.md").read_text().splitlines()
+
+
+def test_the_public_ci_installs_what_tests_are_skipped_without_and_runs_the_same() -> None:
+    workflow = ROOT / ".github" / "workflows" / "tests.yml"
+    if not workflow.exists():
+        pytest.skip("not in a checkout")
+    steps = yaml.safe_load(workflow.read_text("utf-8"))["jobs"]["tests"]["steps"]
+    installing, running = [step["run"] for step in steps if "run" in step]
+    assert running == ".ci/run"
+    for package in ("chromium", "faketime", "pgbouncer", "prometheus", "sqlite3", "systemd"):
+        assert package in installing.split()

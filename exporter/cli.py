@@ -386,6 +386,13 @@ def status(context: _Context, as_json: bool, max_age: float | None) -> Exit:
 @click.option("--until", type=_INSTANT, help="Only before this instant.")
 @_account_option
 @click.option(
+    "--group",
+    "group_ids",
+    multiple=True,
+    metavar="ID",
+    help="Only this order group; may be given several times.",
+)
+@click.option(
     "--format",
     "file_format",
     type=click.Choice(["csv", "jsonl", "parquet"]),
@@ -406,6 +413,7 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
     since: "datetime | None",
     until: "datetime | None",
     names: tuple[str, ...],
+    group_ids: tuple[str, ...],
     file_format: str,
     output: str | None,
 ) -> None:
@@ -419,6 +427,7 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
     Example:
       kalshi-exporter export groups
       kalshi-exporter export groups --as-of 2026-03-01T12:30:00Z
+      kalshi-exporter export history --account main --group 0d5f2a7c-41c3-4f5e-9a3b-2f1f6f1c7a11
       kalshi-exporter export changes --since 2026-03-01 --format jsonl -o changes.jsonl
       kalshi-exporter export changes --since 2026-03-01 --format parquet -o changes/
     """
@@ -440,6 +449,7 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
             since=since,
             until=until,
             account_names=names,
+            group_ids=group_ids,
             file_format=file_format,
             output=None if output is None else Path(output),
             dataset=output is not None and (output.endswith("/") or Path(output).is_dir()),
@@ -505,10 +515,17 @@ def report(
         f"Wrote {output}: {done.since:%Y-%m-%dT%H:%M:%SZ} to {done.until:%Y-%m-%dT%H:%M:%SZ},"
         f" accounts: {done.accounts}, order groups: {done.groups}."
     )
+    if done.accounts_shown < done.accounts:
+        click.echo(
+            f"{done.accounts - done.accounts_shown} accounts found no room on it: make pages of"
+            " some each, with --account.",
+            err=True,
+        )
     if done.shown < done.groups:
         click.echo(
             f"{done.groups - done.shown} order groups with the fewest changes found no room on it:"
-            " ask for one --account or a shorter time to see them.",
+            " ask for one --account or a shorter time to see them; `export history --group ID` has"
+            " any.",
             err=True,
         )
 

@@ -46,6 +46,7 @@ def export(
     since: datetime | None = None,
     until: datetime | None = None,
     account_names: Sequence[str] = (),
+    group_ids: Sequence[str] = (),
     file_format: str = "csv",
     output: Path | None = None,
     dataset: bool = False,
@@ -61,6 +62,8 @@ def export(
         since: only what was valid, happened or lasted at this instant or later; not for `groups`.
         until: the same, before this instant.
         account_names: only these accounts; all that are recorded if empty.
+        group_ids: only these order groups; all if empty. Neither for `polls` and `gaps`, nor for a
+            dataset, whose files are always whole.
         file_format: a key of `exporter.reading.formats.FORMATS`.
         output: a file to make or replace; None for standard output.
         dataset: `output` is a directory, for Parquet files by account and day; see
@@ -75,8 +78,12 @@ def export(
         OutputError: the file cannot be written.
     """
     _refuse_contradictions(what, as_of, since, until)
+    if group_ids and what in {"polls", "gaps"}:
+        raise ValueError(f"--group selects order groups; {what} are an account's")
     if dataset:
         _refuse_as_dataset(what, as_of, file_format, output)
+        if group_ids:
+            raise ValueError("--group makes one file; those of a directory hold all groups")
     rows = 0
     # The snapshot ends first: a file takes its place only if all of it could be relied on.
     with (
@@ -96,7 +103,7 @@ def export(
         columns = [Column(each.key or "", views.kind_of(each)) for each in query.columns]
         writer = make(columns)
         size = _ROWS_IN_A_GROUP if file_format == "parquet" else _ROWS_AT_ONCE
-        asked = statement(connection, query, account_names)
+        asked = statement(connection, query, account_names, group_ids)
         try:
             result = connection.execute(asked, execution_options={"yield_per": size})
             for part in result.partitions():

@@ -37,7 +37,8 @@ What = Literal["groups", "history", "changes", "polls", "gaps"]
 class Query:
     """Columns in the order of the file, where from, which rows, in what order.
 
-    Every order begins with the account; of what has a span, the instant follows.
+    Every order begins with the account; of what has a span, the instant follows. That of order
+    groups ends with the group's id.
     """
 
     columns: tuple[ColumnElement[Any], ...]
@@ -67,8 +68,17 @@ def for_dataset(query: Query, as_of: datetime | None, *, on_sqlite: bool) -> Que
     return replace(query, conditions=(tuple_(account, day).in_(some.correlate(None)),))
 
 
-def statement(connection: Connection, query: Query, names: Sequence[str]) -> Executable:
-    """The query as the database runs it, with values as texts; of some accounts, or all if none."""
+def statement(
+    connection: Connection, query: Query, names: Sequence[str], group_ids: Sequence[str] = ()
+) -> Executable:
+    """The query as the database runs it, with values as texts.
+
+    Args:
+        connection: from `exporter.reading.connect.snapshot`.
+        query: what is asked.
+        names: only these accounts; all if empty.
+        group_ids: only these order groups, of which the query must be; all if empty.
+    """
     on_sqlite = connection.dialect.name == "sqlite"
     rows = (
         select(
@@ -81,8 +91,11 @@ def statement(connection: Connection, query: Query, names: Sequence[str]) -> Exe
         .where(*query.conditions)
         .order_by(*views.in_order(query.order, on_sqlite=on_sqlite))
     )
-    # Every order begins with the account.
-    return rows.where(query.order[0].in_(names)) if names else rows
+    if names:
+        rows = rows.where(query.order[0].in_(names))
+    if group_ids:
+        rows = rows.where(query.order[-1].in_(group_ids))
+    return rows
 
 
 def _groups(_since: datetime | None, _until: datetime | None) -> Query:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Numeric,
     TableClause,
     Text,
+    UnaryExpression,
     case,
     cast,
     column,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     table,
     type_coerce,
 )
+from sqlalchemy.sql.operators import custom_op
 
 from exporter.history.schema import ExactDecimal, Instant
 
@@ -129,6 +131,13 @@ def as_text(expression: ColumnElement[Any], *, on_sqlite: bool) -> ColumnElement
     if kind == "instant":
         return func.to_char(func.timezone("UTC", expression), 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
     return cast(cast(expression, Numeric(30, 6)) if kind == "seconds" else expression, Text)
+
+
+def unindexed(expression: ColumnElement[Any], *, on_sqlite: bool) -> ColumnElement[Any]:
+    """A column in a form for which SQLite takes no index; Postgres knows better by itself."""
+    if not on_sqlite:
+        return expression
+    return UnaryExpression(expression, operator=custom_op("+"), type_=expression.type)
 
 
 def in_order(

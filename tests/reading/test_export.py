@@ -252,6 +252,29 @@ def test_arguments_that_contradict_each_other(
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_one_order_group(recorder: Any, read: Read) -> None:
+    write_history(recorder)
+    asked: list[tuple[What, dict[str, Any], int]] = [
+        ("history", {}, 1),
+        ("changes", {}, 1),
+        ("changes", {"since": recorder.at(61)}, 0),
+        ("groups", {"as_of": recorder.at(60)}, 1),
+        ("groups", {}, 1),
+    ]
+    for what, how, count in asked:
+        rows, _ = read(what, group_ids=["c"], **how)
+        assert [row["order_group_id"] for row in rows] == ["c"] * count, (what, how)
+    rows, _ = read("history", group_ids=["a", B.id], account_names=["main"])
+    assert {row["order_group_id"] for row in rows} == {"a", B.id}
+    assert read("history", group_ids=["c"], account_names=["empty"])[0] == []
+
+
+@pytest.mark.parametrize("what", ["polls", "gaps"])
+def test_polls_and_gaps_are_of_no_group(sqlite_recorder: Any, what: What, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--group selects order groups"):
+        export(sqlite_recorder.url, what, output=tmp_path / "out.csv", group_ids=["c"])
+
+
 def test_an_empty_history_is_a_header(recorder: Any, tmp_path: Path) -> None:
     for what in ALL:
         done = export(recorder.url, what, output=tmp_path / what)

@@ -192,54 +192,90 @@ def test_no_file_is_left_where_there_is_no_history(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
 
 
-@pytest.mark.parametrize(("groups", "states"), [(1_000, 100), (100_000, 1), (10, 10_000)])
-def test_a_hundred_thousand_snapshots_make_a_small_page(
-    sqlite_url: str, tmp_path: Path, groups: int, states: int
+@pytest.mark.parametrize(
+    ("names", "groups", "states", "shown"),
+    [
+        (1, 100_000, 1, 12_000),
+        (1, 1_000, 100, 650),
+        (1, 10, 10_000, 10),
+        (1, 1, 100_000, 1),
+        (100, 1_000, 1, 9_000),
+        (100, 10, 100, 850),
+    ],
+)
+def test_a_hundred_thousand_snapshots_make_a_small_page(  # noqa: PLR0917  # pytest's arguments
+    sqlite_url: str, tmp_path: Path, names: int, groups: int, states: int, shown: int
 ) -> None:
-    start, end = START, START + timedelta(days=100)
-    instants = [to_text(start + (end - start) / states * number) for number in range(states)]
+    end = START + timedelta(days=100)
+    accounts_ = [f"account-{number:03}" for number in range(names)]
+    fill(sqlite_url, accounts_, groups, states, end)
+    path = tmp_path / "report.html"
+    before = time.perf_counter()
+    done = report(sqlite_url, path, intervals=dict.fromkeys(accounts_, 60.0), now=end)
+    assert time.perf_counter() - before < 30  # on a machine that is busy with other tests
+    assert path.stat().st_size < 1_500_000
+    assert (done.accounts, done.accounts_shown, done.groups) == (names, names, names * groups)
+    assert done.shown >= shown
+    lanes = [account["lanes"] for account in data_of(path)["accounts"]]
+    assert sum(map(len, lanes)) == done.shown
+    assert min(map(len, lanes)) >= min(groups, 5)
+    assert all(each[0][1] == states - 1 for each in lanes)
+
+
+def test_more_accounts_than_a_page_holds_are_left_out_and_counted(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    end = START + timedelta(days=2)
+    names = [f"{number:03}-{'x' * 12_000}" for number in range(120)]
+    fill(sqlite_url, names, 1, 1, end)
+    path = tmp_path / "report.html"
+    done = report(sqlite_url, path, intervals={}, now=end)
+    assert path.stat().st_size < 1_500_000
+    assert done.accounts == 120
+    page = data_of(path)
+    assert 0 < done.accounts_shown == len(page["accounts"]) == 120 - page["left_out"] < 120
+
+
+def fill(url: str, names: list[str], groups: int, states: int, end: datetime) -> None:
+    """Let each account have had so many groups of so many states, no two of them alike."""
+    instants = [to_text(START + (end - START) / states * number) for number in range(states)]
     ends = [*instants[1:], None]
     rows = (
-        # Ids without any order or repetition, as the exchange's.
-        (str(UUID(int=(group + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)), *state)
-        for group in range(groups)
-        for state in zip(
-            instants,
-            [number % 2 for number in range(states)],
-            [None, *instants[:-1]],
-            ends,
-            [each and "changed" for each in ends],
-            strict=True,
+        (
+            name,
+            # Ids without any order or repetition, as the exchange's.
+            str(UUID(int=(group + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)),
+            instant,
+            number % 2,
+            f"{number + group / 100_000:f}",
+            f'{{"number":{number},"group":{group}}}',
+            instants[number - 1] if number else None,
+            ended,
+            ended and "changed",
         )
+        for name in names
+        for group in range(groups)
+        for number, (instant, ended) in enumerate(zip(instants, ends, strict=True))
     )
-    with closing(Database(sqlite_url)) as database:
+    with closing(Database(url)) as database:
         ensure_current(database, auto_migrate=True)
         with database.transaction() as connection:
             connection.connection.cursor().executemany(
                 "INSERT INTO order_group_snapshots (account, order_group_id, valid_from,"
-                " is_auto_cancel_enabled, not_before, valid_to, end_reason, first_poll_id)"
-                " VALUES ('main', ?, ?, ?, ?, ?, ?, 1)",
+                " is_auto_cancel_enabled, contracts_limit, extra, not_before, valid_to, end_reason,"
+                " first_poll_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
                 list(rows),
             )
-            connection.execute(
-                coverage.insert(),
-                {"account": "main", "started_at": start, "ended_at": end, "polls": 144_000},
-            )
-            connection.execute(
-                accounts.insert(),
-                {"account": "main", "version": 1, "observed_at": end}
-                | {"failed_polls": 0, "refused_polls": 0},
-            )
-    path = tmp_path / "report.html"
-    before = time.perf_counter()
-    done = report(sqlite_url, path, intervals={"main": 60.0}, now=end)
-    assert time.perf_counter() - before < 30  # on a machine that is busy with other tests
-    assert path.stat().st_size < 1_500_000
-    assert done.groups == groups
-    assert done.shown >= min(groups, 20_000)
-    main = account_of(data_of(path))
-    assert main["lanes"][0][1] == states - 1
-    assert len(main["lanes"]) == done.shown
+            for name in names:
+                connection.execute(
+                    coverage.insert(),
+                    {"account": name, "started_at": START, "ended_at": end, "polls": 144_000},
+                )
+                connection.execute(
+                    accounts.insert(),
+                    {"account": name, "version": 1, "observed_at": end}
+                    | {"failed_polls": 0, "refused_polls": 0},
+                )
 
 
 def test_the_command_says_what_it_wrote(

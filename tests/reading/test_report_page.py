@@ -267,6 +267,28 @@ def test_it_can_be_used_with_the_keyboard(browser: Browser, page: Path) -> None:
     assert browser.run("document.querySelectorAll('h1').length") == 1
 
 
+def test_what_is_heard_instead_of_seen_has_names_of_its_own(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    time.sleep(0.2)  # for the tables to be made
+    names: dict[str, list[str]] = {}
+    for node in browser.ask("Accessibility.getFullAXTree")["nodes"]:
+        if not node.get("ignored"):
+            names.setdefault(node["role"]["value"], []).append(node.get("name", {}).get("value"))
+    for role in ("image", "figure", "region", "searchbox", "button", "toolbar", "heading", "link"):
+        assert names[role], role
+        assert all(names[role]), role
+    assert len(names["figure"]) >= 7
+    for role in ("image", "figure", "region"):  # where one can jump from one to the next
+        assert len(set(names[role])) == len(names[role]), sorted(names[role])
+    # What can be seen can be read.
+    without_table = browser.run(
+        "[...document.querySelectorAll('figure')].filter((each) => !each.querySelector('table'))"
+        ".map((each) => each.querySelector('[role=img]').getAttribute('aria-label'))"
+    )
+    assert without_table == [f"Coverage of {SHOWN}: no gaps"]
+
+
 def test_a_group_is_found_and_its_states_are_read(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.run(
@@ -280,6 +302,39 @@ def test_a_group_is_found_and_its_states_are_read(browser: Browser, page: Path) 
     assert "auto-cancel off" in browser.run(
         "document.querySelector('#account-1 .lanes table').textContent"
     )
+
+
+def find(browser: Browser, text: str) -> str:
+    """Search for a group of the first account; what the page says of what it found."""
+    browser.run(
+        "(() => { const input = document.querySelector('#account-0 input');"
+        f" input.value = {json.dumps(text)}; input.dispatchEvent(new Event('input')); }})()"
+    )
+    return str(browser.run("document.querySelector('#account-0 [role=status]').textContent"))
+
+
+def test_what_the_search_cannot_find_it_says_where_to_find(
+    browser: Browser, sqlite_recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    sqlite_recorder.ok(0, [OrderGroup(f"group-{number:03}", True) for number in range(300)])
+    report(sqlite_recorder.url, path, intervals={}, now=sqlite_recorder.at(60))
+    browser.open(path)
+    assert find(browser, "group-299") == "1 of 1 order groups found."
+    assert find(browser, "never") == "No order group has this in its id."
+
+    smallest = len(path.read_bytes()) - 4_000
+    monkeypatch.setattr("exporter.reading.report.page._LARGEST", smallest)
+    done = report(sqlite_recorder.url, path, intervals={}, now=sqlite_recorder.at(60))
+    assert 50 < done.shown < 299
+    browser.open(path)
+    assert find(browser, "group-000").startswith("1 of 1 order groups found on this page. ")
+    said = find(browser, "group-299")
+    assert said.startswith("No order group on this page has this in its id. ")
+    assert f"{300 - done.shown} more, those with the fewest changes, found no room" in said
+    assert said.endswith("kalshi-exporter export history --account main --group group-299")
+    assert find(browser, "it's").endswith("--group 'it'\\''s'")
+    assert browser.problems() == []
 
 
 def test_it_prints(browser: Browser, page: Path) -> None:

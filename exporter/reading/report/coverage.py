@@ -19,8 +19,9 @@ from exporter.reading.report.span import Span, seconds_of
 BEFORE = "before"
 """Not a gap: nobody had begun to look."""
 
-_SEGMENTS = 800  # that a strip shows one by one
-_LONGEST = 15
+# Gaps that a strip shows one by one, and those that are listed: of one account, and of all.
+_SEGMENTS, _ALL_SEGMENTS = 800, 8_000
+_LONGEST, _ALL_LONGEST = 15, 500
 _DEFAULT_INTERVAL = 60.0
 
 
@@ -85,7 +86,8 @@ def observed(
     if start - span.since > patience:  # more than what the first poll took
         found.segments.append([seconds_of(span.since), seconds_of(start), BEFORE, 0, 0.0])
     count = connection.scalar(select(func.count()).select_from(coverage).where(mine)) or 0
-    resolution = 0.0 if count <= _SEGMENTS else span.seconds / _SEGMENTS
+    segments = span.at_most(_SEGMENTS, _ALL_SEGMENTS)
+    resolution = 0.0 if count <= segments else span.seconds / segments
     for gap in _gaps(connection, account, span, found.seen):
         _add(found, span, resolution, gap)
     if last is None or span.until - last > patience:
@@ -150,7 +152,7 @@ def _add(
     found.gaps += 1
     found.missed[cause] = found.missed.get(cause, 0.0) + missed
     longest = (missed, start, end, cause)
-    if len(found.longest) < _LONGEST:
+    if len(found.longest) < span.at_most(_LONGEST, _ALL_LONGEST):
         heapq.heappush(found.longest, longest)
     else:
         heapq.heappushpop(found.longest, longest)

@@ -5,7 +5,7 @@ instant, in ticks since the span's beginning, and what stood from then on: the n
 `ABSENT`; or, for states that are not told one by one, `ABSENT` minus how many.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -25,14 +25,15 @@ ABSENT = -1
 _SHORTEST_LANE = 16  # bytes: bounds how many groups are worth asking for
 _BRIEF_LANE = 64  # bytes
 _AT_ONCE = 50
-_DETAILED = 50  # lanes that are told as well as can be, however many more there are
 _CHANGES_SHOWN_ALL = 300
 _RESOLUTION = 600
 _EXTRA_LENGTH = 120
 _LONG = 86_400.0  # seconds; a longer span is told in seconds, a shorter one in milliseconds
 
 Lane = list[Any]
-_Number = Callable[[Sequence[Any]], int]
+_State = tuple[Any, ...]
+_Event = tuple[float, _State | int]
+"""Seconds since the span's beginning, and what stood from then on: see above."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,14 +45,34 @@ class Lanes:
         tick: seconds of one tick of a lane's instants.
         states: auto-cancel, limit, exchange index, unknown fields; lanes name them by number.
         lanes: one for each group that there was room for.
-        size: bytes that `states` and `lanes` will take.
+        size: bytes that `states` and `lanes` will take; never more than there was room for.
     """
 
     groups: int
     tick: float
-    states: list[list[Any]] = field(default_factory=list)
+    states: dict[_State, int] = field(default_factory=dict)
     lanes: list[Lane] = field(default_factory=list)
     size: int = 0
+
+    def add(self, group: str, changes: int, events: Iterable[_Event], *, room: int) -> bool:
+        """Add a group's lane, if there is room for it and its states; tell whether there was."""
+        fresh: dict[_State, int] = {}
+        lane: Lane = [group, changes]
+        for instant, what in events:
+            if isinstance(what, int):
+                number = what
+            elif what in self.states:
+                number = self.states[what]
+            else:
+                number = fresh.setdefault(what, len(self.states) + len(fresh))
+            lane += [round(instant / self.tick), number]
+        size = sum(len(as_json(each)) + 1 for each in (lane, *fresh))
+        if self.size + size > room:
+            return False
+        self.states |= fresh
+        self.lanes.append(lane)
+        self.size += size
+        return True
 
 
 def lanes(connection: Connection, account: str, span: Span, *, room: int) -> Lanes:
@@ -71,34 +92,24 @@ def lanes(connection: Connection, account: str, span: Span, *, room: int) -> Lan
         select(func.count(func.distinct(states.c.order_group_id))).where(here)
     )
     found = Lanes(groups=total or 0, tick=_tick(span))
-    numbers: dict[tuple[Any, ...], int] = {}
-
-    def number(state: Sequence[Any]) -> int:
-        enabled, limit, index, extra = state
-        key = (int(enabled), None if limit is None else format(limit, "f"), index, extra)
-        if key not in numbers:
-            numbers[key] = len(found.states)
-            found.states.append(list(key))
-            found.size += len(as_json(key)) + 1
-        return numbers[key]
-
-    ranked = _ranked(connection, span, here, limit=room // _SHORTEST_LANE)
+    ranked = _ranked(connection, span, here, limit=max(room, 0) // _SHORTEST_LANE)
     for start in range(0, len(ranked), _AT_ONCE):
         changes = dict(ranked[start : start + _AT_ONCE])
-        # Those with the most changes come first, whatever the order in which they are read.
-        scarce = start >= _DETAILED and found.size > room - _BRIEF_LANE * (len(ranked) - start)
+        # Half of the room is for telling much of some groups, if all cannot be told in brief.
+        plenty = room - min(_BRIEF_LANE * (len(ranked) - start), room // 2)
         read = dict(
-            _brief(connection, account, span, changes, number)
-            if scarce
-            else _read(_rows(connection, account, span, list(changes)), span, changes, number)
+            _read(_rows(connection, account, span, list(changes)), span, changes)
+            if found.size < plenty
+            else _brief(connection, account, span, changes)
         )
-        for group in changes:
-            lane = read[group]
-            size = len(as_json(lane)) + 1
-            if found.size + size > room:
+        # Those with the most changes come first, whatever the order in which they are read.
+        for group, count in changes.items():
+            events = read[group]
+            if not (
+                found.add(group, count, events, room=plenty)
+                or found.add(group, count, _shortened(events), room=room)
+            ):
                 return found
-            found.lanes.append(lane)
-            found.size += size
     return found
 
 
@@ -146,23 +157,20 @@ def _rows(connection: Connection, account: str, span: Span, ids: list[str]) -> I
 
 
 def _read(
-    rows: Iterable[Any], span: Span, changes: dict[str, int], number: _Number
-) -> Iterator[tuple[str, Lane]]:
-    """Make lanes of states, which `number` turns into their numbers."""
+    rows: Iterable[Any], span: Span, changes: dict[str, int]
+) -> Iterator[tuple[str, list[_Event]]]:
+    """The events of each group, by its states; as many as can be seen."""
     for group, mine in groupby(rows, key=itemgetter(0)):
-        events = _events(mine, span, number)
+        events = _events(mine, span)
         if changes[group] > _CHANGES_SHOWN_ALL:
             events = _seen(events, span.seconds / _RESOLUTION)
-        lane: Lane = [group, changes[group]]
-        for instant, what in events:
-            lane += [round(instant / _tick(span)), what]
-        yield group, lane
+        yield group, list(events)
 
 
 def _brief(
-    connection: Connection, account: str, span: Span, changes: dict[str, int], number: _Number
-) -> Iterator[tuple[str, Lane]]:
-    """Make lanes of the last state alone, and of the number of those before it."""
+    connection: Connection, account: str, span: Span, changes: dict[str, int]
+) -> Iterator[tuple[str, list[_Event]]]:
+    """The last state alone of each group, and the number of those before it."""
     states = order_group_snapshots
     ends = (
         select(
@@ -181,12 +189,17 @@ def _brief(
         .where(states.c.account == account, states.c.valid_from == ends.c.last)
     )
     for *row, first, count in rows:
-        lane: Lane = [row[0], changes[row[0]]]
-        if count > 1:
-            lane += [round(_since(span, first) / _tick(span)), ABSENT - (count - 1)]
-        for instant, what in _events([row], span, number):
-            lane += [round(instant / _tick(span)), what]
-        yield row[0], lane
+        before = [(_since(span, first), ABSENT - (count - 1))] if count > 1 else []
+        yield row[0], [*before, *_events([row], span)]
+
+
+def _shortened(events: Sequence[_Event]) -> list[_Event]:
+    """What `_brief` would have told."""
+    last = len(events) - 1
+    while last > 0 and isinstance(events[last][1], int):  # gone, in the end
+        last -= 1
+    count = sum(1 if not isinstance(what, int) else ABSENT - what for _, what in events[:last])
+    return [*([(events[0][0], ABSENT - count)] if count else []), *events[last:]]
 
 
 def _columns(connection: Connection) -> tuple[ColumnElement[Any], ...]:
@@ -209,10 +222,11 @@ def _text(connection: Connection, extra: ColumnElement[Any]) -> ColumnElement[An
     return func.substr(coerce(stored, Text), 1, _EXTRA_LENGTH)
 
 
-def _events(rows: Iterable[Any], span: Span, number: _Number) -> Iterator[tuple[float, int]]:
-    """When, in seconds since the span's beginning, a group's state became which."""
-    for _, valid_from, valid_to, end_reason, *state in rows:
-        yield _since(span, valid_from), number(state)
+def _events(rows: Iterable[Any], span: Span) -> Iterator[_Event]:
+    """When a group's state became which."""
+    for _, valid_from, valid_to, end_reason, enabled, limit, *rest in rows:
+        state = (int(enabled), None if limit is None else format(limit, "f"), *rest)
+        yield _since(span, valid_from), state
         if end_reason == "removed" and valid_to <= span.until:
             yield _since(span, valid_to), ABSENT
 
@@ -221,11 +235,11 @@ def _since(span: Span, instant: datetime) -> float:
     return max((instant - span.since).total_seconds(), 0.0)
 
 
-def _seen(events: Iterable[tuple[float, int]], resolution: float) -> Iterator[tuple[float, int]]:
+def _seen(events: Iterable[_Event], resolution: float) -> Iterator[_Event]:
     """Make one of all that happens too closely to be seen, but for the state that remains."""
     begun = 0.0
     count = 0
-    latest: tuple[float, int] | None = None
+    latest: _Event | None = None
     for event in events:
         if latest is not None and event[0] // resolution == begun // resolution:
             count += 1
@@ -238,7 +252,7 @@ def _seen(events: Iterable[tuple[float, int]], resolution: float) -> Iterator[tu
         yield from _one(begun, count, latest)
 
 
-def _one(begun: float, count: int, latest: tuple[float, int]) -> Iterator[tuple[float, int]]:
+def _one(begun: float, count: int, latest: _Event) -> Iterator[_Event]:
     if count > 1:
         yield begun, ABSENT - (count - 1)
     yield latest

@@ -38,7 +38,9 @@ _SCRIPTS = (
     "page.js",
 )
 _LARGEST = 1_400_000  # bytes
-_LEAST_ROOM = 50_000  # bytes for the lanes of one account, however many accounts there are
+_LANES = 300_000  # bytes of these that the lanes of all accounts may take at least
+_EMPTY_LANES = 100  # bytes of an account that has none
+_COARSEST = 8  # times as coarse as a page of so many accounts usually is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +48,15 @@ class Reported:
     """What a report holds.
 
     Attributes:
-        accounts: how many.
-        groups: order groups in the span.
+        accounts: how many there are.
+        accounts_shown: those of them that the page has room for.
+        groups: order groups of these in the span.
         shown: those of them that can be found on the page.
         since, until: the span.
     """
 
     accounts: int
+    accounts_shown: int
     groups: int
     shown: int
     since: datetime
@@ -92,16 +96,46 @@ def report(
         names = list(dict.fromkeys(account_names)) or sorted(
             {*spans.recorded_accounts(connection), *intervals}
         )
+        data, span = _fitting(
+            connection,
+            names,
+            spans.choose(connection, names, since, until, now),
+            intervals=intervals,
+            now=now,
+        )
+        reported = _with_lanes(connection, data, span)
+        sink.write(_page(data))
+    return reported
+
+
+def _fitting(
+    connection: Connection,
+    names: Sequence[str],
+    ends: tuple[datetime, datetime],
+    *,
+    intervals: Mapping[str, float],
+    now: datetime,
+) -> tuple[dict[str, Any], Span]:
+    """All that the page shows except lanes, as fine as there is room for."""
+    largest = _LARGEST - _LANES
+    coarseness = 1
+    while True:
         span = spans.cut(
-            *spans.choose(connection, names, since, until, now),
-            accounts_shown=len(names),
+            *ends,
+            sharing=max(len(names), 1) * coarseness,
             interval=min(intervals.values(), default=1.0),
         )
         data = _data(connection, names, span, intervals=intervals, now=now)
-        page = _page(data)
-        reported = _with_lanes(connection, data, span, room=_LARGEST - len(page))
-        sink.write(_page(data))
-    return reported
+        excess = len(_page(data)) - largest
+        if excess <= 0 or coarseness == _COARSEST:
+            break
+        coarseness *= 2
+    accounts = data["accounts"]
+    while excess > 0 and len(accounts) > 1:
+        last = accounts.pop()
+        data["left_out"] += 1
+        excess -= len(as_json(last)) + 1
+    return data, span
 
 
 def _data(
@@ -120,6 +154,7 @@ def _data(
         "until": seconds_of(span.until),
         "grid": {"start": span.start, "width": span.width, "parts": span.parts},
         "causes": words.CAUSES,
+        "left_out": 0,
         "accounts": [
             _account(connection, name, span, interval=intervals.get(name), now=now)
             for name in names
@@ -176,24 +211,29 @@ def _mood(*, good: bool) -> str:
     return "good" if good else "bad"
 
 
-def _with_lanes(connection: Connection, data: dict[str, Any], span: Span, *, room: int) -> Reported:
+def _with_lanes(connection: Connection, data: dict[str, Any], span: Span) -> Reported:
     """Add to each account the lanes for which there is room; what one leaves goes to the next."""
-    total = shown = 0
     accounts = data["accounts"]
+    room = _LARGEST - len(_page(data)) - _EMPTY_LANES * len(accounts)
+    total = shown = 0
     for number, account in enumerate(accounts):
-        share = max(room // (len(accounts) - number), _LEAST_ROOM)
-        found = lanes(connection, account["name"], span, room=share)
+        found = lanes(connection, account["name"], span, room=room // (len(accounts) - number))
         room -= found.size
         total += found.groups
         shown += len(found.lanes)
         account |= {
             "groups": found.groups,
             "tick": found.tick,
-            "states": found.states,
+            "states": list(found.states),
             "lanes": found.lanes,
         }
     return Reported(
-        accounts=len(accounts), groups=total, shown=shown, since=span.since, until=span.until
+        accounts=len(accounts) + data["left_out"],
+        accounts_shown=len(accounts),
+        groups=total,
+        shown=shown,
+        since=span.since,
+        until=span.until,
     )
 
 

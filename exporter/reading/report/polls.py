@@ -14,7 +14,7 @@ from exporter.reading.report.span import Span, milliseconds, part_of, seconds_of
 
 _HOUR = 3_600
 _PARTS_TOO_FEW = 12  # hours, below which failures are shown in parts shorter than that
-_MESSAGES = 12
+_MESSAGES, _ALL_MESSAGES = 12, 400  # of one account, and of all
 _MESSAGE_LENGTH = 300
 
 
@@ -163,7 +163,7 @@ def _messages(
         )
         .group_by(*said)
         .order_by(func.count().desc(), last.desc())
-        .limit(_MESSAGES)
+        .limit(span.at_most(_MESSAGES, _ALL_MESSAGES))
     )
     return [
         (

@@ -31,8 +31,8 @@ _WIDTHS = (
     *(_DAY * days for days in (1, 2, 7, 14, 28)),
 )
 _PARTS = 720  # hours in 30 days; a screen shows no more
-_FEWEST_PARTS = 96
-_PARTS_OF_ALL_ACCOUNTS = 4_000
+_FEWEST_PARTS = 24
+_PARTS_OF_ALL_ACCOUNTS = 9_600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,7 @@ class Span:
         width: seconds of one part.
         parts: how many there are.
         start: when the first begins, in seconds since 1970; not after `since`.
+        sharing: how many accounts share the page, or more if it has to be a smaller one.
     """
 
     since: datetime
@@ -51,6 +52,11 @@ class Span:
     width: int
     parts: int
     start: int
+    sharing: int
+
+    def at_most(self, most: int, of_all: int) -> int:
+        """How many of something to show of an account: `most`, or its share of what all may."""
+        return max(min(most, of_all // self.sharing), 1)
 
     @property
     def seconds(self) -> float:
@@ -63,16 +69,16 @@ class Span:
         return min(max(number, 0), self.parts - 1)
 
 
-def cut(since: datetime, until: datetime, accounts_shown: int, *, interval: float) -> Span:
+def cut(since: datetime, until: datetime, *, sharing: int, interval: float) -> Span:
     """Cut a span into as many parts as a page has room for.
 
     Args:
         since: its beginning.
         until: its end, later.
-        accounts_shown: how many accounts share the page.
+        sharing: how many accounts share the page.
         interval: seconds between polls: a part is long enough to hold one.
     """
-    wanted = max(_FEWEST_PARTS, min(_PARTS, _PARTS_OF_ALL_ACCOUNTS // max(accounts_shown, 1)))
+    wanted = max(_FEWEST_PARTS, min(_PARTS, _PARTS_OF_ALL_ACCOUNTS // sharing))
     seconds = (until - since).total_seconds()
     # Decades on end take multiples of the widest.
     width = next(
@@ -81,7 +87,7 @@ def cut(since: datetime, until: datetime, accounts_shown: int, *, interval: floa
     )
     start = int(since.timestamp() // width) * width
     parts = int((until.timestamp() - start) // width) + 1
-    return Span(since=since, until=until, width=width, parts=parts, start=start)
+    return Span(since=since, until=until, width=width, parts=parts, start=start, sharing=sharing)
 
 
 def recorded(connection: Connection, names: Sequence[str]) -> tuple[datetime, datetime] | None:

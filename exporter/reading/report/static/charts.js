@@ -11,14 +11,14 @@ function partStarts() {
 // A chart with a heading, a legend, and a table made when it is opened.
 // `tell(index)` gives the lines of the tip; `rows()` those of the table.
 function chart({ account, title, note, times, series, values, bands, tell, columns, rows, entries, least }) {
-  const box = element("div", { className: "plot", role: "img", "aria-label": `${title}; as a table below` });
+  const box = element("div", { className: "plot", role: "img", "aria-label": `${of(account, title)}; as a table below` });
   const figure = element(
     "figure",
-    {},
+    { "aria-label": of(account, title) },
     element("figcaption", {}, element("h3", {}, title), note ? element("p", { className: "note" }, note) : ""),
     box,
     legend(entries),
-    folded("As a table", () => table(title, columns, rows())),
+    folded("As a table", () => table(account, title, columns, rows())),
   );
   let plot = null;
   const axis = () => ({
@@ -45,7 +45,9 @@ function chart({ account, title, note, times, series, values, bands, tell, colum
         splits: (self) => ticks(view.from, view.to, Math.max(Math.floor(self.width / 85), 2)).found,
         values: (self, splits) => {
           const { step } = ticks(view.from, view.to, Math.max(Math.floor(self.width / 85), 2));
-          return splits.map((seconds) => tickLabel(seconds, step));
+          // At the right edge there is no room for more than half of it.
+          const last = view.to - (20 / (self.bbox.width / devicePixelRatio)) * (view.to - view.from);
+          return splits.map((seconds) => (seconds > last ? "" : tickLabel(seconds, step)));
         },
       },
       {

@@ -28,6 +28,11 @@ function foreign(text) {
   return element("bdi", { className: "foreign" }, visible(text));
 }
 
+// What something is called where it is not seen in which account's section it stands.
+function of(account, title) {
+  return `${title}, account ${visible(account.name)}`;
+}
+
 function count(number) {
   return number.toLocaleString("en-US");
 }
@@ -36,11 +41,11 @@ function cause(name) {
   return data.causes[name] || visible(name);
 }
 
-// A table that a narrow screen can scroll sideways. Cells are texts or elements.
-function table(caption, columns, rows) {
+// A table of an account that a narrow screen can scroll sideways. Cells are texts or elements.
+function table(account, caption, columns, rows) {
   return element(
     "div",
-    { className: "scroll", tabIndex: 0, role: "region", "aria-label": caption },
+    { className: "scroll", tabIndex: 0, role: "region", "aria-label": of(account, caption) },
     element(
       "table",
       {},

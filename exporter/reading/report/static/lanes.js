@@ -58,7 +58,7 @@ function laneRow(account, lane) {
     const state = states.findLast(([from]) => from <= seconds);
     return [state ? stateText(account, state[2]) : "absent"];
   };
-  const drawn = timeline(LANE_HEIGHT, `States of ${visible(id)} over time; listed when opened`, paint, tell, false);
+  const drawn = timeline(LANE_HEIGHT, `${of(account, `States of ${visible(id)} over time`)}; listed when opened`, paint, tell, false);
   const name = folded("", () => statesTable(account, id, states));
   name.className = "lane-name";
   const many = changes === 1 ? "1 change" : `${count(changes)} changes`;
@@ -87,7 +87,29 @@ function statesTable(account, id, states) {
   ]);
   const rest = states.length - rows.length;
   const caption = `States of ${visible(id)}${rest > 0 ? `; ${count(rest)} more are not listed` : ""}`;
-  return table(caption, ["From", "To", "What was seen"], rows);
+  return table(account, caption, ["From", "To", "What was seen"], rows);
+}
+
+// What the search found, and where to look for what cannot be on this page.
+function searched(account, wanted, shown, matching) {
+  const left = account.groups - account.lanes.length;
+  const place = left > 0 ? " on this page" : "";
+  const said = matching
+    ? [`${count(shown)} of ${count(matching)} order groups${wanted ? ` found${place}` : place}.`]
+    : [`No order group${place} has this in its id.`];
+  if (left > 0) {
+    said.push(
+      ` ${count(left)} more, those with the fewest changes, found no room on it. Any group's states, by its whole id: `,
+      element("code", {}, `kalshi-exporter export history --account ${quoted(account.name)} --group ${wanted ? quoted(wanted) : "ID"}`),
+    );
+  }
+  return said;
+}
+
+// As a shell takes it for one word.
+function quoted(text) {
+  const shown = visible(text);
+  return /^[\w.-]+$/.test(shown) ? shown : `'${shown.replaceAll("'", "'\\''")}'`;
 }
 
 function lanesSection(account) {
@@ -106,12 +128,7 @@ function lanesSection(account) {
     const rest = matching.length - rows.length;
     more.hidden = rest <= 0;
     more.textContent = `Show ${Math.min(rest, LANES_AT_ONCE)} more`;
-    const left = account.groups - account.lanes.length;
-    found.textContent =
-      `${count(rows.length)} of ${count(matching.length)} order groups${search.value ? " found" : ""}` +
-      (left > 0
-        ? `. ${count(left)} groups with the fewest changes are not on this page: make one with --account or for a shorter time, or use export history.`
-        : ".");
+    found.replaceChildren(...searched(account, search.value.trim(), rows.length, matching.length));
   };
   search.addEventListener("input", () => {
     const wanted = search.value.trim().toLowerCase();

@@ -21,7 +21,7 @@ function coverageFigure(account) {
   const causes = Object.keys(data.causes).filter((name) => account.segments.some((each) => each[2] === name));
   const figure = element(
     "figure",
-    {},
+    { "aria-label": of(account, "When somebody looked") },
     element("figcaption", {}, element("h3", {}, "When somebody looked")),
     strip.box,
     legend([["observed", "observed"], ...causes.map((name) => [name, cause(name)])]),
@@ -36,7 +36,7 @@ function coverageFigure(account) {
       duration(seconds),
       cause(why),
     ]);
-    figure.append(folded(title, () => table(title, ["From", "To", "Lasted", "Because"], rows)));
+    figure.append(folded(title, () => table(account, title, ["From", "To", "Lasted", "Because"], rows)));
   }
   return { figure, make: strip.redraw };
 }
@@ -55,7 +55,7 @@ function failures(account) {
   ]);
   const title = "What failures said, the most frequent first";
   const columns = ["Why", "HTTP status", "What was said", "Polls", "Last"];
-  return [folded(title, () => table(title, columns, rows))];
+  return [folded(title, () => table(account, title, columns, rows))];
 }
 
 function versions(account) {
@@ -72,7 +72,7 @@ function versions(account) {
   return [
     element("h3", {}, "Versions of the exporter"),
     element("p", { className: "note" }, note),
-    table("Versions of the exporter", ["Version", "First poll", "Last poll", "Polls"], rows),
+    table(account, "Versions of the exporter", ["Version", "First poll", "Last poll", "Polls"], rows),
   ];
 }
 
@@ -87,7 +87,7 @@ function accountSection(account, number) {
   const texts = failures(account);
   const section = element(
     "section",
-    { className: "account", id: `account-${number}` },
+    { className: "account", id: `account-${number}`, "aria-label": `Account ${visible(account.name)}` },
     element("h2", {}, "Account ", foreign(account.name)),
     ...pictures.map((each) => each.figure),
     lanes ? lanes.section : element("p", {}, "No order groups were seen."),
@@ -117,6 +117,9 @@ function start() {
         "Drag over a picture to see less time, larger; double-click to see all."),
     ),
     ...data.accounts.map(summary),
+    ...(data.left_out
+      ? [element("p", {}, `${count(data.left_out)} more accounts found no room on this page: make pages of some accounts each, with --account.`)]
+      : []),
     ...(data.accounts.length ? [toolbar()] : [element("p", {}, "Nothing is recorded yet.")]),
     ...sections.map((each) => each.section),
     element("footer", {}, element("p", { className: "note" },

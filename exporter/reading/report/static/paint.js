@@ -210,6 +210,7 @@ function coverageStrip(account) {
       account.segments.find(([start, end]) => start - near <= seconds && seconds <= end + near);
     return gap ? [gapText(gap), `${exact(gap[0])} to ${exact(gap[1])}`] : ["observed"];
   };
-  const label = `Coverage of ${visible(account.name)}: ${account.gaps} gaps; listed below`;
+  const gaps = account.longest.length ? `${count(account.gaps)} gaps; listed below` : "no gaps";
+  const label = `Coverage of ${visible(account.name)}: ${gaps}`;
   return timeline(height, label, paint, tell, true);
 }

@@ -431,35 +431,40 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
       kalshi-exporter export changes --since 2026-03-01 --format jsonl -o changes.jsonl
       kalshi-exporter export changes --since 2026-03-01 --format parquet -o changes/
     """
+    from contextlib import ExitStack
+
     from exporter.reading.export import export as write
 
     configuration = context.configuration()
-    shown = 0
+    bar: Any = None  # Click does not name its type
 
-    def progress(rows: int) -> None:
-        nonlocal shown
-        shown = rows
-        click.echo(f"\r{rows:,} rows", err=True, nl=False)
+    def progress(rows: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = stack.enter_context(
+                click.progressbar(
+                    length=total, label=what, show_percent=True, show_pos=True, file=sys.stderr
+                )
+            )
+        bar.update(rows - bar.pos)
 
-    try:
-        exported = write(
-            configuration.database.url,
-            what,
-            as_of=as_of,
-            since=since,
-            until=until,
-            account_names=names,
-            group_ids=group_ids,
-            file_format=file_format,
-            output=None if output is None else Path(output),
-            dataset=output is not None and (output.endswith("/") or Path(output).is_dir()),
-            progress=progress if output is not None and sys.stderr.isatty() else None,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    finally:
-        if shown:
-            click.echo(err=True)
+    with ExitStack() as stack:
+        try:
+            exported = write(
+                configuration.database.url,
+                what,
+                as_of=as_of,
+                since=since,
+                until=until,
+                account_names=names,
+                group_ids=group_ids,
+                file_format=file_format,
+                output=None if output is None else Path(output),
+                dataset=output is not None and (output.endswith("/") or Path(output).is_dir()),
+                progress=progress if output is not None and sys.stderr.isatty() else None,
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
     for notice in exported.notices:
         click.echo(notice, err=True)
 

@@ -19,7 +19,7 @@ from exporter.reading.coverage import coverage_at
 from exporter.reading.dataset import Dataset, staged
 from exporter.reading.formats import FORMATS, Column, Writer
 from exporter.reading.output import opened
-from exporter.reading.queries import QUERIES, What, for_dataset, groups_at, statement
+from exporter.reading.queries import QUERIES, What, counted, for_dataset, groups_at, statement
 
 _ROWS_AT_ONCE = 5_000
 _ROWS_IN_A_GROUP = 20_000  # of Parquet's: the longer, the better compressed, and the more memory
@@ -50,7 +50,7 @@ def export(
     file_format: str = "csv",
     output: Path | None = None,
     dataset: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
     """Write a part of the history as one file.
 
@@ -68,7 +68,7 @@ def export(
         output: a file to make or replace; None for standard output.
         dataset: `output` is a directory, for Parquet files by account and day; see
             `exporter.reading.dataset`. The days that `since` and `until` touch are written whole.
-        progress: called with the number of rows written so far, now and then.
+        progress: called with the number of rows written so far, now and then, and that of all.
 
     Raises:
         ValueError: the arguments do not go together; its message is for who gave them.
@@ -105,12 +105,15 @@ def export(
         size = _ROWS_IN_A_GROUP if file_format == "parquet" else _ROWS_AT_ONCE
         asked = statement(connection, query, account_names, group_ids)
         try:
+            if progress is not None:
+                total = connection.execute(counted(asked)).scalar_one()
+                progress(0, total)
             result = connection.execute(asked, execution_options={"yield_per": size})
             for part in result.partitions():
                 writer.write(part)
                 rows += len(part)
                 if progress is not None:
-                    progress(rows)
+                    progress(rows, total)
             writer.finish()
         except BaseException:
             writer.abandon()

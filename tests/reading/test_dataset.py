@@ -181,7 +181,7 @@ def test_a_failure_leaves_the_dataset_as_it_was(sqlite_recorder: Any, tmp_path: 
     before = contents(tmp_path / "out")
     next_days(sqlite_recorder)
 
-    def fail(_rows: int) -> None:
+    def fail(_rows: int, _total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -288,7 +288,7 @@ def test_failure_leaves_what_was_there(sqlite_recorder: Any, tmp_path: Path) -> 
     path.parent.mkdir()
     path.write_text("before")
 
-    def interrupt(_rows: int) -> None:
+    def interrupt(_rows: int, _total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -23,8 +23,12 @@ few = datetime(2026, 3, 1, tzinfo=UTC)
 export(url, "polls", file_format=file_format, output=Path(output), until=few)
 before = peak()
 counts = []
-done = export(url, "polls", file_format=file_format, output=Path(output), progress=counts.append)
-assert counts[-1] == done.rows and len(counts) > 5 and counts == sorted(counts)
+done = export(
+    url, "polls", file_format=file_format, output=Path(output), progress=lambda *_: counts.append(_)
+)
+assert {total for _, total in counts} == {done.rows}
+rows = [rows for rows, _ in counts]
+assert rows[0] == 0 and rows[-1] == done.rows and len(rows) > 5 and rows == sorted(rows)
 print(done.rows, peak() - before)
 """
 

@@ -26,6 +26,8 @@ _log = logging.getLogger("exporter.daemon")
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _STOP_SECONDS = 8.0  # that running polls are given to end by themselves
 
+_TIDY_SECONDS = 10.0
+
 # Beyond its deadline: waiting for the database, and writing what waited in the spool.
 _HANGS_AFTER = 300.0  # seconds
 
@@ -92,6 +94,7 @@ class Daemon:
         self._scheduler.add_job(
             self._pulse, Grid("pulse", self._pulse_seconds), executor="pulse", id="pulse"
         )
+        self._scheduler.add_job(self._tidy, Grid("tidy", _TIDY_SECONDS), id="tidy")
         self._scheduler.start()
         _log.info(
             "polling",
@@ -211,6 +214,11 @@ class Daemon:
             return
         self._hanging = []
         self._listeners.tell(lambda listener: listener.pulse())
+
+    def _tidy(self) -> None:
+        with self._idle:
+            poller = next(iter(self._pollers.values()))  # all write to one database
+        poller.tidy()
 
     def _tick(self, account: str) -> None:
         with self._idle:

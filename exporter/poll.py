@@ -107,6 +107,10 @@ class Poller:
         """
         self._store.prepare()
 
+    def tidy(self) -> None:
+        """Do for the database what is best done between two polls; it disturbs none."""
+        self._store.tidy()
+
     def poll_if_due(self, *, first: bool) -> Exit | None:
         """Poll as one of possibly many daemons: not while another does, nor while refused.
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -142,6 +143,35 @@ def test_it_polls_soon_then_on_its_grid_until_it_is_told_to_stop(  # noqa: PLR09
         "stopped",
     ]
     assert "Traceback" not in daemon.text
+
+
+def test_it_tidies_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    from exporter import daemon
+
+    class Idle:
+        """A poller whose interval is long."""
+
+        account = "main"
+        timing = SimpleNamespace(interval=3600.0, deadline=5.0)
+
+        def __init__(self) -> None:
+            self.tidied = threading.Event()
+
+        def poll_if_due(self, *, first: bool) -> None:
+            """Nothing is due."""
+
+        def tidy(self) -> None:
+            """Take note."""
+            self.tidied.set()
+
+    monkeypatch.setattr(daemon, "_TIDY_SECONDS", 0.1)
+    idle: Any = Idle()
+    running = daemon.Daemon([idle], stop=threading.Event())
+    running.start()
+    try:
+        assert idle.tidied.wait(PATIENCE)
+    finally:
+        assert running.stop()
 
 
 def test_an_account_is_polled_once_at_a_time_though_polls_are_slower_than_the_interval(

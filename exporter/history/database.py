@@ -23,6 +23,7 @@ from sqlalchemy.exc import (
 
 from exporter.clock import elapsed
 from exporter.errors import ConfigurationError, DatabaseError, RefusedPollError
+from exporter.history import journal
 from exporter.history.silence import Silence
 
 _SQLITE_BUSY_SECONDS = 10.0
@@ -181,6 +182,8 @@ class Database:
             )
             # Each commit survives a power cut: what was seen once is not forgotten.
             connection.execute("PRAGMA synchronous=FULL")
+            # What a reader that stayed for hours made of the journal is given back.
+            connection.execute(f"PRAGMA journal_size_limit={journal.LARGE}")
             return connection
 
         engine = create_engine(self.url, creator=connect, pool_size=1, max_overflow=4)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, update
 from exporter import __version__
 from exporter.errors import BusyError, Outcome
 from exporter.history import head as heads
-from exporter.history import snapshots
+from exporter.history import journal, snapshots
 from exporter.history.database import Database, bound
 from exporter.history.diff import Difference, Known, apply, compare
 from exporter.history.head import Head
@@ -74,6 +74,11 @@ class Store:
             if self._prepare is not None:
                 self._prepare(self._database)
                 self._prepare = None
+
+    def tidy(self) -> None:
+        """Do what is best done between two polls; it disturbs none."""
+        if self._database.path is not None:
+            journal.shorten(self._database.path)
 
     def claim(
         self,

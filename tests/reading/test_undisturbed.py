@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,68 @@ def test_the_journal_is_used_again_once_a_long_reader_is_gone(sqlite_recorder: A
     for number in range(60, 110):
         sqlite_recorder.ok(number * 60, groups(number))
     assert journal.stat().st_size <= grown + 8 * 2**20
+
+
+def sizes_under_readers_at_all_times(
+    recorder: Any, between: Callable[[], None], polls: int
+) -> list[int]:
+    """The journal's size after each poll; there is never a moment without a reader."""
+    path = recorder.database.path
+    sizes = []
+    recorder.ok(0, groups(0))
+
+    def open_reader(stack: ExitStack) -> ExitStack:
+        following = ExitStack()
+        following.enter_context(snapshot(recorder.url)).execute(text(COUNT)).scalar()
+        stack.close()
+        return following
+
+    reader = open_reader(ExitStack())
+    for number in range(1, polls):
+        recorder.ok(number * 60, groups(number))
+        reader = open_reader(reader)
+        between()
+        reader = open_reader(reader)
+        sizes.append(path.with_name(f"{path.name}-wal").stat().st_size)
+    reader.close()
+    return sizes
+
+
+def test_the_journal_is_bounded_though_somebody_reads_at_all_times(
+    sqlite_recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = 2**20
+    monkeypatch.setattr("exporter.history.journal.LARGE", large)
+    sizes = sizes_under_readers_at_all_times(sqlite_recorder, sqlite_recorder.store.tidy, 80)
+    assert max(sizes) < 1.5 * large
+
+
+def test_without_care_the_journal_would_grow_under_such_readers(sqlite_recorder: Any) -> None:
+    sizes = sizes_under_readers_at_all_times(sqlite_recorder, lambda: None, 80)
+    assert sizes[-1] > 1.8 * sizes[40] > 2 * 2**20
+
+
+def test_a_reader_that_never_ends_delays_no_one_and_its_journal_is_given_back(
+    sqlite_recorder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = 2**20
+    monkeypatch.setattr("exporter.history.journal.LARGE", large)
+    path = sqlite_recorder.database.path
+    journal = path.with_name(f"{path.name}-wal")
+    sqlite_recorder.database.engine.dispose()  # the next connection has the limit
+    sqlite_recorder.ok(0, groups(0))
+    with snapshot(sqlite_recorder.url) as reading:
+        reading.execute(text(COUNT)).scalar()
+        for number in range(1, 60):
+            started = time.perf_counter()
+            sqlite_recorder.store.tidy()
+            sqlite_recorder.ok(number * 60, groups(number))
+            assert time.perf_counter() - started < 5
+        assert journal.stat().st_size > 3 * large  # the limit that docs/queries.md names
+    for number in range(60, 64):
+        sqlite_recorder.ok(number * 60, groups(number))
+        sqlite_recorder.store.tidy()
+    assert journal.stat().st_size <= 1.5 * large
 
 
 def test_exports_while_polls_are_written_are_each_of_one_instant(

@@ -432,6 +432,7 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
       kalshi-exporter export changes --since 2026-03-01 --format parquet -o changes/
     """
     from contextlib import ExitStack
+    from datetime import UTC, datetime
 
     from exporter.reading.export import export as write
 
@@ -461,6 +462,8 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
                 file_format=file_format,
                 output=None if output is None else Path(output),
                 dataset=output is not None and (output.endswith("/") or Path(output).is_dir()),
+                intervals={each.name: each.poll.interval for each in configuration.accounts},
+                now=datetime.now(UTC),
                 progress=progress if output is not None and sys.stderr.isatty() else None,
             )
         except ValueError as error:

@@ -1,15 +1,18 @@
 """Whether an account was observed at an instant, and if not, why; `export` and `status` ask."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, select
 
+from exporter.history.head import COVERAGE_INTERVALS
 from exporter.history.schema import accounts, coverage, gap_outcomes, to_text
 
 NOT_RUNNING = "not_running"
 """The cause of a gap inside which no poll was recorded."""
+
+_USUAL_INTERVAL = 60.0  # seconds; of an account that is configured no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,34 @@ def coverage_at(connection: Connection, instant: datetime, names: Sequence[str])
         else:
             notices.append(f"{account}: not observed at {to_text(instant)}: {reason}")
     return CoverageAt(observed=tuple(observed), notices=tuple(notices))
+
+
+def stale(
+    connection: Connection, now: datetime, names: Sequence[str], intervals: Mapping[str, float]
+) -> tuple[str, ...]:
+    """One line for each account that is not being observed now: since when, and why.
+
+    Args:
+        connection: from `exporter.reading.connect.snapshot`.
+        now: the present instant.
+        names: the accounts to look at; all that are recorded if empty.
+        intervals: seconds between the polls of each account that is configured.
+    """
+    heads = select(accounts.c.account, accounts.c.observed_at).order_by(accounts.c.account)
+    if names:
+        heads = heads.where(accounts.c.account.in_(names))
+    notices = []
+    for account, observed_at in connection.execute(heads).all():
+        patience = COVERAGE_INTERVALS * intervals.get(account, _USUAL_INTERVAL)
+        if observed_at is not None and (now - observed_at).total_seconds() <= patience:
+            continue
+        since = "never observed"
+        if observed_at is not None:
+            since = f"as of {to_text(observed_at)}; not observed since"
+        notices.append(
+            f"{account}: {since}, because {present_cause(connection, account, observed_at)}"
+        )
+    return tuple(notices)
 
 
 def present_cause(connection: Connection, account: str, observed_at: datetime | None) -> str:

@@ -4,18 +4,19 @@ Memory stays the same however long the history is: the database makes the texts,
 thousand rows at a time go through here.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
 from exporter.history.schema import accounts
 from exporter.reading import views
 from exporter.reading.connect import snapshot
-from exporter.reading.coverage import coverage_at
+from exporter.reading.coverage import coverage_at, stale
 from exporter.reading.dataset import Dataset, staged
 from exporter.reading.formats import FORMATS, Column, Writer
 from exporter.reading.output import opened
@@ -50,6 +51,8 @@ def export(
     file_format: str = "csv",
     output: Path | None = None,
     dataset: bool = False,
+    intervals: Mapping[str, float] | None = None,
+    now: datetime | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
     """Write a part of the history as one file.
@@ -68,6 +71,9 @@ def export(
         output: a file to make or replace; None for standard output.
         dataset: `output` is a directory, for Parquet files by account and day; see
             `exporter.reading.dataset`. The days that `since` and `until` touch are written whole.
+        intervals: seconds between the polls of each configured account; what is older than that
+            allows is told of.
+        now: the present instant; if None, nothing is old.
         progress: called with the number of rows written so far, now and then, and that of all.
 
     Raises:
@@ -78,13 +84,9 @@ def export(
         OutputError: the file cannot be written.
     """
     _refuse_contradictions(what, as_of, since, until)
-    if group_ids and what in {"polls", "gaps"}:
-        raise ValueError(f"--group selects order groups; {what} are an account's")
+    _refuse_groups(what, group_ids, dataset=dataset)
     if dataset:
         _refuse_as_dataset(what, as_of, file_format, output)
-        if group_ids:
-            raise ValueError("--group makes one file; those of a directory hold all groups")
-    rows = 0
     # The snapshot ends first: a file takes its place only if all of it could be relied on.
     with (
         _destination(what, as_of, file_format, output, dataset=dataset) as make,
@@ -94,6 +96,8 @@ def export(
         if as_of is None:
             query = QUERIES[what](since, until)
             notices = _unknown(connection, account_names)
+            if what == "groups" and now is not None:
+                notices += stale(connection, now, account_names, intervals or {})
         else:
             covered = coverage_at(connection, as_of, account_names)
             query = groups_at(as_of, covered.observed, on_sqlite=on_sqlite)
@@ -101,24 +105,36 @@ def export(
         if dataset:
             query = for_dataset(query, as_of, on_sqlite=on_sqlite)
         columns = [Column(each.key or "", views.kind_of(each)) for each in query.columns]
-        writer = make(columns)
-        size = _ROWS_IN_A_GROUP if file_format == "parquet" else _ROWS_AT_ONCE
         asked = statement(connection, query, account_names, group_ids)
-        try:
-            if progress is not None:
-                total = connection.execute(counted(asked)).scalar_one()
-                progress(0, total)
-            result = connection.execute(asked, execution_options={"yield_per": size})
-            for part in result.partitions():
-                writer.write(part)
-                rows += len(part)
-                if progress is not None:
-                    progress(rows, total)
-            writer.finish()
-        except BaseException:
-            writer.abandon()
-            raise
+        size = _ROWS_IN_A_GROUP if file_format == "parquet" else _ROWS_AT_ONCE
+        rows = _pour(connection, asked, make(columns), size, progress)
     return Exported(rows=rows, notices=notices)
+
+
+def _pour(
+    connection: Connection,
+    asked: Select[Any],
+    writer: Writer,
+    size: int,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    """Write the rows that are asked for, so many at a time; how many there were."""
+    rows = total = 0
+    try:
+        if progress is not None:
+            total = connection.execute(counted(asked)).scalar_one()
+            progress(0, total)
+        result = connection.execute(asked, execution_options={"yield_per": size})
+        for part in result.partitions():
+            writer.write(part)
+            rows += len(part)
+            if progress is not None:
+                progress(rows, total)
+        writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
+    return rows
 
 
 @contextmanager
@@ -131,6 +147,13 @@ def _destination(
     else:
         with opened(output) as sink:
             yield lambda columns: FORMATS[file_format](columns, sink)
+
+
+def _refuse_groups(what: What, group_ids: Sequence[str], *, dataset: bool) -> None:
+    if group_ids and what in {"polls", "gaps"}:
+        raise ValueError(f"--group selects order groups; {what} are an account's")
+    if group_ids and dataset:
+        raise ValueError("--group makes one file; those of a directory hold all groups")
 
 
 def _refuse_as_dataset(

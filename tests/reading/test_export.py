@@ -191,6 +191,26 @@ def test_groups_as_of_an_instant(
         assert reason in said
 
 
+def test_groups_of_an_account_that_is_no_longer_observed_are_said_to_be_old(
+    recorder: Any, read: Read
+) -> None:
+    write_history(recorder)
+    for name in ("main", "empty"):
+        recorder.fail(690, "timeout", account=name)
+
+    def told(seconds: float, **how: Any) -> tuple[str, ...]:
+        return read("groups", now=recorder.at(seconds), **how)[1].notices
+
+    intervals = {"main": 60.0, "empty": 600.0}
+    never = "Zweites Konto: never observed, because rejected"
+    assert told(660 + 150, intervals=intervals) == (never,)
+    old = "main: as of 2026-03-01T12:11:00.123456Z; not observed since, because timeout"
+    assert told(660 + 151, intervals=intervals) == (never, old)
+    assert told(660 + 151, intervals=intervals, account_names=["empty"]) == ()
+    assert len(told(5000)) == 3
+    assert read("groups")[1].notices == ()
+
+
 def test_why_an_account_is_not_observed(recorder: Any, read: Read) -> None:
     write_history(recorder)
     recorder.fail(700, "timeout")

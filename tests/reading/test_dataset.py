@@ -1,11 +1,13 @@
 """Datasets: a directory by account and day that others read as it is, and that never repeats."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,70 @@ def test_pandas_reads_it(sqlite_recorder: Any, tmp_path: Path) -> None:
     assert types["is_auto_cancel_enabled"] == "bool"
     assert names == [ODD, "main", "main", "main"]
     assert limits[:2] == ["10.0000000001"] * 2
+
+
+def test_files_hold_the_types_that_every_reader_knows(recorder: Any, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    first_days(recorder)
+    write(recorder, "history", tmp_path / "history")
+    [path] = (tmp_path / "history" / "account=main" / "date=2026-03-01").iterdir()
+    assert path.name == "history.parquet"
+    with parquet.ParquetFile(path) as file:
+        columns = {column.name: column for column in map(file.schema.column, range(14))}
+        assert len(file.schema) == len(columns)  # none nested, no `account`
+        valid_from = json.loads(columns["valid_from"].logical_type.to_json())
+        assert valid_from["Type"] == "Timestamp"
+        assert valid_from["isAdjustedToUTC"]
+        assert valid_from["timeUnit"] == "microseconds"
+        limit = json.loads(columns["contracts_limit"].logical_type.to_json())
+        assert (limit["precision"], limit["scale"]) == (38, 10)
+        assert columns["contracts_limit"].physical_type == "FIXED_LEN_BYTE_ARRAY"
+        assert columns["is_auto_cancel_enabled"].physical_type == "BOOLEAN"
+        assert file.metadata.row_group(0).column(0).compression == "SNAPPY"
+
+
+_SPARK = """
+import json, sys
+from pyspark.sql import SparkSession
+spark = (
+    SparkSession.builder.master("local[1]")
+    .config("spark.ui.enabled", "false")
+    .config("spark.driver.bindAddress", "127.0.0.1")
+    .config("spark.driver.host", "127.0.0.1")
+    .config("spark.sql.session.timeZone", "UTC")
+    .getOrCreate()
+)
+frame = spark.read.parquet(sys.argv[1])
+rows = frame.where("date = '2026-03-01'").orderBy("account", "valid_from", "order_group_id")
+print(json.dumps([
+    dict(frame.dtypes),
+    [[row.account, str(row.contracts_limit)] for row in rows.collect()],
+    frame.where("date = '2026-03-01'").selectExpr("min(unix_micros(valid_from))").first()[0],
+]))
+"""
+
+
+def test_spark_reads_it(sqlite_recorder: Any, tmp_path: Path) -> None:
+    if find_spec("pyspark") is None or shutil.which("java") is None:
+        pytest.skip("NO SPARK: pip install pyspark (400 MB), and Java, to have it read a dataset")
+    first_days(sqlite_recorder)
+    write(sqlite_recorder, "history", tmp_path / "history")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _SPARK, str(tmp_path / "history")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    types, rows, earliest = json.loads(done.stdout.splitlines()[-1])
+    assert types["valid_from"] == "timestamp"
+    assert types["contracts_limit"] == "decimal(38,10)"
+    assert types["is_auto_cancel_enabled"] == "boolean"
+    assert types["account"] == "string"
+    assert types["date"] == "date"
+    assert rows == [["main", "10.0000000001"], ["main", "None"]]
+    assert earliest == round(sqlite_recorder.at(0).timestamp() * 1_000_000)
 
 
 def test_groups_are_of_the_instant_that_was_asked(recorder: Any, tmp_path: Path) -> None:

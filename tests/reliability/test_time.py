@@ -1,40 +1,30 @@
-"""The wall clock is stepped under a running daemon, and the nights of daylight saving pass."""
+"""Clocks are stepped under a running daemon, which also sleeps, and is stopped for a while."""
 
 import shutil
-from datetime import timedelta
-from itertools import pairwise
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from exporter.demo import exchange
+from tests.reliability.conftest import lateness
 from tests.soak.witness import broken_promises, record_of
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
-    from tests.conftest import KeyPair, WriteConfig
-    from tests.reliability.conftest import RunDaemon
+    from tests.conftest import WriteConfig
+    from tests.reliability.conftest import Daemon, RunDaemon
     from tests.soak.witness import Witness
 
-_LIBRARY = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
-pytestmark = pytest.mark.skipif(
-    _LIBRARY is None or shutil.which("faketime") is None,
-    reason="SKIPPED LOUDLY: no faketime here: apt-get install faketime",
-)
-
-_INTERVAL = 0.5  # seconds
-_LATEST = 10.0  # seconds between two polls: what a busy machine may add, and never an hour
-
-
-def _faked(clock: Path, **more: str) -> dict[str, str]:
-    return {
-        "LD_PRELOAD": str(_LIBRARY),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        # As a step does: it moves the wall clock alone.
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    } | more
+# Long enough that a busy machine is not late by one, so that the bound is the promise's own.
+_INTERVAL = 2.0  # seconds
+_HOUR = 3600  # seconds
 
 
 @pytest.fixture(autouse=True)
@@ -43,75 +33,175 @@ def _a_patient_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "CLOCK_TOLERANCE", 10.0**10)
 
 
-def _steady(witness: "Witness") -> None:
-    asked = [request.received_at for request in witness.requests]
-    waits = [after - before for before, after in pairwise(asked)]
-    assert max(waits) <= _LATEST, [round(wait, 2) for wait in waits]
-    # One tick may be late and the next in time; in all there are no more polls than ticks.
-    assert len(asked) <= (asked[-1] - asked[0]) / _INTERVAL + 2, waits
+class Clocks:
+    """The clocks of a process that is started with `environment`; only Linux has such."""
+
+    def __init__(self, directory: Path) -> None:
+        compiler = shutil.which("cc")
+        if sys.platform != "linux" or compiler is None:
+            pytest.skip("SKIPPED LOUDLY: setting a daemon's clocks needs Linux and a C compiler")
+        source, library = Path(__file__).with_name("clocks.c"), directory / "clocks.so"
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        self._shifts = directory / "shifts"
+        self.environment = {"LD_PRELOAD": str(library), "SHIFTED_CLOCKS": str(self._shifts)}
+        self.shift()
+
+    def shift(self, *, wall: int = 0, asleep: int = 0) -> None:
+        """Set the wall clock wrong by so many seconds; let the machine have slept for others."""
+        new = self._shifts.with_suffix(".new")
+        new.write_text(f"{wall} {asleep}")
+        new.replace(self._shifts)
 
 
-def test_steps_of_an_hour_move_no_tick_and_double_none(
-    witness: "Witness",
-    key_pair: "KeyPair",
-    write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
-    tmp_path: Path,
-) -> None:
-    clock = tmp_path / "clock"
-    clock.write_text("+0")
+@pytest.fixture
+def clocks(tmp_path: Path) -> Clocks:
+    """Clocks that the test sets."""
+    return Clocks(tmp_path)
+
+
+class Watched:
+    """A daemon with one account, whose polls are dated by a clock that nobody steps."""
+
+    def __init__(self, daemon: "Daemon", witness: "Witness", database: Path) -> None:
+        self.daemon = daemon
+        self._witness = witness
+        self._database = database
+
+    @property
+    def asked(self) -> list[float]:
+        """When its polls reached the exchange."""
+        return [request.received_at for request in self._witness.requests]
+
+    @property
+    def polls(self) -> list[dict[str, Any]]:
+        """What it has recorded of them."""
+        return record_of(f"sqlite:///{self._database}").polls
+
+    def wait_for_polls(self, more: int) -> None:
+        """Return at the end of the poll after so many."""
+        wanted = len(self.asked) + more
+        self.daemon.wait(lambda: len(self.asked) >= wanted, "polls")
+        self.daemon.wait(lambda: self.daemon.log.count("poll_ok") >= wanted, "the poll's end")
+
+    def stop(self) -> list[dict[str, Any]]:
+        """End it, and give the stretches of coverage: of a history that is whole."""
+        assert self.daemon.stop() == 0
+        recorded = record_of(f"sqlite:///{self._database}")
+        assert broken_promises(recorded) == []
+        assert [poll["outcome"] for poll in recorded.polls] == ["ok"] * len(self.asked)
+        return recorded.coverage
+
+
+Watch = Callable[..., Watched]
+
+
+@pytest.fixture
+def watch(
+    witness: "Witness", write_config: "WriteConfig", run_daemon: "RunDaemon", tmp_path: Path
+) -> Watch:
+    """Start a daemon, with more in its environment."""
     config = write_config(base_url=witness.base_url, poll={"interval": f"{_INTERVAL}s"})
-    daemon = run_daemon(config, env=_faked(clock))
-    served = witness.served[key_pair.key_id]
-    for step in ("+3600", "-3600", "+0"):
-        seen = len(served)
-        daemon.wait(lambda seen=seen: len(served) >= seen + 4, "polls before the step")  # type: ignore[misc]  # mypy cannot infer it
-        clock.write_text(step)
-    seen = len(served)
-    daemon.wait(lambda: len(served) >= seen + 4, "polls after the last step")
 
-    assert daemon.stop() == 0
-    _steady(witness)
-    recorded = record_of(f"sqlite:///{tmp_path / 'order_groups.db'}")
-    assert broken_promises(recorded) == []
-    assert [poll["outcome"] for poll in recorded.polls] == ["ok"] * len(served)
-    skews = {round(poll["clock_skew_ms"] / 3_600_000) for poll in recorded.polls}
+    def start(**environment: str) -> Watched:
+        daemon = run_daemon(config, env=environment)
+        return Watched(daemon, witness, tmp_path / "order_groups.db")
+
+    return start
+
+
+def _see_that_no_tick_is_late(asked: list[float]) -> None:
+    late = lateness(asked, _INTERVAL)
+    assert all(abs(each) < _INTERVAL for each in late), late
+
+
+def test_steps_of_an_hour_move_no_tick_and_double_none(watch: Watch, clocks: Clocks) -> None:
+    watched = watch(**clocks.environment)
+    for step in (_HOUR, -_HOUR, 0):
+        watched.wait_for_polls(2)
+        clocks.shift(wall=step)
+    watched.wait_for_polls(2)
+
+    skews = {round(poll["clock_skew_ms"] / (_HOUR * 1000)) for poll in watched.polls}
     assert skews == {-1, 0, 1}
+    watched.stop()
+    _see_that_no_tick_is_late(watched.asked)
 
 
 @pytest.mark.parametrize(
-    ("night", "date"),
-    [("clocks go forward", "@2026-03-08 01:59:54"), ("clocks go back", "@2026-11-01 01:59:54")],
+    ("night", "moment"),
+    [
+        ("clocks go forward", datetime(2026, 3, 8, 7, tzinfo=UTC)),
+        ("clocks go back", datetime(2026, 11, 1, 6, tzinfo=UTC)),
+    ],
+    ids=["forward", "back"],
 )
-def test_in_the_nights_of_daylight_saving_polls_go_on_as_ever(  # noqa: PLR0917  # pytest passes fixtures by name
-    night: str,
-    date: str,
-    witness: "Witness",
-    key_pair: "KeyPair",
-    write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
-    tmp_path: Path,
+def test_in_the_nights_of_daylight_saving_polls_go_on_as_ever(
+    night: str, moment: datetime, watch: Watch, clocks: Clocks
 ) -> None:
-    clock = tmp_path / "clock"
-    clock.write_text(date)
-    config = write_config(base_url=witness.base_url, poll={"interval": f"{_INTERVAL}s"})
-    daemon = run_daemon(config, env=_faked(clock, TZ="America/New_York"))
-    served = witness.served[key_pair.key_id]
-    database = tmp_path / "order_groups.db"
-    moment = 7 if "forward" in night else 6  # 02:00 in New York, by UTC
+    before = moment - timedelta(seconds=6)
+    clocks.shift(wall=round((before - datetime.now(UTC)).total_seconds()))
+    watched = watch(TZ="America/New_York", **clocks.environment)
+    watched.wait_for_polls(1)
 
     def is_over() -> bool:
-        polls = record_of(f"sqlite:///{database}").polls if len(served) > 2 else []
-        return len(polls) > 4 and polls[-3]["observed_at"].hour == moment
+        polls = watched.polls
+        return len(polls) > 4 and polls[-3]["observed_at"] > moment
 
-    daemon.wait(is_over, f"polls over the moment when {night}")
-
-    assert daemon.stop() == 0
-    _steady(witness)
-    recorded = record_of(f"sqlite:///{database}")
-    assert broken_promises(recorded) == []
-    times = [poll["observed_at"] for poll in recorded.polls]
+    watched.daemon.wait(is_over, f"polls over the moment when {night}")
+    times = [poll["observed_at"] for poll in watched.polls]
     # A busy machine may start the daemon too late to see the hour before.
-    assert times[0].hour in {moment - 1, moment}
+    assert before <= times[0] < moment + timedelta(seconds=20)
     assert times[-1] - times[0] < timedelta(seconds=60)
-    assert len(recorded.coverage) == 1
+    assert len(watched.stop()) == 1
+    _see_that_no_tick_is_late(watched.asked)
+
+
+def test_after_the_machine_slept_for_an_hour_the_next_tick_is_in_time(
+    watch: Watch, clocks: Clocks
+) -> None:
+    watched = watch(**clocks.environment)
+    watched.wait_for_polls(3)
+    seen, woke = len(watched.asked), time.time()
+    # And an odd second, by which the grid must then lie elsewhere for the clock that stood still.
+    clocks.shift(wall=_HOUR + 1, asleep=_HOUR + 1)
+    watched.wait_for_polls(4)
+
+    (_, after) = watched.stop()
+    assert after["gap_cause"] == "not_running"
+    assert _HOUR <= (after["started_at"] - after["gap_started_at"]).total_seconds() < _HOUR + 10
+    first, *others = watched.asked[seen:]
+    # The wait for it began before; and what a busy machine adds.
+    assert first - woke < _INTERVAL + 1.0
+    _see_that_no_tick_is_late(watched.asked[:seen])
+    _see_that_no_tick_is_late([first, *others])
+    # The hour's ticks are not made up for.
+    assert len(others) <= (others[-1] - first) / _INTERVAL + 2
+    assert _is_at(1.0, of=watched.asked[1], ticks=others)
+
+
+def test_a_process_that_was_stopped_for_some_intervals_goes_on_at_its_place(watch: Watch) -> None:
+    watched = watch()
+    watched.wait_for_polls(3)
+    seen = len(watched.asked)
+    watched.daemon.process.send_signal(signal.SIGSTOP)
+    time.sleep(3.2 * _INTERVAL)
+    assert len(watched.asked) == seen
+    went_on = time.time()
+    watched.daemon.process.send_signal(signal.SIGCONT)
+    watched.wait_for_polls(4)
+
+    (_, after) = watched.stop()
+    assert after["gap_cause"] == "not_running"
+    first, *others = watched.asked[seen:]
+    assert first - went_on < _INTERVAL
+    # The first is the latest of the ticks that were missed; the others are none but their own.
+    _see_that_no_tick_is_late([first, *others])
+    assert len(others) <= (others[-1] - first) / _INTERVAL + 2
+    assert _is_at(0.0, of=watched.asked[1], ticks=others)
+
+
+def _is_at(place: float, *, of: float, ticks: list[float]) -> bool:
+    """Whether most ticks lie so many seconds after another, and any number of intervals."""
+    half = _INTERVAL / 2
+    off = [abs((tick - of - place + half) % _INTERVAL - half) for tick in ticks]
+    return sorted(off)[len(off) // 2] < _INTERVAL / 5

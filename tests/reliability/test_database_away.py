@@ -1,7 +1,10 @@
 """The database goes away under a running daemon, in each way that it can."""
 
+import os
+import shutil
 import sqlite3
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -44,7 +47,33 @@ def _read_only(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
 
 @contextmanager
 def _full(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
-    """The server's disk is full: every INSERT fails as it does then."""
+    """The disk of the table of polls is full."""
+    row = admin.execute("SHOW data_directory").fetchone()
+    assert row is not None
+    owner = Path(row[0]).stat()
+    # Not below pytest's directory, which the server's user cannot enter.
+    place = Path(tempfile.mkdtemp(prefix="exporter-disk-"))
+    place.chmod(0o755)
+    try:
+        with _mounted(place / "disk", megabytes=2) as disk:
+            os.chown(disk, owner.st_uid, owner.st_gid)
+            admin.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
+            try:
+                # A new page for each row, so that the first finds the disk full.
+                admin.execute("ALTER TABLE polls SET (fillfactor = 10)")
+                admin.execute("ALTER TABLE polls SET TABLESPACE small")
+                with _filled(disk):
+                    yield
+            finally:
+                admin.execute("ALTER TABLE polls SET TABLESPACE pg_default")
+                admin.execute("DROP TABLESPACE small")
+    finally:
+        shutil.rmtree(place)
+
+
+@contextmanager
+def _as_if_full(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
+    """As if it were, for those who cannot mount one: every INSERT fails as it does then."""
     admin.execute(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION"
         " 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$"
@@ -77,7 +106,7 @@ def _end_others(admin: psycopg.Connection[Any]) -> None:
     )
 
 
-@pytest.mark.parametrize("fault", [_refused, _read_only, _full, _locked, _hanging])
+@pytest.mark.parametrize("fault", [_refused, _read_only, _full, _as_if_full, _locked, _hanging])
 def test_polls_go_on_while_postgres_is_away_and_are_all_recorded_later(  # noqa: PLR0917  # pytest passes fixtures by name
     fault: Fault,
     link: "Link",
@@ -107,6 +136,8 @@ def test_polls_go_on_while_postgres_is_away_and_are_all_recorded_later(  # noqa:
 
     assert daemon.stop() == 0
     judge(postgres_url)
+    if fault is _full:
+        assert "No space left on device" in daemon.log
 
 
 def test_backends_ended_in_the_middle_of_their_transactions_lose_and_double_nothing(  # noqa: PLR0917  # pytest passes fixtures by name
@@ -146,7 +177,14 @@ def _sqlite_locked(database: Path) -> Iterator[None]:
 @contextmanager
 def _sqlite_full(database: Path) -> Iterator[None]:
     """The disk is full."""
-    filler = database.with_name("filler")
+    with _filled(database.parent):
+        yield
+
+
+@contextmanager
+def _filled(disk: Path) -> Iterator[None]:
+    """A small disk has no room left."""
+    filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (4096, 1):
             try:
@@ -156,6 +194,20 @@ def _sqlite_full(database: Path) -> Iterator[None]:
                 pass
     yield
     filler.unlink()
+
+
+@contextmanager
+def _mounted(place: Path, *, megabytes: int) -> Iterator[Path]:
+    """Mount a small disk there."""
+    place.mkdir()
+    options = f"size={megabytes}m,mode=700"
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("SKIPPED LOUDLY: needs root to mount a disk that can be filled")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 @contextmanager
@@ -203,6 +255,8 @@ def test_polls_go_on_while_sqlite_cannot_be_written_and_are_all_recorded_later( 
 
     assert daemon.stop() == 0
     judge(url)
+    if fault is _sqlite_full:
+        assert "disk is full" in daemon.log
 
 
 @pytest.fixture
@@ -211,12 +265,5 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
     if request.node.callspec.params["fault"] is not _sqlite_full:
         yield tmp_path
         return
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("SKIPPED LOUDLY: needs root to mount a disk that can be filled")
-    try:
+    with _mounted(tmp_path / "disk", megabytes=1) as place:
         yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)

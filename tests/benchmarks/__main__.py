@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
-from tests.benchmarks import growth, polls, reading, starts
+from tests.benchmarks import growth, parts, polls, reading, starts
 from tests.benchmarks.report import as_markdown
 from tests.benchmarks.results import Line, Section, as_json
 from tests.benchmarks.setting import ROOT, Setting
@@ -22,6 +22,7 @@ Case = Callable[[Setting], "list[Line] | list[Section]"]
 CASES: dict[str, Case] = {
     "small": partial(polls.small, on_postgres=False),
     "small-postgres": partial(polls.small, on_postgres=True),
+    "parts": parts.parts,
     "large": partial(polls.large, on_postgres=False),
     "large-postgres": partial(polls.large, on_postgres=True),
     "stored": polls.stored,

@@ -34,9 +34,9 @@ def night(clock: str) -> str:
 
 HOUR = 3600
 ANSWERS: dict[int, list[tuple[Any, ...]]] = {
-    1: [("main", "alpha"), ("main", "gamma")],
+    1: [("main", "alpha", True), ("main", "gamma", True)],
     2: [("hedge",), ("idle",)],
-    3: [("main", day("11:00"), day("13:00"), "not_running")],
+    3: [("hedge", "observed"), ("idle", "observed"), ("main", "not_running")],
     4: [
         ("hedge", "omega", 100, 17 * HOUR),
         ("main", "alpha", 10, 1.5 * HOUR),
@@ -54,10 +54,10 @@ ANSWERS: dict[int, list[tuple[Any, ...]]] = {
     ],
     6: [("gamma", day("01:00"), 600), ("beta", day("08:00"), 600)],
     7: [
-        ("hedge", "omega", 100),
-        ("main", "alpha", 25),
-        ("main", "beta", 7.5),
-        ("main", "gamma", None),
+        ("hedge", "omega", 100, None),
+        ("main", "alpha", 25, None),
+        ("main", "beta", 7.5, None),
+        ("main", "gamma", None, None),
     ],
     8: [
         ("hedge", "omega", night("22:00"), night("22:00")),
@@ -151,6 +151,71 @@ def test_the_answer_is_right(kind: str, number: int, request: pytest.FixtureRequ
     with database.transaction() as connection:
         rows = connection.exec_driver_sql(questions()[number][kind]).all()
     assert [tuple(value(each) for each in row) for row in rows] == ANSWERS[number]
+
+
+def ask(recorder: Any, number: int, **instants: float) -> list[tuple[Any, ...]]:
+    """Ask a question with other instants in the place of those it has, by their clock."""
+    query = questions()[number]["sqlite" if recorder.database.is_sqlite else "postgres"]
+    for clock, seconds in instants.items():
+        instant = rf"2026-11-2[23]T{clock[1:3]}:{clock[3:]}:00(\.000000)?Z"
+        query, count = re.subn(instant, to_text(recorder.at(seconds)), query)
+        assert count, clock
+    with recorder.database.transaction() as connection:
+        rows = connection.exec_driver_sql(query).all()
+    return [tuple(value(each) for each in row) for row in rows]
+
+
+def test_the_edges(recorder: Any) -> None:
+    on, off = OrderGroup("g", True), OrderGroup("g", False)
+    recorder.ok(0, [off])
+    recorder.ok(60, [off, OrderGroup("new", True)])
+    recorder.ok(0, [], account="empty")
+    recorder.ok(60, [], account="empty")
+    recorder.fail(30, "rejected", account="refused")
+    recorder.fail(200, "timeout")
+    recorder.ok(600, [OrderGroup("g", True, "5.00")])
+    recorder.ok(660, [OrderGroup("g", True, "5.00")])
+    recorder.ok(720, [on])
+    recorder.ok(780, [off])
+
+    # Inside of a gap, at its ends, and outside of all that was observed.
+    for seconds, why in (
+        (-1, "before the first observation"),
+        (0, "observed"),
+        (60, "observed"),
+        (61, "timeout"),
+        (599, "timeout"),
+        (600, "observed"),
+        (780, "observed"),
+        (781, "after the last observation"),
+    ):
+        answers = dict(ask(recorder, 3, t1200=seconds))
+        assert answers["main"] == why, seconds
+        assert answers["refused"] == "never observed"
+        observed = [account for (account,) in ask(recorder, 2, t1200=seconds)]
+        assert ("main" in observed) == (why == "observed")
+    # No groups are something that was seen.
+    assert ask(recorder, 2, t1200=30) == [("empty",), ("main",)]
+    # What was seen last before says that nobody looked then.
+    assert ask(recorder, 1, t1403=60) == [("main", "g", True)]
+    assert ask(recorder, 1, t1403=61) == [("main", "g", False)]
+    # What was there at the first look did not appear then; what came later did.
+    appeared = ask(recorder, 6)
+    assert [row[0] for row in appeared] == ["new"]
+    assert ask(recorder, 5, t2200=-60, t0600=70) == [
+        (to_text(recorder.at(60)), "main", "new", "appeared")
+    ]
+    # A limit that comes or goes is a limit that changes.
+    assert [row[3:] for row in ask(recorder, 13)] == [(None, 5), (5, None)]
+    # Accounts that were not observed at all count as that.
+    shares = dict(ask(recorder, 14, t0600=-28_800, t1400=-1))
+    assert shares == {"main": 0, "empty": 0, "refused": 0}
+    # There and back again is no difference.
+    assert ask(recorder, 19, t2300=0, t1403=780) == []
+    assert ask(recorder, 19, t2300=60, t1403=720) == [
+        ("main", "g", "different"),
+        ("main", "new", "gone"),
+    ]
 
 
 def groups_of_main(clock: str) -> list[OrderGroup]:

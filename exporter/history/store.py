@@ -14,6 +14,7 @@ from exporter.history import head as heads
 from exporter.history import journal, snapshots
 from exporter.history.database import Database, bound
 from exporter.history.diff import Difference, Known, apply, compare
+from exporter.history.gaps import explain_late
 from exporter.history.head import Head
 from exporter.history.schema import polls
 from exporter.history.step import INSERT_POLL, advance
@@ -164,7 +165,7 @@ class Store:
             )
             if late or repeats_another:
                 connection.execute(INSERT_POLL, _row(poll, outcome="superseded"))
-                return Written(outcome="superseded")
+                return _superseded(connection, poll)
             written, known = self._write_observation(
                 connection,
                 poll,
@@ -198,7 +199,7 @@ class Store:
         poll_id, advanced = advance(connection, head, row, owner=self._owner, interval=interval)
         if not advanced:
             _update_poll(connection, poll_id, outcome="superseded", **_NOT_OBSERVED)
-            return Written(outcome="superseded"), None
+            return _superseded(connection, poll), None
 
         if groups is None or observation.digest == head.digest:
             unchanged = Written(
@@ -239,6 +240,12 @@ def _written_before(connection: Connection, poll: Poll) -> Written | None:
     )
     row = connection.execute(statement).first()
     return None if row is None else Written(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+
+
+def _superseded(connection: Connection, poll: Poll) -> Written:
+    # Its exporter looked, but the account has been observed since: in vain, if it was in a gap.
+    explain_late(connection, poll.account, "superseded", started_at=poll.started_at)
+    return Written(outcome="superseded")
 
 
 def _row(poll: Poll, **values: Any) -> dict[str, Any]:

@@ -209,6 +209,40 @@ def test_polls_lost_before_the_last_observation_cause_no_gap(history: "History")
     assert [row["cause"] for row in history.rows("coverage_gaps")] == ["not_running"]
 
 
+def cause_of_the_gap(history: "History") -> str:
+    (row,) = history.rows("coverage_gaps")
+    return str(row["cause"])
+
+
+def test_polls_that_come_to_be_known_after_their_gap_make_its_cause(history: "History") -> None:
+    history.observe(0)
+    history.observe(3600)
+    assert cause_of_the_gap(history) == "not_running"
+    # Of an exporter that was cut off from the database.
+    waiting: list[Outcome] = ["server_error", "timeout", "timeout", "ok"]
+    said = []
+    for number, outcome in enumerate(waiting, start=1):
+        history.write(history.poll(600 * number, outcome=outcome), None)
+        said.append(cause_of_the_gap(history))
+    assert said == ["server_error", "timeout", "timeout", "timeout"]
+    # These were in no gap.
+    history.write(history.poll(-60, outcome="unauthorized"), None)
+    history.observe(3660)
+    for _ in range(3):
+        history.write(history.poll(3630, outcome="unauthorized"), None)
+    assert cause_of_the_gap(history) == "timeout"
+
+
+def test_what_was_lost_in_a_gap_is_its_cause_only_if_no_poll_is_known(history: "History") -> None:
+    history.observe(0)
+    history.observe(3600)
+    history.store.note_loss("main", polls=9, last_started_at=history.at(60))
+    assert cause_of_the_gap(history) == "not_kept"
+    # How many were lost then is known no more.
+    history.write(history.poll(120, outcome="timeout"), None)
+    assert cause_of_the_gap(history) == "not_kept"
+
+
 def test_an_observation_is_never_dated_before_the_one_it_follows(history: "History") -> None:
     history.observe(60)
     history.observe(60)

@@ -72,6 +72,8 @@ class Promise:
         # Failed polls, with the number of observations that were in the database before them.
         self.failed: list[tuple[int, Poll]] = []
         self.written: list[tuple[Poll, Written, datetime | None]] = []
+        # What turned out later of the gap before the observation with this index.
+        self.explained: dict[int, str] = {}
         self.refused = 0  # in a row
 
     # What is observed, and what lies between.
@@ -87,8 +89,10 @@ class Promise:
         """Why nothing was observed before the observation with this index.
 
         The outcome that most polls had of those that failed since the last observation and were in
-        the database when the gap ended; the latest of equals.
+        the database when the gap ended; the latest of equals. Or what turned out later.
         """
+        if index in self.explained:
+            return self.explained[index]
         before = self.seen[index - 1].at
         inside = [
             poll for number, poll in self.failed if number == index and poll.started_at > before
@@ -187,10 +191,34 @@ class Promise:
         if last is None or last.at < poll.started_at:  # else it has been observed since
             self.failed.append((len(self.seen), poll))
             self.refused = self.refused + 1 if poll.outcome == "unauthorized" else 0
-        return self.record(poll, Written(outcome=poll.outcome))
+            return self.record(poll, Written(outcome=poll.outcome))
+        return self.explain(poll, self.record(poll, Written(outcome=poll.outcome)))
 
     def supersede(self, poll: Poll) -> Written:
-        return self.record(poll, Written(outcome="superseded"))
+        return self.explain(poll, self.record(poll, Written(outcome="superseded")))
+
+    def explain(self, late: Poll, written: Written) -> Written:
+        """Count a poll that comes after the gap in which it began has ended, if there is one."""
+        index = sum(seen.at <= late.started_at for seen in self.seen)
+        if not 0 < index < len(self.seen):
+            return written
+        before, after = self.seen[index - 1 : index + 1]
+        if before.at == late.started_at or self.extends(before, after):
+            return written
+        inside = [
+            (each.outcome, poll.started_at)
+            for poll, each, _ in self.written
+            if before.at < poll.started_at < after.at and each.outcome != "ok"
+        ]
+        polls = Counter(outcome for outcome, _ in inside)
+        cause = self.cause(index)
+        # Else those that made it the cause were pruned, or dated by a clock that was set since.
+        if cause == "not_running" or cause in polls:
+            latest = {
+                outcome: max(at for other, at in inside if other == outcome) for outcome in polls
+            }
+            self.explained[index] = max(polls, key=lambda each: (polls[each], latest[each]))
+        return written
 
     def observe(
         self, poll: Poll, groups: dict[str, OrderGroup], interval: float, confirm_removal: int

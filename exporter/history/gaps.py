@@ -1,0 +1,63 @@
+"""Why an account was not observed: told anew when a poll comes to be known after its gap ended.
+
+A poll waits in the spool of an exporter that is cut off from the database, while another exporter
+observes the account and ends the gap. What is known by then is counted by `head`.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, func, select, update
+
+from exporter.history.schema import coverage, polls
+
+NOT_RUNNING = "not_running"
+"""The cause of a gap in which no poll is known of."""
+
+NOT_KEPT = "not_kept"
+"""The cause of a gap whose polls found room neither in the database nor in the spool."""
+
+
+def explain_late(
+    connection: Connection, account: str, outcome: str, *, started_at: datetime
+) -> None:
+    """Let a poll that is known only now count for the cause of the gap that it began in, if any.
+
+    Of the polls that are recorded in the gap: of those that were pruned or lost nobody can tell
+    any more how many they were, and what they made the cause stays.
+
+    Args:
+        connection: in the transaction that records the poll, after that.
+        account: whose poll.
+        outcome: of the poll, or `NOT_KEPT`, of which there is no record.
+        started_at: of the poll.
+    """
+    gap = connection.execute(
+        select(coverage.c.started_at, coverage.c.gap_started_at, coverage.c.gap_cause)
+        .where(coverage.c.account == account, coverage.c.started_at > started_at)
+        .order_by(coverage.c.started_at)
+        .limit(1)
+    ).first()
+    if gap is None or gap.gap_started_at is None or gap.gap_started_at >= started_at:
+        return
+    if gap.gap_cause == NOT_RUNNING and outcome == NOT_KEPT:
+        cause = outcome
+    else:
+        outcomes = connection.scalars(
+            select(polls.c.outcome)
+            .where(
+                polls.c.account == account,
+                polls.c.started_at > gap.gap_started_at,
+                polls.c.started_at < gap.started_at,
+                polls.c.outcome != "ok",
+            )
+            .group_by(polls.c.outcome)
+            .order_by(func.count().desc(), func.max(polls.c.started_at).desc())
+        ).all()
+        if not outcomes or gap.gap_cause not in {NOT_RUNNING, *outcomes}:
+            return
+        cause = outcomes[0]
+    connection.execute(
+        update(coverage)
+        .where(coverage.c.account == account, coverage.c.started_at == gap.started_at)
+        .values(gap_cause=cause)
+    )

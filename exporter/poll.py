@@ -152,7 +152,7 @@ class Poller:
             )
         except BusyError as error:
             _log.error(
-                "another exporter is polling this account: try again later",
+                "another exporter is polling this account, or was asked to pause: try again later",
                 extra={"event": "busy", "account": self.account},
             )
             return error.exit_code
@@ -169,7 +169,7 @@ class Poller:
         head = self._claim(unless_polled_within, unless_refused_within, drain)
         poll, error = self._ask(head)
         code = Exit.OK if error is None else error.exit_code
-        written = self._keep(poll, head)
+        written = self._keep(poll, head, rest=_rest_after(error))
         if error is not None:
             self._log_failure(poll, error, again=again)
         elif isinstance(written, Written):
@@ -305,16 +305,15 @@ class Poller:
     def _rest_after(self, error: ApiError, began: float) -> None:
         refused = isinstance(error, UnauthorizedError)
         self._refused = self._refused + 1 if refused else 0
-        rest = min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER)
-        self._resting_until = elapsed() + rest
+        self._resting_until = elapsed() + _rest_after(error)
         if self._refused >= PATIENCE:
             self._resting_until = max(self._resting_until, began + _PAUSE)
 
-    def _keep(self, poll: Poll, head: Head | None) -> Written | Exit:
+    def _keep(self, poll: Poll, head: Head | None, *, rest: float) -> Written | Exit:
         """Write the poll, or spool it; what was written, or the exit code for what was not."""
         if head is not None:
             try:
-                return self._write(poll, head)
+                return self._write(poll, head, rest=rest)
             except DatabaseError as error:
                 self._away = str(error)
         try:
@@ -340,12 +339,13 @@ class Poller:
             )
         return Exit.TEMPORARY
 
-    def _write(self, poll: Poll, head: Head | None) -> Written:
+    def _write(self, poll: Poll, head: Head | None, *, rest: float = 0.0) -> Written:
         return self._store.write(
             poll,
             head=head,
             interval=self.timing.interval,
             confirm_removal=self.timing.confirm_removal,
+            rest=rest,
         )
 
     def _log_success(self, written: Written) -> None:
@@ -382,3 +382,8 @@ class Poller:
                 "next": f"poll again in {wait:.3g} s" if again else "give up",
             },
         )
+
+
+def _rest_after(error: ApiError | None) -> float:
+    """Seconds for which the exchange wants to be left alone."""
+    return 0.0 if error is None else min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER)

@@ -132,6 +132,32 @@ def test_a_rate_limit_is_kept_for_as_long_as_it_asks_within_reason(  # noqa: PLR
         assert due(poller) == Exit.OK
 
 
+def test_a_rate_limit_binds_all_exporters_of_the_account(
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    database_url: str,
+    forward: Callable[[float], None],
+) -> None:
+    exchange.script(key_id, Answer.rate_limited("120"))
+    config = write_config(database_url=database_url, poll=POLL)
+    with process(config) as one, process(config) as other:
+        assert due(one) == Exit.UNAVAILABLE
+        assert (due(one), due(other)) == (None, None)
+        with process(config) as once:
+            assert once.poll() == Exit.TEMPORARY
+        forward(110)
+        assert (due(one), due(other)) == (None, None)
+        assert len(exchange.requests) == 1
+        forward(10)
+        assert (due(other), due(one)) == (Exit.OK, Exit.OK)
+    assert [row["outcome"] for row in rows(database_url, "SELECT outcome FROM polls")] == [
+        "rate_limited",
+        "ok",
+        "ok",
+    ]
+
+
 def test_what_a_full_spool_lost_is_a_gap_with_its_cause(
     exchange: Exchange,
     key_id: str,

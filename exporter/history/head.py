@@ -20,6 +20,7 @@ from sqlalchemy import (
     case,
     false,
     func,
+    literal,
     null,
     or_,
     select,
@@ -27,7 +28,7 @@ from sqlalchemy import (
 )
 
 from exporter.history.gaps import NOT_KEPT, explain_late
-from exporter.history.schema import accounts, gap_outcomes
+from exporter.history.schema import Instant, accounts, gap_outcomes
 
 PATIENCE = 3
 """So many polls in a row may be refused before a daemon asks less often."""
@@ -181,9 +182,24 @@ def remember_digest(connection: Connection, account: str, digest: str | None) ->
 
 
 def count_failure(
-    connection: Connection, account: str, *, owner: str, outcome: str, started_at: datetime
+    connection: Connection,
+    account: str,
+    *,
+    owner: str,
+    outcome: str,
+    started_at: datetime,
+    rest_until: datetime | None,
 ) -> None:
-    """Note a poll that failed, for the cause of the gap that may come of it; end owner's claim."""
+    """Note a poll that failed, for the cause of the gap that may come of it; end owner's claim.
+
+    Args:
+        connection: in a transaction.
+        account: by its name.
+        owner: who polled.
+        outcome: of the poll.
+        started_at: of the poll.
+        rest_until: keeps the owner's claim until then, because the exchange asked for a pause.
+    """
     failed, refused = accounts.c.failed_polls, accounts.c.refused_polls
     # From the spool it may come late: then the account has been observed since.
     late = func.coalesce(accounts.c.observed_at >= started_at, false())
@@ -195,7 +211,10 @@ def count_failure(
             refused_polls=case(
                 (late, refused), else_=refused + 1 if outcome == "unauthorized" else 0
             ),
-            claimed_until=unless_owned(),
+            claimed_until=case(
+                (accounts.c.claimed_by == bindparam("owner"), literal(rest_until, Instant)),
+                else_=accounts.c.claimed_until,
+            ),
         )
         .returning(accounts.c.observed_at),
         {"owner": owner},

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -123,7 +123,13 @@ class Store:
             heads.note_loss(connection, account, polls=polls, last_started_at=last_started_at)
 
     def write(
-        self, poll: Poll, *, head: Head | None, interval: float, confirm_removal: int
+        self,
+        poll: Poll,
+        *,
+        head: Head | None,
+        interval: float,
+        confirm_removal: int,
+        rest: float = 0.0,
     ) -> Written:
         """Write one poll, whole or not at all, and end this process's claim on the account.
 
@@ -133,6 +139,8 @@ class Store:
                 the spool; it may have been written already, and is then left as it is.
             interval: seconds between polls of this account.
             confirm_removal: how many polls in a row must miss a group before it is removed.
+            rest: seconds from the end of a failed poll for which the exchange wants to be left
+                alone: the claim goes on for so long, so that no other exporter asks either.
 
         Raises:
             DatabaseError: the database failed. If the connection was lost during the commit,
@@ -157,6 +165,7 @@ class Store:
                     owner=self._owner,
                     outcome=poll.outcome,
                     started_at=poll.started_at,
+                    rest_until=poll.finished_at + timedelta(seconds=rest) if rest else None,
                 )
                 return Written(outcome=poll.outcome)
             # Without its groups it repeats an answer; another may have come in between.

@@ -152,7 +152,7 @@ class Poller:
             )
         except BusyError as error:
             _log.error(
-                "another exporter is polling this account, or was asked to pause: try again later",
+                "another exporter is polling this account: try again later",
                 extra={"event": "busy", "account": self.account},
             )
             return error.exit_code
@@ -166,7 +166,13 @@ class Poller:
         again: bool,
     ) -> Exit:
         began = elapsed()
-        head = self._claim(unless_polled_within, unless_refused_within, drain)
+        head = self._claim(
+            drain,
+            unless_polled_within=unless_polled_within,
+            unless_refused_within=unless_refused_within,
+            # One run by itself always asks.
+            unless_resting=again,
+        )
         poll, error = self._ask(head)
         code = Exit.OK if error is None else error.exit_code
         written = self._keep(poll, head, rest=_rest_after(error))
@@ -219,20 +225,18 @@ class Poller:
         )
         self._listeners.tell(lambda listener: listener.polled(event))
 
-    def _claim(
-        self, unless_polled_within: float, unless_refused_within: float, drain: float
-    ) -> Head | None:
+    def _claim(self, drain: float, **unless: Any) -> Head | None:
         """Claim the account and write what waits in the spool, for so many seconds.
 
         Returns:
             None if this poll must be spooled: the database is away, or older polls still wait.
         """
         try:
-            head = self._claimed(unless_polled_within, unless_refused_within)
+            head = self._claimed(**unless)
             emptied = self._backlog.drain(drain)
             if self._backlog.drained:
                 # Which has moved the head.
-                head = self._claimed(0.0, 0.0)
+                head = self._claimed()
         except DatabaseError as error:
             self._away = str(error)
             return None
@@ -241,14 +245,13 @@ class Poller:
             return None
         return head
 
-    def _claimed(self, unless_polled_within: float, unless_refused_within: float) -> Head:
+    def _claimed(self, **unless: Any) -> Head:
         head = self._store.claim(
             self.account,
             now=self._clock.now(),
             # Over by the next tick, so that others take over then.
             lease=min(self.timing.deadline, _MOST_OF * self.timing.interval),
-            unless_polled_within=unless_polled_within,
-            unless_refused_within=unless_refused_within,
+            **unless,
         )
         self._refused = head.refused_polls
         return head

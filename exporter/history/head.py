@@ -79,6 +79,7 @@ def claim(
     lease: float,
     unless_polled_within: float = 0.0,
     unless_refused_within: float = 0.0,
+    unless_resting: bool = False,
 ) -> Head | None:
     """Read an account's head, and tell other exporters to leave the account alone for a while.
 
@@ -93,10 +94,13 @@ def claim(
         unless_polled_within: seconds; refuse if another exporter began a poll so recently.
         unless_refused_within: seconds; refuse if any exporter began a poll so recently, and the
             exchange has refused the last `PATIENCE` of them.
+        unless_resting: refuse if the exchange has asked any exporter for a pause that is not over.
 
     Returns:
-        The head; None if another exporter is polling the account, or has just done so.
+        The head; None if another exporter is polling the account, or has just done so, or if the
+        account is to be left alone.
     """
+    latest = now + timedelta(seconds=_LONGEST_LEASE)
     row = connection.execute(
         _claim(connection.dialect.name),
         {
@@ -105,9 +109,10 @@ def claim(
             "now": now,
             "until": now + timedelta(seconds=lease),
             # A claim or poll in the future is a clock's error, and binds nobody.
-            "latest": now + timedelta(seconds=_LONGEST_LEASE),
+            "latest": latest,
             "polled_before": now - timedelta(seconds=unless_polled_within),
             "refused_before": now - timedelta(seconds=unless_refused_within),
+            "rested_by": now if unless_resting else latest,
         },
     ).one_or_none()
     return None if row is None else Head(*row[: len(_COLUMNS)])
@@ -131,6 +136,11 @@ def _claim(dialect: str) -> Executable:
     free = and_(
         or_(mine, and_(unclaimed, rested("polled_before"))),
         or_(accounts.c.refused_polls < PATIENCE, rested("refused_before")),
+        or_(
+            accounts.c.rest_until.is_(None),
+            accounts.c.rest_until <= bindparam("rested_by"),
+            accounts.c.rest_until > bindparam("latest"),
+        ),
     )
     taken: dict[str, Any] = {
         "polled_at": bindparam("now"),
@@ -198,7 +208,7 @@ def count_failure(
         owner: who polled.
         outcome: of the poll.
         started_at: of the poll.
-        rest_until: keeps the owner's claim until then, because the exchange asked for a pause.
+        rest_until: the end of the pause that the exchange asked for; None if it did not.
     """
     failed, refused = accounts.c.failed_polls, accounts.c.refused_polls
     # From the spool it may come late: then the account has been observed since.
@@ -211,10 +221,8 @@ def count_failure(
             refused_polls=case(
                 (late, refused), else_=refused + 1 if outcome == "unauthorized" else 0
             ),
-            claimed_until=case(
-                (accounts.c.claimed_by == bindparam("owner"), literal(rest_until, Instant)),
-                else_=accounts.c.claimed_until,
-            ),
+            claimed_until=unless_owned(),
+            rest_until=literal(rest_until, Instant),
         )
         .returning(accounts.c.observed_at),
         {"owner": owner},

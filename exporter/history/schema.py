@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest revision in `migrations/versions/`: the schema that this version reads and writes."""
 
 
@@ -114,6 +114,8 @@ accounts = Table(
     Column("polled_at", Instant),
     Column("claimed_by", Text),
     Column("claimed_until", Instant),
+    # The end of the pause that the exchange asked for last.
+    Column("rest_until", Instant),
 )
 
 gap_outcomes = Table(

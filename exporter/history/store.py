@@ -89,6 +89,7 @@ class Store:
         lease: float,
         unless_polled_within: float = 0.0,
         unless_refused_within: float = 0.0,
+        unless_resting: bool = False,
     ) -> Head:
         """Read an account's head and claim the account; see `exporter.history.head.claim`.
 
@@ -108,6 +109,7 @@ class Store:
                 lease=lease,
                 unless_polled_within=unless_polled_within,
                 unless_refused_within=unless_refused_within,
+                unless_resting=unless_resting,
             )
         if head is None:
             raise BusyError(f"{account}: another exporter is polling this account, or just did")
@@ -140,7 +142,7 @@ class Store:
             interval: seconds between polls of this account.
             confirm_removal: how many polls in a row must miss a group before it is removed.
             rest: seconds from the end of a failed poll for which the exchange wants to be left
-                alone: the claim goes on for so long, so that no other exporter asks either.
+                alone; other exporters heed it too.
 
         Raises:
             DatabaseError: the database failed. If the connection was lost during the commit,

@@ -19,7 +19,7 @@ def second(history: "History") -> Store:
     return Store(history.database, owner="second")
 
 
-def claim(history: "History", store: Store, seconds: float, **options: float) -> Head:
+def claim(history: "History", store: Store, seconds: float, **options: Any) -> Head:
     return store.claim("main", now=history.at(seconds), **{"lease": 10.0} | options)
 
 

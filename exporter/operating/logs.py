@@ -44,24 +44,34 @@ _BARE_VALUE = re.compile(r"[^\s\"'=\\]+")
 
 
 class _Secrets:
-    """The texts that no line may hold, kept as one pattern."""
+    """The texts that no line may hold: thousands of accounts have thousands of them."""
 
     def __init__(self) -> None:
-        self._forms: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
+        self._forms: dict[str, tuple[str, ...]] = {}  # by how they begin, the longest first
 
     def add(self, secret: str) -> None:
         if len(secret) < _SHORTEST_SECRET:
             return
         # Libraries repeat a secret as it is, as a URL has it, or as Python spells it.
         encoded = quote(secret.encode("utf-8", "surrogateescape"), safe="")
-        self._forms |= {secret, encoded, repr(secret)[1:-1]}
-        # The longest first, so that a secret within a secret leaves nothing of the longer one.
-        forms = sorted(self._forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, forms)))
+        for form in {secret, encoded, repr(secret)[1:-1]}:
+            head = form[:_SHORTEST_SECRET]
+            known = {form, *self._forms.get(head, ())}
+            # So that a secret within a secret leaves nothing of the longer one.
+            self._forms[head] = tuple(sorted(known, key=len, reverse=True))
 
     def hide(self, text: str) -> str:
-        return self._pattern.sub("***", text) if self._pattern else text
+        shown: list[str] = []
+        done = at = 0
+        while self._forms and at <= len(text) - _SHORTEST_SECRET:
+            for form in self._forms.get(text[at : at + _SHORTEST_SECRET], ()):
+                if text.startswith(form, at):
+                    shown += (text[done:at], "***")
+                    done = at = at + len(form)
+                    break
+            else:
+                at += 1
+        return "".join((*shown, text[done:])) if shown else text
 
 
 _secrets = _Secrets()

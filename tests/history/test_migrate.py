@@ -308,6 +308,21 @@ def test_a_current_schema_is_found_without_alembic(sqlite: Database) -> None:
     assert run(start(script, str(sqlite.url))) == [0]
 
 
+def test_what_somebody_had_sqlite_count_stays(
+    sqlite: Database, history_of: Callable[[Database], "History"]
+) -> None:
+    migrate(sqlite, to="0004")
+    history = history_of(sqlite)
+    history.observe(0, history.group("a"), history.group("b"))
+    execute(sqlite, "ANALYZE")
+    counted = "SELECT stat FROM sqlite_stat1 WHERE idx = 'order_group_snapshots_open'"
+    with sqlite.transaction() as connection:
+        before = connection.execute(text(counted)).scalars().all()
+    migrate(sqlite)
+    with sqlite.transaction() as connection:
+        assert connection.execute(text(counted)).scalars().all() == before == ["2 2 1"]
+
+
 def test_a_sqlite_file_is_copied_before_an_upgrade_and_only_then(
     sqlite: Database,
     history_of: Callable[[Database], "History"],

@@ -337,6 +337,27 @@ def test_what_the_search_cannot_find_it_says_where_to_find(
     assert browser.problems() == []
 
 
+def test_many_accounts_are_drawn_when_one_comes_near(
+    browser: Browser, sqlite_recorder: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    for number in range(20):
+        sqlite_recorder.ok(number, [OrderGroup("g", True)], account=f"account-{number:02}")
+    report(sqlite_recorder.url, path, intervals={}, now=sqlite_recorder.at(60))
+    browser.open(path)
+    undrawn = "document.querySelectorAll('.account:not(:has(canvas))').length"
+    assert 5 < browser.run(undrawn) <= 12
+    assert browser.run("document.querySelectorAll('section.account h2').length") == 20
+    browser.run("location.hash = '#account-19'")
+    time.sleep(0.3)  # for the browser to notice
+    assert browser.run("document.querySelectorAll('#account-19 canvas.timeline').length") == 2
+    assert browser.run(undrawn) > 5
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    assert browser.run(undrawn) == 0
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    assert browser.problems() == []
+
+
 def test_it_prints(browser: Browser, page: Path) -> None:
     browser.open(page, scheme="dark")
     printed = browser.ask("Page.printToPDF", printBackground=True)["data"]

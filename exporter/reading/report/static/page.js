@@ -94,7 +94,46 @@ function accountSection(account, number) {
     ...(account.failed.length ? [later[0].figure, ...texts, ...later.slice(1).map((each) => each.figure)] : [...texts, ...later.map((each) => each.figure)]),
     ...versions(account),
   );
-  return { section, make: () => [...pictures, ...later].forEach((each) => each.make()), lanes };
+  // To be called once the section has its place, and with it a width.
+  const draw = () => {
+    [...pictures, ...later].forEach((each) => each.make());
+    if (lanes) lanes.show();
+  };
+  return { section, draw };
+}
+
+// Sections that are made when somebody comes near: hundreds of accounts would take a minute.
+const waiting = new Map();
+const MADE_AT_ONCE = 8;
+
+function place(account, number) {
+  const name = `Account ${visible(account.name)}`;
+  const made = element(
+    "section",
+    { className: "account waiting", id: `account-${number}`, "aria-label": name },
+    element("h2", {}, "Account ", foreign(account.name)),
+  );
+  waiting.set(made, () => accountSection(account, number));
+  return made;
+}
+
+function finish(found) {
+  if (!waiting.has(found)) return;
+  const { section, draw } = waiting.get(found)();
+  waiting.delete(found);
+  found.replaceWith(section);
+  draw();
+}
+
+function finishWhenNear(places) {
+  const near = new IntersectionObserver(
+    (seen) => seen.filter((each) => each.isIntersecting).forEach(({ target }) => {
+      near.unobserve(target);
+      finish(target);
+    }),
+    { rootMargin: "800px" },
+  );
+  places.forEach((each) => near.observe(each));
 }
 
 function redrawAll() {
@@ -105,7 +144,7 @@ function start() {
   const title = `Order groups, ${instant(data.since)} to ${instant(data.until)}`;
   document.title = title;
   const page = document.getElementById("report");
-  const sections = data.accounts.map(accountSection);
+  const places = data.accounts.map(place);
   page.replaceChildren(
     element(
       "header",
@@ -114,22 +153,19 @@ function start() {
       element("p", {}, `${instant(data.since)} to ${instant(data.until)}. All times are UTC.`),
       element("p", { className: "note" },
         "A history made by polling: what began and ended between two looks is not in it. " +
-        "Drag over a picture to see less time, larger; double-click to see all."),
+        "Drag over a picture, or use the buttons, to see less time, larger; double-click to see all."),
     ),
     ...data.accounts.map(summary),
     ...(data.left_out
       ? [element("p", {}, `${count(data.left_out)} more accounts found no room on this page: make pages of some accounts each, with --account.`)]
       : []),
     ...(data.accounts.length ? [toolbar()] : [element("p", {}, "Nothing is recorded yet.")]),
-    ...sections.map((each) => each.section),
+    ...places,
     element("footer", {}, element("p", { className: "note" },
       `Made by kalshi-exporter ${data.version} at ${instant(data.made)}. Charts: uPlot 1.6.32, MIT licence.`)),
   );
-  // Only now do they have a width.
-  for (const { make, lanes } of sections) {
-    make();
-    if (lanes) lanes.show();
-  }
+  places.slice(0, MADE_AT_ONCE).forEach(finish);
+  finishWhenNear(places.slice(MADE_AT_ONCE));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
   let width = innerWidth;
   addEventListener("resize", () => {
@@ -137,6 +173,7 @@ function start() {
     width = innerWidth;
   });
   const printing = (begins) => () => {
+    [...waiting.keys()].forEach(finish);
     document.documentElement.classList.toggle("printing", begins);
     redrawAll();
   };

@@ -1,17 +1,18 @@
 """The commands: each parses, puts together, calls one function, and gives its exit code.
 
-Only Click is imported here: `--help` needs no more, and cron starts the rest every minute.
+Only Click is imported here: `--help` needs no more, not even pathlib, and cron starts the rest
+every minute.
 """
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from exporter import __version__
-from exporter.errors import ConfigurationError, DatabaseError, Exit, ExporterError
+from exporter.cli_support import Commands, Context, Duration, Instant
+from exporter.errors import ConfigurationError, DatabaseError, Exit
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,161 +21,16 @@ if TYPE_CHECKING:
     from exporter.reading.queries import What
 
 
-class _Commands(click.Group):
-    """A group whose commands end in one line and an exit code, never in a traceback."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # Click's signature
-        """List commands in the order in which they were added: that of a user's day."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; turn its errors into lines and exit codes."""
-        try:
-            code = super().invoke(ctx)
-        except ConfigurationError as error:
-            for fault in error.faults:
-                _complain(fault)
-            code = error.exit_code
-        except ExporterError as error:
-            _complain(str(error))
-            code = error.exit_code
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
-        except KeyboardInterrupt:
-            raise click.Abort from None
-        except Exception as error:
-            if _standard_output_failed(error):
-                code = Exit.DATABASE
-            elif os.environ.get("KALSHI_EXPORTER_TRACEBACK"):
-                raise
-            else:
-                _complain(
-                    f"unexpected {type(error).__name__}: {error}; please report it, with what"
-                    " KALSHI_EXPORTER_TRACEBACK=1 shows"
-                )
-                code = Exit.FAILURE
-        ctx.exit(int(code or 0))
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run as a program; `--help` and `--version` come here, before `invoke`."""
-        try:
-            return super().main(*args, **kwargs)
-        except OSError as error:
-            if not _standard_output_failed(error):
-                raise
-            sys.exit(Exit.DATABASE)
+_DURATION = Duration()
+_INSTANT = Instant()
 
 
-def _standard_output_failed(error: BaseException) -> bool:
-    """Whether it was Click that failed, writing an answer: on a full disk, say."""
-    if not isinstance(error, OSError):
-        return False
-    import traceback
-
-    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    if frame.f_globals["__name__"] != click.utils.__name__:
-        return False
-    # Else Python tries again at its end, and complains once more.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    _complain(f"cannot write to standard output: {error.strerror or error}")
-    return True
-
-
-def _complain(text: str) -> None:
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    click.echo(f"kalshi-exporter: {line}", err=True)
-
-
-def _leave_no_core() -> None:
-    """Let no crash write this process's memory to a disk: keys and passwords will be in it."""
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-
-
-class _Context:
-    """What the global options said; the configuration is read when a command asks for it."""
-
-    def __init__(self, path: Path, log_level: str | None, log_format: str | None) -> None:
-        self._path = path
-        self._log_level = log_level
-        self._log_format = log_format
-
-    def configuration(self) -> "Configuration":
-        """Read the configuration, and log as it says."""
-        configuration = self.load()
-        self.adopt(configuration)
-        return configuration
-
-    def load(self) -> "Configuration":
-        """Read the configuration."""
-        from exporter.config import load
-
-        _leave_no_core()
-        return load(self._path)
-
-    def adopt(self, configuration: "Configuration") -> None:
-        """Log as this configuration says."""
-        from exporter.operating import logs
-
-        for secret in configuration.secrets:
-            logs.protect(secret)
-        logs.configure(
-            self._log_level or configuration.log.level,
-            self._log_format or configuration.log.format,
-        )
-
-
-class _Duration(click.ParamType[float]):
-    """Seconds, typed as 90s, 5m, 1h or 2d."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        from exporter.config import parse_duration
-
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class _Instant(click.ParamType["datetime"]):
-    """An instant in UTC; says so on stderr where UTC had to be assumed."""
-
-    name = "instant"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> "datetime":
-        from exporter.reading.instants import parse_instant
-
-        try:
-            instant, assumed = parse_instant(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if assumed:
-            click.echo(f"{value} is taken as UTC: {instant:%Y-%m-%dT%H:%M:%SZ}", err=True)
-        return instant
-
-
-_DURATION = _Duration()
-_INSTANT = _Instant()
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     envvar="KALSHI_EXPORTER_CONFIG",
-    default=Path("config.toml"),
+    default="config.toml",
     show_default=True,
     show_envvar=True,
     help="The configuration file.",
@@ -188,7 +44,7 @@ _INSTANT = _Instant()
 @click.version_option(__version__, prog_name="kalshi-exporter")
 @click.pass_context
 def main(
-    context: click.Context, config: Path, log_level: str | None, log_format: str | None
+    context: click.Context, config: str, log_level: str | None, log_format: str | None
 ) -> None:
     """Record what your Kalshi order groups are doing, and know it for any moment later.
 
@@ -199,7 +55,7 @@ def main(
     From cron:                   kalshi-exporter --log-level ERROR run-once
     As a service:                kalshi-exporter daemon
     """
-    context.obj = _Context(config, log_level, log_format)
+    context.obj = Context(config, log_level, log_format)
 
 
 @main.command()
@@ -212,10 +68,10 @@ def main(
 )
 @click.option(
     "--directory",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     help="Where its files are kept; else in a fresh temporary directory.",
 )
-def demo(seconds: int, directory: Path | None) -> None:
+def demo(seconds: int, directory: str | None) -> None:
     """Show the exporter at work on a pretend exchange; no account is needed.
 
     An exchange on this machine verifies every signature, while order groups come, change and go on
@@ -227,14 +83,16 @@ def demo(seconds: int, directory: Path | None) -> None:
       kalshi-exporter demo
       kalshi-exporter demo --seconds 60 --directory try-it
     """
+    from pathlib import Path
+
     from exporter.demo.run import run
 
-    run(seconds, directory)
+    run(seconds, None if directory is None else Path(directory))
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path), default=Path("config.toml"))
-def init(path: Path) -> None:
+@click.argument("path", type=click.Path(), default="config.toml")
+def init(path: str) -> None:
     """Write a commented configuration to PATH; an existing file is never touched.
 
     \b
@@ -259,7 +117,7 @@ def init(path: Path) -> None:
 @main.command()
 @click.option("--offline", is_flag=True, help="Ask the exchange nothing.")
 @click.pass_obj
-def check(context: _Context, offline: bool) -> Exit:
+def check(context: Context, offline: bool) -> Exit:
     """Look at configuration, keys, database, schema and spool, then ask the exchange once.
 
     Changes nothing. Each line is a finding, ok, in doubt or wrong, and says what to do. If the
@@ -302,7 +160,7 @@ _account_option = click.option(
 @main.command("run-once")
 @_account_option
 @click.pass_obj
-def run_once(context: _Context, names: tuple[str, ...]) -> Exit:
+def run_once(context: Context, names: tuple[str, ...]) -> Exit:
     """Poll each account once, record it, and exit: for cron.
 
     The exit code is the highest of all accounts: 0 recorded, 65 invalid answer, 69 exchange
@@ -321,7 +179,7 @@ def run_once(context: _Context, names: tuple[str, ...]) -> Exit:
 
 @main.command()
 @click.pass_obj
-def daemon(context: _Context) -> Exit:
+def daemon(context: Context) -> Exit:
     """Poll every account on its interval until SIGTERM or SIGINT: for systemd.
 
     SIGHUP reads the configuration and the keys again, and changes nothing if anything is wrong with
@@ -344,7 +202,7 @@ def daemon(context: _Context) -> Exit:
     help="Exit with 1 if an account's last observation is older; default: 2.5 intervals.",
 )
 @click.pass_obj
-def status(context: _Context, as_json: bool, max_age: float | None) -> Exit:
+def status(context: Context, as_json: bool, max_age: float | None) -> Exit:
     """Tell how recording goes: last poll, last success, groups, changes, gap, staleness.
 
     Reads the database and the spool only. Exits with 1 if an account is stale.
@@ -407,7 +265,7 @@ def status(context: _Context, as_json: bool, max_age: float | None) -> Exit:
 )
 @click.pass_obj
 def export(  # noqa: PLR0917  # Click calls it by keywords
-    context: _Context,
+    context: Context,
     what: "What",
     as_of: "datetime | None",
     since: "datetime | None",
@@ -433,6 +291,7 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
     """
     from contextlib import ExitStack
     from datetime import UTC, datetime
+    from pathlib import Path
 
     from exporter.reading.export import export as write
 
@@ -476,8 +335,8 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("report.html"),
+    type=click.Path(dir_okay=False),
+    default="report.html",
     show_default=True,
     help="The file, replaced as a whole at the end.",
 )
@@ -486,8 +345,8 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
 @_account_option
 @click.pass_obj
 def report(
-    context: _Context,
-    output: Path,
+    context: Context,
+    output: str,
     since: "datetime | None",
     until: "datetime | None",
     names: tuple[str, ...],
@@ -503,6 +362,7 @@ def report(
       kalshi-exporter report --since 2026-03-01 --until 2026-04-01 -o march.html
     """
     from datetime import UTC, datetime
+    from pathlib import Path
 
     from exporter.reading.report.page import report as write
 
@@ -510,7 +370,7 @@ def report(
     try:
         done = write(
             configuration.database.url,
-            output,
+            Path(output),
             intervals={account.name: account.poll.interval for account in configuration.accounts},
             now=datetime.now(UTC),
             since=since,
@@ -540,7 +400,7 @@ def report(
 
 @main.command()
 @click.pass_obj
-def migrate(context: _Context) -> None:
+def migrate(context: Context) -> None:
     """Bring the database's schema to this version; a SQLite file is copied before.
 
     \b
@@ -566,7 +426,7 @@ def migrate(context: _Context) -> None:
 @click.option("--older-than", type=_DURATION, required=True, help="Such as 90d, 12w or 36h.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.pass_obj
-def prune(context: _Context, older_than: float, dry_run: bool) -> None:
+def prune(context: Context, older_than: float, dry_run: bool) -> None:
     """Drop old rows of the table polls; never a snapshot, never coverage.
 
     What the other tables and the views say stays as it is. May run while others poll.

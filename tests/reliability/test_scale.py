@@ -1,6 +1,9 @@
 """Many accounts keep their grid, and several daemons divide them; `tests/soak/grid.py` in short."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -93,3 +96,24 @@ def test_two_daemons_divide_the_accounts_keep_their_own_and_take_over(  # noqa: 
     assert str(killed) in processes()
     second.wait(lambda: processes() == {str(survivor)}, "all accounts taken over")
     assert second.stop() == 0
+
+
+def test_a_connection_of_each_account_finds_room_among_the_open_files(
+    exchange: Exchange, key_pair: "KeyPair", write_config: "WriteConfig", tmp_path: Path
+) -> None:
+    exchange.register("a-key", key_pair.public_key)
+    accounts: list[dict[str, Any]] = [
+        {"name": f"account {number}", "key_id": "a-key"} for number in range(80)
+    ]
+    config = write_config(account=accounts[0], more_accounts=accounts[1:])
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -Sn 60; exec "$0" -m exporter run-once', sys.executable],
+        cwd=config.parent,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[:2000]
+    assert len(exchange.requests) == 80

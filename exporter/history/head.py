@@ -33,6 +33,7 @@ from exporter.history.schema import Instant, accounts, gap_outcomes
 PATIENCE = 3
 """So many polls in a row may be refused before a daemon asks less often."""
 
+_SAME_TICK = 1.0  # seconds that exporters may differ in coming to a tick
 _LONGEST_LEASE = 600.0  # seconds: the longest deadline that the configuration allows
 _TICK = timedelta(microseconds=1)
 
@@ -108,6 +109,8 @@ def claim(
             "owner": owner,
             "now": now,
             "until": now + timedelta(seconds=lease),
+            # Of two at one tick, whoever asked its clock first may come to the database second.
+            "soon": now + timedelta(seconds=min(unless_polled_within, _SAME_TICK)),
             # A claim or poll in the future is a clock's error, and binds nobody.
             "latest": latest,
             "polled_before": now - timedelta(seconds=unless_polled_within),
@@ -120,11 +123,11 @@ def claim(
 
 @cache
 def _claim(dialect: str) -> Executable:
-    def rested(latest: str) -> ColumnElement[bool]:
+    def rested(latest: str, future: str) -> ColumnElement[bool]:
         return or_(
             accounts.c.polled_at.is_(None),
             accounts.c.polled_at <= bindparam(latest),
-            accounts.c.polled_at > bindparam("now"),
+            accounts.c.polled_at > bindparam(future),
         )
 
     unclaimed = or_(
@@ -134,8 +137,8 @@ def _claim(dialect: str) -> Executable:
     )
     mine = accounts.c.claimed_by == bindparam("owner")
     free = and_(
-        or_(mine, and_(unclaimed, rested("polled_before"))),
-        or_(accounts.c.refused_polls < PATIENCE, rested("refused_before")),
+        or_(mine, and_(unclaimed, rested("polled_before", "soon"))),
+        or_(accounts.c.refused_polls < PATIENCE, rested("refused_before", "now")),
         or_(
             accounts.c.rest_until.is_(None),
             accounts.c.rest_until <= bindparam("rested_by"),

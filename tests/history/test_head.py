@@ -78,6 +78,15 @@ def test_a_poll_of_another_counts_for_a_while(history: "History", second: Store)
     claim(history, second, 54, unless_polled_within=54)
 
 
+def test_of_two_at_one_tick_who_asked_its_clock_first_may_come_second(
+    history: "History", second: Store
+) -> None:
+    history.write(history.poll(10.03), claim(history, history.store, 10.01))
+    with pytest.raises(BusyError):
+        claim(history, second, 10.0, unless_polled_within=54)
+    claim(history, second, 10.0)  # such as `run-once`
+
+
 @pytest.mark.parametrize("seconds", [-601.0, -86_400.0])
 def test_a_claim_and_a_poll_in_the_future_bind_nobody(
     history: "History", second: Store, seconds: float

@@ -308,13 +308,15 @@ def test_a_current_schema_is_found_without_alembic(sqlite: Database) -> None:
     assert run(start(script, str(sqlite.url))) == [0]
 
 
-def test_what_somebody_had_sqlite_count_stays(
-    sqlite: Database, history_of: Callable[[Database], "History"]
-) -> None:
+def test_what_somebody_had_sqlite_count_stays(sqlite: Database) -> None:
     migrate(sqlite, to="0004")
-    history = history_of(sqlite)
-    history.observe(0, history.group("a"), history.group("b"))
-    execute(sqlite, "ANALYZE")
+    execute(
+        sqlite,
+        "INSERT INTO order_group_snapshots (account, order_group_id, valid_from,"
+        " is_auto_cancel_enabled, first_poll_id)"
+        " VALUES ('main', 'a', '2026-01-01', 1, 1), ('main', 'b', '2026-01-01', 1, 1)",
+        "ANALYZE",
+    )
     counted = "SELECT stat FROM sqlite_stat1 WHERE idx = 'order_group_snapshots_open'"
     with sqlite.transaction() as connection:
         before = connection.execute(text(counted)).scalars().all()

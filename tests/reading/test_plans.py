@@ -145,6 +145,8 @@ def queries() -> dict[str, str]:
         " WHERE account = 'main' AND order_group_id = 'x' ORDER BY valid_from",
         "one group's changes": "SELECT * FROM order_group_changes"
         " WHERE account = 'main' AND order_group_id = 'x'",
+        "one group, whatever its account": "SELECT * FROM order_group_history"
+        " WHERE order_group_id = 'x'",
         "gaps of an account": "SELECT * FROM coverage_gaps WHERE account = 'main'"
         f" AND gap_end > '{to_text(at(3))}'",
     }
@@ -199,6 +201,16 @@ def test_without_an_account_sqlite_reads_the_table_once_and_looks_nothing_up(
     # Through an index on one of the instants it would look up each row that it finds: ten times
     # as long. The documented form below is for histories for which this is too long.
     assert plan_on_sqlite(sqlite, rule(INSTANTS[name])) == ["SCAN order_group_snapshots"]
+
+
+@pytest.mark.usefixtures("statistics")
+def test_what_changed_since_an_instant_is_found_by_time_on_sqlite(sqlite: Database) -> None:
+    # As `status` asks. Postgres decides by how much that is.
+    plan = plan_on_sqlite(
+        sqlite, f"SELECT * FROM order_group_changes WHERE changed_at >= '{to_text(at(DAYS - 1))}'"
+    )
+    assert any("order_group_snapshots_valid_from (valid_from>?" in line for line in plan), plan
+    assert any("order_group_snapshots_valid_to (valid_to>?" in line for line in plan), plan
 
 
 @pytest.mark.usefixtures("statistics")

@@ -182,6 +182,8 @@ def _members(body: bytes, surrogates: Surrogates) -> dict[str, msgspec.Raw]:
     except msgspec.ValidationError:
         got = strict_json.decode("the answer", body)
         raise _wrong("the answer", "an object", got) from None
+    except UnicodeDecodeError as error:
+        raise InvalidResponseError(f"the answer is not UTF-8: {error.reason}") from None
     except msgspec.DecodeError as error:
         raise InvalidResponseError(f"the answer is not JSON: {clean(str(error), 100)}") from None
     except RecursionError:

@@ -1,7 +1,6 @@
 """The step that an observation makes: the poll's row, the head's next version, coverage.
 
-Of all exporters that observed the same account at a time, one makes it. On Postgres it is one
-statement, unless a gap ends, since the way to the server may take longer than all else in a poll.
+Of all exporters that observed the same account at a time, one makes it.
 """
 
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     insert,
     select,
     update,
@@ -26,6 +26,30 @@ from exporter.history.schema import accounts, coverage, gap_outcomes, polls
 
 COVERAGE_INTERVALS = 2.5
 """A poll extends the latest stretch of coverage if it comes within so many intervals of its end."""
+
+
+def advance_at_once(
+    connection: Connection, head: Head, poll: Mapping[str, Any], *, owner: str, interval: float
+) -> bool:
+    """Do all that `advance` does in one statement, if nothing speaks against it.
+
+    Postgres alone has such statements. Most polls see no change, and then the ways to the server
+    and back take longer than anything else: this needs one of them, and a transaction five.
+
+    Args:
+        connection: from `Database.statement`; to Postgres.
+        head: as it was read.
+        poll: as for `advance`.
+        owner: who polls.
+        interval: seconds between polls of this account.
+
+    Returns:
+        Whether all of it is done. If not, nothing is: a gap ends, or the head has moved.
+    """
+    if _ends_gap(head, poll, interval):
+        return False
+    step = _step(head, poll, owner=owner) | {"since": head.coverage_started_at}
+    return bool(connection.execute(_at_once(), {**poll, **step}).scalar_one())
 
 
 def advance(
@@ -45,20 +69,9 @@ def advance(
         poll was written.
     """
     observed_at: datetime = poll["poll_observed_at"]
-    gap = None if head.observed_at is None else observed_at - head.observed_at
-    ends_gap = gap is None or gap > timedelta(seconds=COVERAGE_INTERVALS * interval)
-    step = {
-        "of": head.account,
-        "from_version": head.version,
-        "to_version": head.version + 1,
-        "owner": owner,
-        "seen_at": observed_at,
-        "seen_count": poll["poll_group_count"],
-        "since": observed_at if ends_gap else head.coverage_started_at,
-    }
-    if connection.dialect.name != "sqlite" and not ends_gap:
-        poll_id, advanced = connection.execute(_at_once(), {**poll, **step}).one()
-        return poll_id, advanced
+    ends_gap = _ends_gap(head, poll, interval)
+    step = _step(head, poll, owner=owner)
+    step["since"] = observed_at if ends_gap else head.coverage_started_at
     poll_id = connection.execute(INSERT_POLL, poll).scalar_one()
     if connection.execute(_ADVANCE, step | {"poll_id": poll_id}).rowcount == 0:
         return poll_id, False
@@ -78,6 +91,24 @@ def advance(
     return poll_id, True
 
 
+def _ends_gap(head: Head, poll: Mapping[str, Any], interval: float) -> bool:
+    if head.observed_at is None:
+        return True
+    gap: timedelta = poll["poll_observed_at"] - head.observed_at
+    return gap > timedelta(seconds=COVERAGE_INTERVALS * interval)
+
+
+def _step(head: Head, poll: Mapping[str, Any], *, owner: str) -> dict[str, Any]:
+    return {
+        "of": head.account,
+        "from_version": head.version,
+        "to_version": head.version + 1,
+        "owner": owner,
+        "seen_at": poll["poll_observed_at"],
+        "seen_count": poll["poll_group_count"],
+    }
+
+
 def _gap_cause(connection: Connection, head: Head) -> str | None:
     """The outcome that most polls since the last observation had, the latest of equals."""
     if head.observed_at is None:
@@ -90,14 +121,8 @@ def _gap_cause(connection: Connection, head: Head) -> str | None:
 # write it into each table that has such a column. In VALUES it insists on that name; not in SELECT.
 
 _POLL = {column.name: column.type for column in polls.columns if column.name != "id"}
-INSERT_POLL = (
-    insert(polls)
-    .from_select(
-        list(_POLL),
-        select(*[bindparam(f"poll_{name}", type_=kind) for name, kind in _POLL.items()]),
-    )
-    .returning(polls.c.id)
-)
+_PARAMETERS = [bindparam(f"poll_{name}", type_=kind) for name, kind in _POLL.items()]
+INSERT_POLL = insert(polls).from_select(list(_POLL), select(*_PARAMETERS)).returning(polls.c.id)
 _ADVANCE = (
     update(accounts)
     .where(accounts.c.account == bindparam("of"), accounts.c.version == bindparam("from_version"))
@@ -128,16 +153,25 @@ _MAIN_OUTCOME = (
 )
 
 
+# How long the statement waits for another exporter that holds the head. Set in it, for it is a
+# transaction of its own, and before it comes to the head, which needs the poll's number.
+_LOCK_TIMEOUT = func.set_config("lock_timeout", "10s", True)
+
+
 @cache
 def _at_once() -> Executable:
-    """All of them but those that end a gap, in one statement, which SQLite does not have."""
-    poll = INSERT_POLL.cte("poll")
+    new = select(
+        func.nextval(func.pg_get_serial_sequence("polls", "id")).label("id"), _LOCK_TIMEOUT
+    ).cte("new")
     advanced = (
-        _ADVANCE.values(last_poll_id=select(poll.c.id).scalar_subquery())
+        _ADVANCE.values(last_poll_id=select(new.c.id).scalar_subquery())
         .returning(accounts.c.account)
         .cte("advanced")
     )
     there = exists(select(advanced.c.account))
-    return select(poll.c.id, there).add_cte(
-        _EXTEND.where(there).cte("extended"), _FORGET_OUTCOMES.where(there).cte("forgotten")
+    poll = insert(polls).from_select(["id", *_POLL], select(new.c.id, *_PARAMETERS).where(there))
+    return select(there).add_cte(
+        poll.cte("poll"),
+        _EXTEND.where(there).cte("extended"),
+        _FORGET_OUTCOMES.where(there).cte("forgotten"),
     )

@@ -24,7 +24,7 @@ from exporter.model import LONGEST_ID, Int64, OrderGroup
 VERSION = b"1"
 
 _LONGEST_CURSOR = 4096  # characters
-_DIGITS = 40  # of a number that this version understands
+_DIGITS = 40  # of a number that this version understands, its two decimals included
 _SHOWN = 40  # characters of a wrong value that an error quotes
 
 # What an answer may hold in memory, whatever its sender made of the bytes that it may have.
@@ -37,7 +37,7 @@ _MOST_QUOTES = 12 * _MOST_GROUPS + 6  # on the short way, with all the fields th
 _GROUPS_AT_A_TIME = 1_000  # between two looks at the clock
 
 _DECIMAL = re.compile(r"-?([0-9]+)(?:\.([0-9]+))?")
-_INTEGER = re.compile(rf"-?[0-9]{{1,{_DIGITS}}}")
+_INTEGER = re.compile(rf"-?[0-9]{{1,{_DIGITS - 2}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +265,7 @@ def _integer(where: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, Number) or not _INTEGER.fullmatch(value.text):
-        raise _wrong(where, f"an integer of at most {_DIGITS} digits", value)
+        raise _wrong(where, f"an integer of at most {_DIGITS - 2} digits", value)
     return decimal(value.text)
 
 
@@ -294,12 +294,14 @@ def decimal(text: str) -> str:
     """A plain decimal with at least two decimals and no more than it needs: one form per value.
 
     Raises:
-        InvalidResponseError: another form, such as an exponent, or more than 40 digits.
+        InvalidResponseError: another form, such as an exponent, or more than 40 digits in this one.
     """
     match = _DECIMAL.fullmatch(text)
-    if match is None or len(match[1]) + len(match[2] or "") > _DIGITS:
+    if match is None:
         raise InvalidResponseError("not a plain decimal")
     digits = f"{match[1].lstrip('0') or '0'}.{(match[2] or '').rstrip('0').ljust(2, '0')}"
+    if len(digits) > _DIGITS + len("."):
+        raise InvalidResponseError("too many digits")
     return f"-{digits}" if text[0] == "-" and digits != "0.00" else digits
 
 

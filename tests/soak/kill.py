@@ -40,7 +40,7 @@ from exporter.errors import DatabaseError
 from exporter.history.database import Database
 from exporter.history.migrate import migrate
 from exporter.history.schema import REVISION
-from tests.soak.witness import Witness, broken_promises, differences, record_of
+from tests.soak.witness import Recorded, Witness, broken_promises, differences, record_of
 
 _LEASE = 0.5  # seconds: the deadline, which is when a killed exporter's claim expires
 _LONGEST_POLL = 30.0  # seconds for one poll that nobody kills, on a machine that is busy
@@ -77,6 +77,15 @@ def _command(arguments: list[str], log: str, away: bool) -> None:
 def _away(_database: Database) -> Iterator[Any]:
     raise DatabaseError("the soak has taken the database away")
     yield
+
+
+def _said(recorded: Recorded) -> dict[str, list[dict[str, Any]]]:
+    """All rows without what is null: a newer schema has more columns, which are empty."""
+    return {
+        table: [{name: each for name, each in row.items() if each is not None} for row in rows]
+        for table, rows in vars(recorded).items()
+        if isinstance(rows, list)
+    }
 
 
 class BrokenError(Exception):
@@ -285,7 +294,7 @@ class Migrations:
     def _judge(self, url: str, before: Any, *, done: bool) -> None:
         after = record_of(url)
         faults = broken_promises(after)
-        if after != before:
+        if _said(after) != _said(before):
             faults.append("a migration changed data")
         with closing(Database(url)) as database, database.transaction() as connection:
             revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

@@ -149,8 +149,8 @@ def test_in_the_nights_of_daylight_saving_polls_go_on_as_ever(
 
     watched.daemon.wait(is_over, f"polls over the moment when {night}")
     times = [poll["observed_at"] for poll in watched.polls]
-    # A busy machine may start the daemon too late to see the hour before.
-    assert before <= times[0] < moment + timedelta(seconds=20)
+    # The shift is of whole seconds; and a busy machine may start the daemon late.
+    assert before - timedelta(seconds=1) <= times[0] < moment + timedelta(seconds=20)
     assert times[-1] - times[0] < timedelta(seconds=60)
     assert len(watched.stop()) == 1
     _see_that_no_tick_is_late(watched.asked)

@@ -4,13 +4,13 @@ Nothing here rests on session state, so that a pooler in transaction mode may st
 """
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from exporter.clock import elapsed
@@ -113,6 +113,28 @@ def begin(connection: Connection) -> None:
         f"BEGIN; SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms';"
         f" SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS * 1000:.0f}ms'"
     )
+
+
+def copy_in(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Copy rows into a table: the server takes the first while the last are still being sent.
+
+    Args:
+        connection: in a transaction.
+        statement: COPY … FROM STDIN.
+        rows: with a value for each column; texts may stand for any type.
+
+    Raises:
+        DBAPIError: SQLAlchemy's, as from its own statements.
+    """
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        raise DBAPIError.instance(
+            statement, None, error, psycopg.Error, dialect=connection.dialect
+        ) from error
 
 
 def be_patient(connection: Connection, seconds: float | None = None) -> None:

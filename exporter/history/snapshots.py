@@ -15,7 +15,6 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    text,
     update,
 )
 
@@ -141,7 +140,7 @@ def write(
     opened = (*difference.changed, *difference.added)
     if opened:
         insert = _insert_on_sqlite if connection.dialect.name == "sqlite" else _insert_on_postgres
-        insert(connection, head, opened, observed_at=observed_at, poll_id=poll_id)
+        insert(connection, _rows(head, opened, observed_at=observed_at, poll_id=poll_id))
 
 
 def _update(connection: Connection, account: str, group_ids: Sequence[str], **values: Any) -> None:
@@ -162,67 +161,41 @@ def _update(connection: Connection, account: str, group_ids: Sequence[str], **va
 # databases do: a first poll may open 100,000 snapshots.
 
 
-def _insert_on_sqlite(
-    connection: Connection,
-    head: Head,
-    groups: Sequence[OrderGroup],
-    *,
-    observed_at: datetime,
-    poll_id: int,
-) -> None:
-    valid_from = to_text(observed_at)
-    not_before = None if head.observed_at is None else to_text(head.observed_at)
-    connection.exec_driver_sql(
-        "INSERT INTO order_group_snapshots (account, order_group_id, valid_from,"
-        " is_auto_cancel_enabled, contracts_limit, exchange_index, extra, not_before,"
-        " first_poll_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                head.account,
-                group.id,
-                valid_from,
-                group.is_auto_cancel_enabled,
-                group.contracts_limit,
-                group.exchange_index,
-                group.extra,
-                not_before,
-                poll_id,
-            )
-            for group in groups
-        ],
-    )
-
-
-_INSERT_ON_POSTGRES = text(
-    "INSERT INTO order_group_snapshots (account, order_group_id, valid_from,"
-    " is_auto_cancel_enabled, contracts_limit, exchange_index, extra, not_before, first_poll_id)"
-    " SELECT :account, id, :valid_from, is_auto_cancel_enabled, contracts_limit, exchange_index,"
-    " CAST(extra AS json), CAST(:not_before AS timestamptz), :poll_id"
-    " FROM unnest(CAST(:ids AS text[]), CAST(:enabled AS boolean[]), CAST(:limits AS numeric[]),"
-    " CAST(:indexes AS bigint[]), CAST(:extras AS text[]))"
-    " AS groups (id, is_auto_cancel_enabled, contracts_limit, exchange_index, extra)"
+_COLUMNS = (
+    "account, order_group_id, valid_from, is_auto_cancel_enabled, contracts_limit, exchange_index,"
+    " extra, not_before, first_poll_id"
 )
 
 
-def _insert_on_postgres(
-    connection: Connection,
-    head: Head,
-    groups: Sequence[OrderGroup],
-    *,
-    observed_at: datetime,
-    poll_id: int,
-) -> None:
-    connection.execute(
-        _INSERT_ON_POSTGRES,
-        {
-            "account": head.account,
-            "valid_from": observed_at,
-            "not_before": head.observed_at,
-            "poll_id": poll_id,
-            "ids": [group.id for group in groups],
-            "enabled": [group.is_auto_cancel_enabled for group in groups],
-            "limits": [group.contracts_limit for group in groups],
-            "indexes": [group.exchange_index for group in groups],
-            "extras": [group.extra for group in groups],
-        },
+def _insert_on_sqlite(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+    places = ", ".join("?" * len(rows[0]))
+    connection.exec_driver_sql(
+        f"INSERT INTO order_group_snapshots ({_COLUMNS}) VALUES ({places})", rows
     )
+
+
+def _insert_on_postgres(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+    from exporter.history import postgres  # noqa: PLC0415  # an extra
+
+    postgres.copy_in(connection, f"COPY order_group_snapshots ({_COLUMNS}) FROM STDIN", rows)
+
+
+def _rows(
+    head: Head, groups: Sequence[OrderGroup], *, observed_at: datetime, poll_id: int
+) -> list[tuple[Any, ...]]:
+    valid_from = to_text(observed_at)
+    not_before = None if head.observed_at is None else to_text(head.observed_at)
+    return [
+        (
+            head.account,
+            group.id,
+            valid_from,
+            group.is_auto_cancel_enabled,
+            group.contracts_limit,
+            group.exchange_index,
+            group.extra,
+            not_before,
+            poll_id,
+        )
+        for group in groups
+    ]

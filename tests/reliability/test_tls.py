@@ -1,0 +1,106 @@
+"""The exchange's certificate is verified, and nothing that is configured switches that off."""
+
+import ipaddress
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    # Tests are no package: these are for the type checker alone.
+    from tests.conftest import RunCli, WriteConfig
+    from tests.soak.witness import Witness
+
+
+@pytest.fixture
+def certificate(witness: "Witness", tmp_path: Path) -> Path:
+    """A certificate that the exchange signed itself, with which it answers from now on."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "exchange")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, key_file = tmp_path / "certificate.pem", tmp_path / "exchange.pem"
+    certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key_file)
+    witness._server.socket = context.wrap_socket(witness._server.socket, server_side=True)
+    return certificate
+
+
+@pytest.fixture
+def config(witness: "Witness", write_config: "WriteConfig") -> Path:
+    """A configuration that asks the exchange over TLS."""
+    return write_config(
+        base_url=witness.base_url.replace("http://", "https://"), poll={"max_attempts": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"REQUESTS_CA_BUNDLE": "", "SSL_CERT_FILE": "", "CURL_CA_BUNDLE": ""},
+        {"PYTHONHTTPSVERIFY": "0"},
+    ],
+    ids=["nothing set", "empty authorities", "Python's switch"],
+)
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    environment: dict[str, str],
+    certificate: Path,
+    config: Path,
+    witness: "Witness",
+    run_cli: "RunCli",
+) -> None:
+    assert certificate.exists()
+    done = run_cli("--config", config, "run-once", env=environment)
+    assert done.returncode == 69, done.stderr
+    assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
+    assert "SSL_CERT_FILE" in done.stderr
+    # No request, so neither key id nor signature, went to whoever that was.
+    assert not witness.requests
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_an_authority_of_one_s_own_is_trusted_alone(
+    name: str, certificate: Path, config: Path, run_cli: "RunCli"
+) -> None:
+    assert run_cli("--config", config, "run-once", env={name: str(certificate)}).returncode == 0
+
+
+def test_no_key_of_the_configuration_switches_it_off(
+    write_config: "WriteConfig", run_cli: "RunCli"
+) -> None:
+    keys = ["verify", "tls_verify", "verify_tls", "ssl_verify", "insecure", "skip_verify"]
+    unknown = dict.fromkeys(keys, False)
+    config = write_config(
+        base_url="https://127.0.0.1:1/trade-api/v2", poll=unknown, account=unknown
+    )
+    done = run_cli("--config", config, "check", "--offline")
+    assert done.returncode == 78
+    for key in keys:
+        assert done.stderr.count(f".{key}: unknown key") == 2, done.stderr

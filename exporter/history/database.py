@@ -95,44 +95,46 @@ class Database:
             connection.execute(text("SELECT 1"))
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
         """Run one transaction: committed at the end of the block, rolled back on any error.
 
         On Postgres, each of its statements may take 10 s; `bound` allows more.
 
+        Args:
+            durable: whether it must survive a power cut. If not, committing it waits for no disk;
+                later durable transactions make it durable too.
+
         Raises:
             DatabaseError: the database failed, in one line without SQL or parameters.
         """
-        with self.connected() as connection, connection.begin():
-            if not self.is_sqlite:
-                self._begin_on_postgres(connection)
-            yield connection
+        with self.connected() as connection:
+            if not durable and self.is_sqlite:
+                _pragma(connection, "synchronous=NORMAL")
+            try:
+                with connection.begin():
+                    if not self.is_sqlite:
+                        self._begin_on_postgres(connection, durable=durable)
+                    yield connection
+            finally:
+                if not durable and self.is_sqlite and not connection.invalidated:
+                    _pragma(connection, "synchronous=FULL")
 
     @contextmanager
     def statement(self) -> Iterator[Connection]:
-        """Lend a connection for one statement that need not survive a power cut.
+        """Lend a connection to Postgres for one statement, which is a transaction of its own.
 
-        On SQLite, committing it waits for no disk. On Postgres it is a transaction of its own, and
-        has to see to that itself.
+        Nothing bounds it there: a statement that waits for a lock has to see to that itself, lest
+        it wait on when this process has given up.
 
         Raises:
             DatabaseError: the database failed.
         """
         with self.connected() as connection:
-            if not self.is_sqlite:
-                _postgres().be_patient(connection)
-                yield connection
-                return
-            _pragma(connection, "synchronous=NORMAL")
-            try:
-                with connection.begin():
-                    yield connection
-            finally:
-                if not connection.invalidated:
-                    _pragma(connection, "synchronous=FULL")
+            _postgres().be_patient(connection)
+            yield connection
 
-    def _begin_on_postgres(self, connection: Connection) -> None:
-        _postgres().begin(connection)
+    def _begin_on_postgres(self, connection: Connection, *, durable: bool) -> None:
+        _postgres().begin(connection, durable=durable)
 
     def let_readers_in(self) -> None:
         """Have SQLite log ahead, so that nobody who reads waits for a writer, nor the reverse.

@@ -87,7 +87,7 @@ def claim(
     This spares the exchange needless requests. What is written never rests on it.
 
     Args:
-        connection: from `Database.statement`: this is one, and need not survive a power cut.
+        connection: in a transaction, which need not be durable.
         account: by its name; a row is made for it if it has none.
         owner: who claims.
         now: the present instant.
@@ -118,7 +118,7 @@ def claim(
             "rested_by": now if unless_resting else latest,
         },
     ).one_or_none()
-    return None if row is None else Head(*row[: len(_COLUMNS)])
+    return None if row is None else Head(*row)
 
 
 @cache
@@ -154,13 +154,9 @@ def _claim(dialect: str) -> Executable:
         _insert(dialect, accounts)
         .values(_NOTHING_YET | taken)
         .on_conflict_do_update(index_elements=["account"], set_=taken, where=free)
-        .returning(*_COLUMNS, *([] if dialect == "sqlite" else [_NOT_DURABLE]))
+        .returning(*_COLUMNS)
     )
     return statement
-
-
-# Of the statement's own transaction.
-_NOT_DURABLE = func.set_config("synchronous_commit", "off", True)
 
 
 def lock(connection: Connection, account: str) -> Head:

@@ -105,13 +105,19 @@ def make_engine(url: URL, pool_size: int) -> Engine:
     return engine
 
 
-def begin(connection: Connection) -> None:
-    """Begin a transaction in which each statement is bounded as those of a poll are."""
+def begin(connection: Connection, *, durable: bool = True) -> None:
+    """Begin a transaction in which each statement is bounded as those of a poll are.
+
+    Args:
+        connection: to Postgres.
+        durable: whether committing it waits for the disk.
+    """
     be_patient(connection)
     # At once, for the sake of the way to the server. LOCAL, for the session may be a pooler's.
     connection.exec_driver_sql(
         f"BEGIN; SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms';"
         f" SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS * 1000:.0f}ms'"
+        + ("" if durable else "; SET LOCAL synchronous_commit = off")
     )
 
 

@@ -100,7 +100,7 @@ class Store:
         """
         self.prepare()
         # What is written never rests on a claim: it may be forgotten in a power cut.
-        with self._database.statement() as connection:
+        with self._database.transaction(durable=False) as connection:
             head = heads.claim(
                 connection,
                 account,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sqlalchemy import make_url, text
 from exporter.errors import ConfigurationError, DatabaseError
 from exporter.history.database import Database
 from exporter.history.migrate import migrate
+from exporter.history.store import Store
 
 
 @pytest.fixture
@@ -176,4 +178,23 @@ def test_settings_in_the_url_outdo_the_defaults(postgres_url: str) -> None:
     database = Database(url.render_as_string(hide_password=False))
     with database.transaction() as connection:
         assert connection.execute(text("SHOW application_name")).scalar_one() == "mine"
+    database.close()
+
+
+def test_who_gives_up_on_a_lock_leaves_nobody_waiting_for_it(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.history.postgres._STATEMENT_SECONDS", 0.3)
+    database, other = Database(postgres_url), Database(postgres_url)
+    migrate(database)
+    store = Store(database, owner="first")
+    waiting = text("SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    with other.transaction() as connection:
+        connection.execute(text("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE"))
+        for _ in range(2):
+            with pytest.raises(DatabaseError, match="another session holds a lock"):
+                store.claim("main", now=datetime.now(UTC), lease=1.0)
+            connection.execute(text("SELECT pg_stat_clear_snapshot()"))
+            assert connection.execute(waiting).scalar_one() == 0
+    other.close()
     database.close()

@@ -74,7 +74,7 @@ def _command(arguments: list[str], log: str, away: bool) -> None:
 
 
 @contextmanager
-def _away(_database: Database) -> Iterator[Any]:
+def _away(_database: Database, *, durable: bool = True) -> Iterator[Any]:  # noqa: ARG001  # as it is called
     raise DatabaseError("the soak has taken the database away")
     yield
 

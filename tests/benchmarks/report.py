@@ -25,9 +25,8 @@ _TAIL = """\
 - **25 groups, against dlt.** The target was set with a slower dlt. Sixty times as fast as this one
   would leave a quarter of the floor's own time for everything that the floor does not do.
 - **25 groups on Postgres.** The exporter claims the account before it asks, so that of several only
-  one does, and then writes: two statements, each a transaction of its own, where the floor has one
-  transaction. The table of parts tells where the rest goes; the exporter's own code is the least of
-  it.
+  one does, and writes afterwards: two transactions, where the floor has one. The table of parts
+  tells where the rest goes; the exporter's own code is the least of it.
 - **100,000 groups on Postgres, nothing changed, against dlt.** The floor itself is little more than
   the 150 times ahead that were wanted, and the exporter takes an eighth longer.
 - **`run-once`, against dlt.** The imports of the packages alone, this case's floor, take more than

@@ -175,7 +175,7 @@ class Poller:
         )
         poll, error = self._ask(head)
         code = Exit.OK if error is None else error.exit_code
-        written = self._keep(poll, head, rest=_rest_after(error))
+        written = self._keep(poll, head, rest=_pause(error))
         if error is not None:
             self._log_failure(poll, error, again=again)
         elif isinstance(written, Written):
@@ -308,7 +308,7 @@ class Poller:
     def _rest_after(self, error: ApiError, began: float) -> None:
         refused = isinstance(error, UnauthorizedError)
         self._refused = self._refused + 1 if refused else 0
-        self._resting_until = elapsed() + _rest_after(error)
+        self._resting_until = elapsed() + _pause(error)
         if self._refused >= PATIENCE:
             self._resting_until = max(self._resting_until, began + _PAUSE)
 
@@ -387,6 +387,6 @@ class Poller:
         )
 
 
-def _rest_after(error: ApiError | None) -> float:
+def _pause(error: ApiError | None) -> float:
     """Seconds for which the exchange wants to be left alone."""
     return 0.0 if error is None else min(error.retry_after or 0.0, _LONGEST_RETRY_AFTER)

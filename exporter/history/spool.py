@@ -151,16 +151,10 @@ class Spool:
         Raises:
             SpoolError: the disk failed.
         """
-        if not self._exists():
-            return {}
-        with self._reading() as connection:
-            return dict(
-                connection.execute(
-                    "SELECT account, COUNT(*) FROM polls"
-                    " WHERE database = :database OR :database IS NULL GROUP BY account",
-                    {"database": self._database},
-                )
-            )
+        return self._counts(
+            "SELECT account, COUNT(*) FROM polls"
+            " WHERE database = :database OR :database IS NULL GROUP BY account"
+        )
 
     def pending_elsewhere(self) -> dict[str, int]:
         """How many polls wait for other databases than this, by their safe URL.
@@ -168,15 +162,15 @@ class Spool:
         Raises:
             SpoolError: the disk failed.
         """
+        return self._counts(
+            "SELECT database, COUNT(*) FROM polls WHERE database != :database GROUP BY database"
+        )
+
+    def _counts(self, statement: str) -> dict[str, int]:
         if not self._exists():
             return {}
         with self._reading() as connection:
-            return dict(
-                connection.execute(
-                    "SELECT database, COUNT(*) FROM polls WHERE database != ? GROUP BY database",
-                    (self._database,),
-                )
-            )
+            return dict(connection.execute(statement, {"database": self._database}))
 
     def polls(self, account: str) -> Iterator[tuple[int, Poll]]:
         """The account's polls in their order, each with the number to `remove` it by.

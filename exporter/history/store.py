@@ -149,9 +149,7 @@ class Store:
                 nobody knows whether the poll is written: spool it, which finds out.
         """
         if head is not None and self._repeated(poll, head, interval):
-            return Written(
-                outcome="ok", group_count=head.group_count, added=0, changed=0, removed=0
-            )
+            return Written(outcome="ok", group_count=head.group_count, **_NOTHING_CHANGED)
         with self._database.transaction() as connection:
             late = False
             if head is None:
@@ -199,14 +197,8 @@ class Store:
         seen = poll.observation
         if seen is None or seen.digest != head.digest or self._database.is_sqlite:
             return False
-        row = _row(
-            poll,
-            observed_at=heads.next_instant(head, seen.observed_at),
-            group_count=head.group_count,
-            added=0,
-            changed=0,
-            removed=0,
-        )
+        observed_at = heads.next_instant(head, seen.observed_at)
+        row = _row(poll, observed_at=observed_at, group_count=head.group_count, **_NOTHING_CHANGED)
         with self._database.statement() as connection:
             if not advance_at_once(connection, head, row, owner=self._owner, interval=interval):
                 return False  # and nothing is written
@@ -232,18 +224,14 @@ class Store:
         observed_at = heads.next_instant(head, observation.observed_at)
         groups = observation.groups
         group_count = head.group_count if groups is None else len(groups)
-        row = _row(
-            poll, observed_at=observed_at, group_count=group_count, added=0, changed=0, removed=0
-        )
+        row = _row(poll, observed_at=observed_at, group_count=group_count, **_NOTHING_CHANGED)
         poll_id, advanced = advance(connection, head, row, owner=self._owner, interval=interval)
         if not advanced:
             _update_poll(connection, poll_id, outcome="superseded", **_NOT_OBSERVED)
             return _superseded(connection, poll), None
 
         if groups is None or observation.digest == head.digest:
-            unchanged = Written(
-                outcome="ok", group_count=group_count, added=0, changed=0, removed=0
-            )
+            unchanged = Written(outcome="ok", group_count=group_count, **_NOTHING_CHANGED)
             return unchanged, self._known_at(head)
 
         known = self._known_at(head) or snapshots.read_open(connection, head.account)
@@ -306,6 +294,7 @@ def _row(poll: Poll, **values: Any) -> dict[str, Any]:
     return {f"poll_{name}": value for name, value in (_NOT_OBSERVED | row | values).items()}
 
 
+_NOTHING_CHANGED = {"added": 0, "changed": 0, "removed": 0}
 _NOT_OBSERVED = dict.fromkeys(("observed_at", "group_count", "added", "changed", "removed"))
 
 

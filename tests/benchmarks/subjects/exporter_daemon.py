@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter, process_time
 
@@ -12,6 +12,14 @@ from exporter.assembly import pollers
 from exporter.daemon import Daemon
 from tests.benchmarks.place import Place
 from tests.benchmarks.subjects.exporter_poller import configure
+
+
+def passed(polls: Callable[[], int], seconds: float) -> dict[str, float]:
+    """Let some seconds pass, and tell what was done in them by who polls beside."""
+    before, wall, cpu = polls(), perf_counter(), process_time()
+    time.sleep(seconds)
+    cpu, wall = process_time() - cpu, perf_counter() - wall
+    return {"polls": polls() - before, "wall": wall, "cpu": cpu}
 
 
 class ExporterDaemon:
@@ -29,10 +37,7 @@ class ExporterDaemon:
 
     def poll(self) -> dict[str, float]:
         """Let some seconds pass, and tell what was done in them."""
-        polls, wall, cpu = self.polls(), perf_counter(), process_time()
-        time.sleep(self._seconds)
-        cpu, wall = process_time() - cpu, perf_counter() - wall
-        return {"polls": self.polls() - polls, "wall": wall, "cpu": cpu}
+        return passed(self.polls, self._seconds)
 
 
 @contextmanager

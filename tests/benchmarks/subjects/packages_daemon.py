@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from time import perf_counter, process_time
 from typing import Any
+from urllib.parse import urljoin
 
 import requests
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -34,6 +34,7 @@ from sqlalchemy import (
 from exporter.assembly import MOST_AT_ONCE
 from tests.benchmarks.place import Place
 from tests.benchmarks.signing import PATH, Signer
+from tests.benchmarks.subjects.exporter_daemon import passed
 
 _POLLS = Table(
     "polls",
@@ -70,7 +71,7 @@ class PackagesDaemon:
         self._engine = _engine(place)
         _POLLS.create(self._engine)
         self._signer = Signer(place.key_file)
-        self._url = place.base_url.removesuffix(PATH.removesuffix("/portfolio/order_groups")) + PATH
+        self._url = urljoin(place.base_url, PATH)
         self._count = 0
         self._lock = threading.Lock()
         self.scheduler = BackgroundScheduler(
@@ -81,9 +82,7 @@ class PackagesDaemon:
         for key_id in place.key_ids:
             session = requests.Session()
             session.trust_env = False
-            self.scheduler.add_job(
-                self._ask, "interval", seconds=interval, args=(session, key_id), jitter=None
-            )
+            self.scheduler.add_job(self._ask, "interval", seconds=interval, args=(session, key_id))
 
     def _ask(self, session: requests.Session, key_id: str) -> None:
         started = datetime.now(UTC)
@@ -109,10 +108,7 @@ class PackagesDaemon:
 
     def poll(self) -> dict[str, float]:
         """Let some seconds pass, and tell what was done in them."""
-        polls, wall, cpu = self.polls(), perf_counter(), process_time()
-        time.sleep(self._seconds)
-        cpu, wall = process_time() - cpu, perf_counter() - wall
-        return {"polls": self.polls() - polls, "wall": wall, "cpu": cpu}
+        return passed(self.polls, self._seconds)
 
 
 @contextmanager

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Connection, Engine, event, text
 
 from exporter.assembly import pollers
 from exporter.config import load
 from exporter.demo.exchange import Exchange, Groups
 from exporter.errors import Exit
 from exporter.poll import Poller
+from tests.traffic import Sent, listened, rows_written
 
 if TYPE_CHECKING:
     from tests.conftest import WriteConfig
@@ -37,48 +37,25 @@ class Cost:
 class Meter:
     """Counts what pollers send; the databases say what was written. They have polled before."""
 
-    def __init__(self) -> None:
-        self._statements = 0
-        self._engines: set[Engine] = set()
+    def __init__(self, sent: list[Sent]) -> None:
+        self._sent = sent
 
     def cost_of(self, poller: Poller) -> Cost:
         """Poll once, successfully."""
-        rows = self._rows()
-        self._statements = 0
+        rows, statements = self._rows(), len(self._sent)
         assert poller.poll() is Exit.OK
-        statements = self._statements
+        statements = len(self._sent) - statements
         return Cost(statements, self._rows() - rows)
 
-    def before(self, connection: Connection, *_: Any) -> None:
-        """Hear of a statement about to be sent."""
-        self._statements += 1
-        self._engines.add(connection.engine)
-
     def _rows(self) -> int:
-        """How many rows all of them have written, each through one connection in its pool."""
-        return sum(map(_rows_written, list(self._engines)))
-
-
-def _rows_written(engine: Engine) -> int:
-    with engine.connect() as connection:
-        driver = connection.connection.driver_connection
-        if isinstance(driver, sqlite3.Connection):
-            return driver.total_changes
-        connection.execute(text("SELECT pg_stat_force_next_flush()"))
-        return int(
-            connection.execute(
-                text("SELECT SUM(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables")
-            ).scalar_one()
-        )
+        return sum(map(rows_written, {each.engine for each in self._sent}))
 
 
 @pytest.fixture
 def meter() -> Iterator[Meter]:
     """A meter that is on."""
-    meter = Meter()
-    event.listen(Engine, "before_cursor_execute", meter.before)
-    yield meter
-    event.remove(Engine, "before_cursor_execute", meter.before)
+    with listened() as sent:
+        yield Meter(sent)
 
 
 @pytest.fixture

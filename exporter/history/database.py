@@ -6,13 +6,14 @@ Nothing here rests on session state, so that a pooler in transaction mode may st
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Executable, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     DataError,
@@ -95,46 +96,51 @@ class Database:
             connection.execute(text("SELECT 1"))
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Connection]:
         """Run one transaction: committed at the end of the block, rolled back on any error.
 
         On Postgres, each of its statements may take 10 s; `bound` allows more.
 
+        Raises:
+            DatabaseError: the database failed, in one line without SQL or parameters.
+        """
+        with self.connected() as connection, connection.begin():
+            if not self.is_sqlite:
+                self._begin_on_postgres(connection)
+            yield connection
+
+    def at_once(
+        self, statement: Executable, parameters: Mapping[str, Any], *, durable: bool = True
+    ) -> tuple[Any, ...] | None:
+        """Run one statement in a transaction of its own: on Postgres, in one message.
+
+        There the ways to the server and back take longer than a small statement does.
+
         Args:
+            statement: bounded as those of `transaction` are. Put together once: on Postgres its
+                text is kept.
+            parameters: of the statement.
             durable: whether it must survive a power cut. If not, committing it waits for no disk;
                 later durable transactions make it durable too.
+
+        Returns:
+            Its only row; None if it has none.
 
         Raises:
             DatabaseError: the database failed, in one line without SQL or parameters.
         """
         with self.connected() as connection:
-            if not durable and self.is_sqlite:
-                _pragma(connection, "synchronous=NORMAL")
-            try:
-                with connection.begin():
-                    if not self.is_sqlite:
-                        self._begin_on_postgres(connection, durable=durable)
-                    yield connection
-            finally:
-                if not durable and self.is_sqlite and not connection.invalidated:
-                    _pragma(connection, "synchronous=FULL")
+            if not self.is_sqlite:
+                row: tuple[Any, ...] | None = _postgres().at_once(
+                    connection, statement, parameters, durable=durable
+                )
+                return row
+            with _synchronous(connection, durable=durable), connection.begin():
+                found = connection.execute(statement, parameters).one_or_none()
+        return None if found is None else tuple(found)
 
-    @contextmanager
-    def statement(self) -> Iterator[Connection]:
-        """Lend a connection to Postgres for one statement, which is a transaction of its own.
-
-        Nothing bounds it there: a statement that waits for a lock has to see to that itself, lest
-        it wait on when this process has given up.
-
-        Raises:
-            DatabaseError: the database failed.
-        """
-        with self.connected() as connection:
-            _postgres().be_patient(connection)
-            yield connection
-
-    def _begin_on_postgres(self, connection: Connection, *, durable: bool) -> None:
-        _postgres().begin(connection, durable=durable)
+    def _begin_on_postgres(self, connection: Connection) -> None:
+        _postgres().begin(connection)
 
     def let_readers_in(self) -> None:
         """Have SQLite log ahead, so that nobody who reads waits for a writer, nor the reverse.
@@ -196,6 +202,20 @@ class Database:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return engine
+
+
+@contextmanager
+def _synchronous(connection: Connection, *, durable: bool) -> Iterator[None]:
+    """Commit inside the block as `durable` says, on SQLite."""
+    if durable:
+        yield
+        return
+    _pragma(connection, "synchronous=NORMAL")
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            _pragma(connection, "synchronous=FULL")
 
 
 def _pragma(connection: Connection, setting: str) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy import (
     update,
 )
 
+from exporter.history.database import Database
 from exporter.history.gaps import NOT_KEPT, explain_late
 from exporter.history.schema import Instant, accounts, gap_outcomes
 
@@ -72,7 +73,7 @@ _NOTHING_YET: dict[str, Any] = {
 
 
 def claim(
-    connection: Connection,
+    database: Database,
     account: str,
     *,
     owner: str,
@@ -87,7 +88,7 @@ def claim(
     This spares the exchange needless requests. What is written never rests on it.
 
     Args:
-        connection: in a transaction, which need not be durable.
+        database: with the schema.
         account: by its name; a row is made for it if it has none.
         owner: who claims.
         now: the present instant.
@@ -100,10 +101,13 @@ def claim(
     Returns:
         The head; None if another exporter is polling the account, or has just done so, or if the
         account is to be left alone.
+
+    Raises:
+        DatabaseError: the database failed.
     """
     latest = now + timedelta(seconds=_LONGEST_LEASE)
-    row = connection.execute(
-        _claim(connection.dialect.name),
+    row = database.at_once(
+        _claim(database.url.get_backend_name()),
         {
             "account": account,
             "owner": owner,
@@ -117,7 +121,8 @@ def claim(
             "refused_before": now - timedelta(seconds=unless_refused_within),
             "rested_by": now if unless_resting else latest,
         },
-    ).one_or_none()
+        durable=False,  # nothing rests on it: a power cut may take it back
+    )
     return None if row is None else Head(*row)
 
 

@@ -3,13 +3,26 @@
 Nothing here rests on session state, so that a pooler in transaction mode may stand between.
 """
 
+import logging
 import math
-from collections.abc import Generator, Iterable, Sequence
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, cast
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.engine import URL
+from sqlalchemy import (
+    ClauseElement,
+    Connection,
+    Dialect,
+    Engine,
+    Executable,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.engine import URL, Compiled
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -26,6 +39,9 @@ _IDLE_SECONDS = 20.0
 _LENIENCE_SECONDS = 1.0
 
 _USED_AT = "used_at"
+
+# It warns of a connection that is lost while rows are copied, and then raises it.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -105,20 +121,59 @@ def make_engine(url: URL, pool_size: int) -> Engine:
     return engine
 
 
-def begin(connection: Connection, *, durable: bool = True) -> None:
+def begin(connection: Connection) -> None:
     """Begin a transaction in which each statement is bounded as those of a poll are.
 
     Args:
         connection: to Postgres.
-        durable: whether committing it waits for the disk.
     """
     be_patient(connection)
-    # At once, for the sake of the way to the server. LOCAL, for the session may be a pooler's.
-    connection.exec_driver_sql(
+    connection.exec_driver_sql(_begin())
+
+
+def _begin() -> str:
+    # In one message, for the sake of the way to the server. LOCAL, for the session may be a
+    # pooler's.
+    return (
         f"BEGIN; SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms';"
         f" SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS * 1000:.0f}ms'"
-        + ("" if durable else "; SET LOCAL synchronous_commit = off")
     )
+
+
+def at_once(
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any], *, durable: bool
+) -> tuple[Any, ...] | None:
+    """Do for Postgres what `Database.at_once` says.
+
+    Raises:
+        DBAPIError: SQLAlchemy's, as from its own statements.
+    """
+    be_patient(connection)
+    begin = _begin() if durable else f"{_begin()}; SET LOCAL synchronous_commit = off"
+    compiled = _compiled(statement, connection.dialect)
+    # By the driver itself: SQLAlchemy would take a tenth of a small poll's time for it. A message
+    # of several statements has no parameters, so this cursor writes them into the text.
+    with (
+        _sqlalchemy_s_errors(connection, str(compiled)),
+        psycopg.ClientCursor(_driver(connection)) as cursor,
+    ):
+        cursor.execute(f"{begin}; {compiled}; COMMIT", compiled.construct_params(parameters))
+        while cursor.description is None and cursor.nextset():
+            pass
+        row = cursor.fetchone()
+    return None if row is None else tuple(_in_utc(value) for value in row)
+
+
+@cache
+def _compiled(statement: Executable, dialect: Dialect) -> Compiled:
+    """The statement's text, which takes SQLAlchemy longer to write than Postgres to run."""
+    compiled: Compiled = cast("ClauseElement", statement).compile(dialect=dialect)
+    return compiled
+
+
+def _in_utc(value: Any) -> Any:
+    """What SQLAlchemy's types make of a value: the driver gives instants in the session's zone."""
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
 def copy_in(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -132,12 +187,27 @@ def copy_in(connection: Connection, statement: str, rows: Iterable[Sequence[Any]
     Raises:
         DBAPIError: SQLAlchemy's, as from its own statements.
     """
-    driver: Any = connection.connection.driver_connection
+    with (
+        _sqlalchemy_s_errors(connection, statement),
+        _driver(connection).cursor() as cursor,
+        cursor.copy(statement) as copy,
+    ):
+        for row in rows:
+            copy.write_row(row)
+
+
+def _driver(connection: Connection) -> BoundedConnection:
+    return cast("BoundedConnection", connection.connection.driver_connection)
+
+
+@contextmanager
+def _sqlalchemy_s_errors(connection: Connection, statement: str) -> Iterator[None]:
+    """Raise the driver's errors as SQLAlchemy does, and give up a connection that is lost."""
     try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row(row)
+        yield
     except psycopg.Error as error:
+        if _driver(connection).closed:
+            connection.invalidate(error)
         raise DBAPIError.instance(
             statement, None, error, psycopg.Error, dialect=connection.dialect
         ) from error
@@ -148,8 +218,7 @@ def be_patient(connection: Connection, seconds: float | None = None) -> None:
 
     What ends a wait here ends none there: the server has bounds of its own, in a transaction.
     """
-    driver: Any = connection.connection.driver_connection
-    driver.patience = (seconds or _STATEMENT_SECONDS) + _LENIENCE_SECONDS
+    _driver(connection).patience = (seconds or _STATEMENT_SECONDS) + _LENIENCE_SECONDS
 
 
 def bound(connection: Connection, *, rows: int, seconds: float | None) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     update,
 )
 
+from exporter.history.database import Database
 from exporter.history.gaps import NOT_RUNNING
 from exporter.history.head import Head, unless_owned
 from exporter.history.schema import accounts, coverage, gap_outcomes, polls
@@ -29,7 +30,7 @@ COVERAGE_INTERVALS = 2.5
 
 
 def advance_at_once(
-    connection: Connection, head: Head, poll: Mapping[str, Any], *, owner: str, interval: float
+    database: Database, head: Head, poll: Mapping[str, Any], *, owner: str, interval: float
 ) -> bool:
     """Do all that `advance` does in one statement, if nothing speaks against it.
 
@@ -37,7 +38,7 @@ def advance_at_once(
     and back take longer than anything else: this needs one of them, and a transaction five.
 
     Args:
-        connection: from `Database.statement`; to Postgres.
+        database: Postgres.
         head: as it was read.
         poll: as for `advance`.
         owner: who polls.
@@ -45,11 +46,14 @@ def advance_at_once(
 
     Returns:
         Whether all of it is done. If not, nothing is: a gap ends, or the head has moved.
+
+    Raises:
+        DatabaseError: the database failed.
     """
     if _ends_gap(head, poll, interval):
         return False
     step = _step(head, poll, owner=owner) | {"since": head.coverage_started_at}
-    return bool(connection.execute(_at_once(), {**poll, **step}).scalar_one())
+    return database.at_once(_at_once(), {**poll, **step}) == (True,)
 
 
 def advance(
@@ -153,16 +157,9 @@ _MAIN_OUTCOME = (
 )
 
 
-# How long the statement waits for another exporter that holds the head. Set in it, for it is a
-# transaction of its own, and before it comes to the head, which needs the poll's number.
-_LOCK_TIMEOUT = func.set_config("lock_timeout", "10s", True)
-
-
 @cache
 def _at_once() -> Executable:
-    new = select(
-        func.nextval(func.pg_get_serial_sequence("polls", "id")).label("id"), _LOCK_TIMEOUT
-    ).cte("new")
+    new = select(func.nextval(func.pg_get_serial_sequence("polls", "id")).label("id")).cte("new")
     advanced = (
         _ADVANCE.values(last_poll_id=select(new.c.id).scalar_subquery())
         .returning(accounts.c.account)

@@ -99,18 +99,16 @@ class Store:
             DatabaseError: the database failed.
         """
         self.prepare()
-        # What is written never rests on a claim: it may be forgotten in a power cut.
-        with self._database.transaction(durable=False) as connection:
-            head = heads.claim(
-                connection,
-                account,
-                owner=self._owner,
-                now=now,
-                lease=lease,
-                unless_polled_within=unless_polled_within,
-                unless_refused_within=unless_refused_within,
-                unless_resting=unless_resting,
-            )
+        head = heads.claim(
+            self._database,
+            account,
+            owner=self._owner,
+            now=now,
+            lease=lease,
+            unless_polled_within=unless_polled_within,
+            unless_refused_within=unless_refused_within,
+            unless_resting=unless_resting,
+        )
         if head is None:
             raise BusyError(f"{account}: another exporter is polling this account, or just did")
         return head
@@ -199,9 +197,8 @@ class Store:
             return False
         observed_at = heads.next_instant(head, seen.observed_at)
         row = _row(poll, observed_at=observed_at, group_count=head.group_count, **_NOTHING_CHANGED)
-        with self._database.statement() as connection:
-            if not advance_at_once(connection, head, row, owner=self._owner, interval=interval):
-                return False  # and nothing is written
+        if not advance_at_once(self._database, head, row, owner=self._owner, interval=interval):
+            return False  # and nothing is written
         known = self._known_at(head)
         if known is not None:
             self._remember(head, seen, known)

@@ -67,11 +67,11 @@ class ReadOnlyDatabase(Database):
         self._resting_file: _RestingFile | None = None
         super().__init__(url, pool_size=1)
 
-    def _begin_on_postgres(self, connection: Connection, *, durable: bool) -> None:  # noqa: ARG002  # nothing is written
+    def _begin_on_postgres(self, connection: Connection) -> None:
         connection.exec_driver_sql(_BEGIN)
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Connection]:
         """Run one read-only transaction, all of it on one snapshot.
 
         Raises:
@@ -79,7 +79,7 @@ class ReadOnlyDatabase(Database):
                 was read cannot be relied on.
         """
         try:
-            with super().transaction(durable=durable) as connection:
+            with super().transaction() as connection:
                 yield connection
         except DatabaseError:
             self._refuse_changed()  # then this is the reason

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url, text
 
-from exporter.errors import ConfigurationError, DatabaseError
+from exporter.errors import ConfigurationError, DatabaseError, RefusedPollError
 from exporter.history.database import Database
 from exporter.history.migrate import migrate
+from exporter.history.postgres import copy_in
 from exporter.history.store import Store
 
 
@@ -197,4 +198,55 @@ def test_who_gives_up_on_a_lock_leaves_nobody_waiting_for_it(
             connection.execute(text("SELECT pg_stat_clear_snapshot()"))
             assert connection.execute(waiting).scalar_one() == 0
     other.close()
+    database.close()
+
+
+def test_a_connection_lost_while_rows_are_copied_is_replaced_without_a_word(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database, other = Database(postgres_url), Database(postgres_url)
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE t (n integer, said text)"))
+
+    def rows(process: int) -> Iterator[tuple[int, str]]:
+        for number in range(100):
+            if number == 50:
+                with other.transaction() as ending:
+                    ending.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": process})
+            yield number, "x" * 100_000
+
+    def copy() -> None:
+        with database.transaction() as connection:
+            process = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            copy_in(connection, "COPY t FROM STDIN", rows(process))
+
+    with pytest.raises(DatabaseError):
+        copy()
+    with database.transaction() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar_one() == 0
+    assert not caplog.records
+    other.close()
+    database.close()
+
+
+def test_a_statement_in_one_message_is_whole_or_not_at_all(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(postgres_url)
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE t (n integer PRIMARY KEY)"))
+    insert = text("INSERT INTO t VALUES (:n) RETURNING n")
+    assert database.at_once(insert, {"n": 7}) == (7,)
+    with pytest.raises(RefusedPollError, match="duplicate key"):
+        database.at_once(insert, {"n": 7})
+    with pytest.raises(DatabaseError, match="terminating connection"):
+        database.at_once(text("SELECT pg_terminate_backend(pg_backend_pid())"), {})
+    lost = text("WITH lost AS (INSERT INTO t VALUES (8)) SELECT pg_terminate_backend(:process)")
+    with database.transaction() as connection:
+        process = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with pytest.raises(DatabaseError, match="terminating connection"):
+        database.at_once(lost, {"process": process})
+    assert database.at_once(text("SELECT n FROM t WHERE n > :n"), {"n": 7}) is None
+    assert database.at_once(text("SELECT n, '100 %' FROM t"), {}) == (7, "100 %")
+    assert not caplog.records
     database.close()

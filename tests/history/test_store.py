@@ -1,14 +1,13 @@
 """What the store leaves in the database: each poll one row, whole or not at all, once."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import delete, event, text
+from sqlalchemy import delete, event
 
 from exporter.errors import BusyError, DatabaseError, Outcome
 from exporter.history import schema
@@ -16,6 +15,7 @@ from exporter.history.database import Database
 from exporter.history.migrate import migrate
 from exporter.history.store import Store, Written
 from exporter.model import Poll
+from tests.traffic import listened, rows_written
 
 if TYPE_CHECKING:
     from tests.history.conftest import History
@@ -27,19 +27,6 @@ SUPERSEDED = Written(outcome="superseded")
 
 def everything(history: "History", *but: str) -> dict[str, list[dict[str, Any]]]:
     return {name: history.rows(name) for name in TABLES if name not in but}
-
-
-@contextmanager
-def statements(database: Database) -> Iterator[list[str]]:
-    """The statements sent meanwhile."""
-    sent: list[str] = []
-
-    def note(*arguments: Any) -> None:
-        sent.append(arguments[2])  # connection, cursor, statement, …
-
-    event.listen(database.engine, "before_cursor_execute", note)
-    yield sent
-    event.remove(database.engine, "before_cursor_execute", note)
 
 
 def test_says_what_a_poll_changed(history: "History") -> None:
@@ -259,9 +246,9 @@ def test_polls_from_the_spool_wait_for_a_commit_still_under_way(
 
 def test_what_is_known_spares_reading_them_again(history: "History") -> None:
     history.observe(0, history.group("a"))
-    with statements(history.database) as sent:
+    with listened() as sent:
         history.observe(60, history.group("a", "2.00"))
-    assert not any("extra" in each and each.startswith("SELECT") for each in sent)
+    assert not any("extra" in each and each.startswith("SELECT") for _, each in sent)
 
 
 def test_what_is_known_is_not_trusted_after_a_poll_of_another(history: "History") -> None:
@@ -355,26 +342,28 @@ def test_an_unchanged_poll_costs_the_same_for_any_number_of_groups_and_polls(
             history.observe_the_same(60 * number)
         if not warm:
             history.store = Store(history.database, owner="second")
-        with counted_rows(history) as rows, statements(history.database) as sent:
+        before = rows_written(history.database.engine)
+        with listened() as sent:
             history.observe_the_same(60 * (polls + 1))
-        costs.append((sent, rows()))
+        costs.append((sent, rows_written(history.database.engine) - before))
 
     assert costs[0] == costs[1] == costs[2]
-    sent, rows_written = costs[0]
-    writing = [each for each in sent if each.startswith(("INSERT", "UPDATE", "DELETE", "WITH"))]
+    sent, rows = costs[0]
+    writing = [each for _, each in sent if each.startswith(("INSERT", "UPDATE", "DELETE", "WITH"))]
     assert len(writing) == (5 if history.database.is_sqlite else 2)
     # The claim, the poll, the head, the stretch of coverage.
-    assert rows_written == 4
+    assert rows == 4
 
 
 @pytest.mark.parametrize("groups", [10, 1_000])
 def test_a_reordered_answer_costs_no_row_more(history: "History", groups: int) -> None:
     some = [history.group(f"{number:04}") for number in range(groups)]
     history.observe(0, *some)
-    with counted_rows(history) as rows:
-        history.observe(60, *reversed(some))
+    before = rows_written(history.database.engine)
+    history.observe(60, *reversed(some))
+    rows = rows_written(history.database.engine) - before
 
-    assert rows() == 5  # the digest as well
+    assert rows == 5  # the digest as well
 
 
 def test_a_changed_poll_costs_in_proportion_to_the_changes(history: "History") -> None:
@@ -386,9 +375,9 @@ def test_a_changed_poll_costs_in_proportion_to_the_changes(history: "History") -
             some = [history.group(f"{number:04}") for number in range(groups)]
             history.observe(0, *some)
             changed = [history.group(group.id, "2.00") for group in some[:changes]]
-            with counted_rows(history) as rows:
-                history.observe(60, *changed, *some[changes:])
-            costs[groups, changes] = rows()
+            before = rows_written(history.database.engine)
+            history.observe(60, *changed, *some[changes:])
+            costs[groups, changes] = rows_written(history.database.engine) - before
 
     assert costs[100, 1] == costs[1_000, 1]
     assert costs[100, 11] == costs[1_000, 11] == costs[100, 1] + 10 * 2
@@ -398,29 +387,6 @@ def _empty(history: "History") -> None:
     with history.database.transaction() as connection:
         for table in schema.metadata.tables.values():
             connection.execute(delete(table))
-
-
-@contextmanager
-def counted_rows(history: "History") -> Iterator[Callable[[], int]]:
-    """How many rows the database itself says were written meanwhile."""
-
-    def now() -> int:
-        if history.database.is_sqlite:
-            # Of the one connection in the pool.
-            with history.database.transaction() as connection:
-                driver: Any = connection.connection.driver_connection
-                return int(driver.total_changes)
-        with history.database.transaction() as connection:
-            connection.execute(text("SELECT pg_stat_force_next_flush()"))
-        with history.database.transaction() as connection:
-            return int(
-                connection.execute(
-                    text("SELECT SUM(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables")
-                ).scalar_one()
-            )
-
-    before = now()
-    yield lambda: now() - before
 
 
 _WRITE = """

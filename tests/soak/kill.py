@@ -67,14 +67,13 @@ def _command(arguments: list[str], log: str, away: bool) -> None:
 
     if away:
         # That is the point:
-        Database.transaction = _away  # type: ignore[method-assign, assignment]
-        Database.statement = _away  # type: ignore[method-assign, assignment]
+        Database.connected = _away  # type: ignore[method-assign, assignment]
 
     main(arguments, prog_name="kalshi-exporter")
 
 
 @contextmanager
-def _away(_database: Database, *, durable: bool = True) -> Iterator[Any]:  # noqa: ARG001  # as it is called
+def _away(_database: Database) -> Iterator[Any]:
     raise DatabaseError("the soak has taken the database away")
     yield
 

@@ -19,6 +19,12 @@ def recipe(page: str, kind: str) -> str:
     return str(block)
 
 
+def standing_at(instant: str) -> str:
+    """SQLite's form of "as of an instant", as docs/queries.md has it."""
+    query = recipe("queries.md", "sql standing")
+    return query.replace("2026-11-23T14:03:00.000000Z", instant).strip().removesuffix(";")
+
+
 def run_recipe(
     page: str, kind: str, directory: Path, *, path: str, env: Mapping[str, str] | None = None
 ) -> str:

@@ -92,6 +92,11 @@ _OUTCOME = (
     " `invalid_response`, or `superseded` if another exporter had written meanwhile."
 )
 
+_BEGAN = (
+    "`changed`, `appeared`, or `found` if it was there when the account was first looked at; null"
+    " for states from before this column (schema 0007)."
+)
+
 _ENDED = "`changed` or `removed`; null while the state is open."
 
 
@@ -169,6 +174,7 @@ _OBJECTS: dict[str, tuple[str, _Columns]] = {
             **_WHOSE,
             **_VALID,
             **_STATE,
+            "begin_reason?": (_BEGAN, "", EXPORTER),
             "not_before?": (_NOT_BEFORE, _UTC, POLL),
             "missing_since?": (_MISSING, _UTC, POLL),
             "last_seen_at?": (

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest revision in `migrations/versions/`: the schema that this version reads and writes."""
 
 
@@ -166,6 +166,8 @@ coverage = Table(
     # The gap before this stretch; null for an account's first.
     Column("gap_started_at", Instant),
     Column("gap_cause", Text),
+    # The accounts that were first looked at in a time span.
+    Index("coverage_first", "started_at", sqlite_where=text("gap_started_at IS NULL")),
 )
 
 order_group_snapshots = Table(
@@ -180,8 +182,10 @@ order_group_snapshots = Table(
     # JSON to the letter: never jsonb, which refuses \u0000. `snapshots` writes and reads it as
     # text: numbers such as 1e400 would not survive being decoded.
     Column("extra", JSON().with_variant(Text(), "sqlite")),
-    # The last instant at which this state was not there yet; null if it was there when the
-    # account was first looked at.
+    # 'changed' if another state ended at `valid_from`, 'found' if the group was there when the
+    # account was first looked at, else 'appeared'.
+    Column("begin_reason", Text),
+    # The last instant at which this state was not there yet; null if it was found.
     Column("not_before", Instant),
     Column("missing_since", Instant),
     Column("last_seen_at", Instant),
@@ -197,15 +201,16 @@ order_group_snapshots = Table(
         unique=True,
         sqlite_where=text("valid_to IS NULL"),
     ),
-    # What appeared or changed in a time span; on Postgres, what stood at an instant long ago. On
-    # SQLite its condition, which all rows meet, keeps it for the view that repeats it: see 0005.
+    # What appeared in a time span; on Postgres, what stood at an instant long ago. On SQLite it
+    # would be a fifth of the file with the states that other indexes lead to: see 0007.
     Index(
         "order_group_snapshots_valid_from",
         "valid_from",
-        sqlite_where=text("first_poll_id > 0"),
+        sqlite_where=text("COALESCE(begin_reason, 'appeared') = 'appeared'"),
     ),
-    # What ended in a time span; with the index of open states, what stood at an instant: on SQLite
-    # it holds the whole key, so that the states of other instants are not read (docs/queries.md).
+    # What changed or ended in a time span; with the index of open states, what stood at an instant:
+    # on SQLite it holds the whole key, so that the states of other instants are not read
+    # (docs/queries.md).
     Index(
         "order_group_snapshots_valid_to",
         "valid_to",

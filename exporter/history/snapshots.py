@@ -137,10 +137,9 @@ def write(
         last_seen_at=None,
         last_poll_id=None,
     )
-    opened = (*difference.changed, *difference.added)
-    if opened:
+    if difference.changed or difference.added:
         insert = _insert_on_sqlite if connection.dialect.name == "sqlite" else _insert_on_postgres
-        insert(connection, _rows(head, opened, observed_at=observed_at, poll_id=poll_id))
+        insert(connection, _rows(head, difference, observed_at=observed_at, poll_id=poll_id))
 
 
 def _update(connection: Connection, account: str, group_ids: Sequence[str], **values: Any) -> None:
@@ -163,7 +162,7 @@ def _update(connection: Connection, account: str, group_ids: Sequence[str], **va
 
 _COLUMNS = (
     "account, order_group_id, valid_from, is_auto_cancel_enabled, contracts_limit, exchange_index,"
-    " extra, not_before, first_poll_id"
+    " extra, begin_reason, not_before, first_poll_id"
 )
 
 
@@ -181,10 +180,13 @@ def _insert_on_postgres(connection: Connection, rows: list[tuple[Any, ...]]) -> 
 
 
 def _rows(
-    head: Head, groups: Sequence[OrderGroup], *, observed_at: datetime, poll_id: int
+    head: Head, difference: Difference, *, observed_at: datetime, poll_id: int
 ) -> list[tuple[Any, ...]]:
     valid_from = to_text(observed_at)
     not_before = None if head.observed_at is None else to_text(head.observed_at)
+    begun = {"changed": difference.changed, "appeared": difference.added}
+    if head.observed_at is None:
+        begun = {"found": difference.added}
     return [
         (
             head.account,
@@ -194,8 +196,10 @@ def _rows(
             group.contracts_limit,
             group.exchange_index,
             group.extra,
+            begin_reason,
             not_before,
             poll_id,
         )
+        for begin_reason, groups in begun.items()
         for group in groups
     ]

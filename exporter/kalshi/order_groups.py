@@ -56,8 +56,9 @@ def fetch_order_groups(
             if not cursors and digest.text() == known_digest:
                 # The same bytes were one complete, valid page before.
                 return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
+            # The body lives until the groups are by their ids: what is made after it was freed
+            # would lie where it was, and the next one need as much again elsewhere.
             page = decoding.decode(body, room)
-            del body  # which may be large, and of which nothing is needed any more
             groups += page.groups
             if page.cursor is None:
                 break

@@ -18,7 +18,7 @@ _POLL = (
 )
 _SNAPSHOT = (
     "account, order_group_id, valid_from, is_auto_cancel_enabled, contracts_limit, exchange_index,"
-    " not_before, last_seen_at, valid_to, end_reason, first_poll_id, last_poll_id"
+    " begin_reason, not_before, last_seen_at, valid_to, end_reason, first_poll_id, last_poll_id"
 )
 _ACCOUNT = (
     "account, version, observed_at, last_poll_id, group_count, coverage_started_at, failed_polls,"
@@ -52,9 +52,10 @@ def polls_behind(place: Place, account: str, count: int, *, changes: int) -> Non
         for number in range(count - 1):
             at = START + number * second
             for each in range(changes):
+                first = "changed" if number else "found"
                 last = "changed" if number < count - 2 else "removed"
                 group = (account, f"gone-{each:04}", at, True, f"{number + 1}.00", 0)
-                yield (*group, at - second, at, at + second, last, number + 1, number + 1)
+                yield (*group, first, at - second, at, at + second, last, number + 1, number + 1)
 
     until = START + (count - 1) * second
     head = [(account, count, until, count, 0, START, 0, 0)]
@@ -94,7 +95,10 @@ def many_snapshots(place: Place, *, groups: int, days: int) -> datetime:
                 ended = (None, None, None) if last else (seen, at + day, "changed")
                 number_of_poll = number * groups + group + 1
                 polls = (number_of_poll, None if last else number_of_poll + groups - 1)
-                yield (*state, at - step if number else None, *ended, *polls)
+                # One comes after the other: only the first was there when somebody first looked.
+                began = "changed" if number else "appeared" if group else "found"
+                not_before = None if began == "found" else at - step
+                yield (*state, began, not_before, *ended, *polls)
 
     until = START + days * day
     count = groups * days

@@ -27,6 +27,11 @@ class Place(NamedTuple):
     detail: str = ""
 
     @property
+    def accounts(self) -> dict[str, str]:
+        """Each account's key, by the name under which subjects keep it."""
+        return {f"account-{number}": each for number, each in enumerate(self.key_ids)}
+
+    @property
     def sqlite_file(self) -> Path:
         """Where a subject keeps its SQLite database."""
         return Path(self.directory) / "order_groups.db"

@@ -6,10 +6,12 @@ from datetime import datetime, timedelta
 from time import perf_counter
 from typing import Any
 
+from exporter.history.schema import to_text
 from tests.benchmarks import history
 from tests.benchmarks.place import Place
 from tests.benchmarks.results import EXPORTER, FLOOR, Line, Section, as_text
 from tests.benchmarks.setting import Samples, Setting
+from tests.recipes import standing_at
 
 _AS_OF = (
     "SELECT * FROM order_group_snapshots"
@@ -44,6 +46,13 @@ def queries(setting: Setting, *, on_postgres: bool) -> list[Section]:
             f" WHERE changed_at >= {_quoted(middle)}"
             f" AND changed_at < {_quoted(middle + timedelta(days=1))}",
         }
+        if not on_postgres:
+            form = "as of half a day ago, by docs/queries.md's form for SQLite"
+            asked[form] = standing_at(to_text(recent))
+            asked["the first day's changes"] = (
+                "SELECT * FROM order_group_changes"
+                f" WHERE changed_at < {_quoted(history.START + timedelta(days=1))}"
+            )
         answer = _on_postgres if on_postgres else _on_sqlite
         rows = [(name, *answer(place, query)) for name, query in asked.items()]
     return [
@@ -57,7 +66,7 @@ def queries(setting: Setting, *, on_postgres: bool) -> list[Section]:
 
 
 def _quoted(instant: datetime) -> str:
-    return f"'{instant.isoformat(timespec='microseconds').replace('+00:00', 'Z')}'"
+    return f"'{to_text(instant)}'"
 
 
 def _on_sqlite(place: Place, query: str) -> tuple[str, ...]:

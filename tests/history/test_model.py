@@ -315,9 +315,14 @@ class Expected:
             assert segment.end is not None
             valid_to = self._seen[segment.end].at
             end_reason = "removed" if segment.removed else "changed"
+        if segment.before is not None:
+            begin_reason = "changed"
+        else:
+            begin_reason = "appeared" if segment.first else "found"
         return {
             **self._group(segment.group),
             "valid_from": self._seen[segment.first].at,
+            "begin_reason": begin_reason,
             "not_before": self._seen[segment.first - 1].at if segment.first else None,
             "missing_since": (
                 self._seen[segment.last_seen + 1].at if is_open and not still_seen else None
@@ -333,6 +338,7 @@ class Expected:
         rows = []
         for segment in self._promise.segments():
             row = self._snapshot(segment)
+            del row["begin_reason"]
             until = row["valid_to"] or self._seen[-1].at
             rows.append(
                 row

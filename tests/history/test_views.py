@@ -1,11 +1,11 @@
 """The views that people read: each column of each."""
 
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
-from exporter.history.schema import polls
+from exporter.history.schema import order_group_snapshots, polls
 
 if TYPE_CHECKING:
     from tests.history.conftest import History
@@ -88,6 +88,27 @@ def test_changes_say_what_was_before_and_since_when_it_may_have_been_so(
         (at(660), at(600.25), "disappeared", False, None, two, None, None, None, None, None),
         (at(780), at(720), "appeared", None, True, None, None, None, 3, None, None),
     ]
+
+
+def test_changes_are_told_of_states_that_do_not_say_how_they_began(history: "History") -> None:
+    # As older exporters wrote them, or people by hand.
+    history.observe(0, history.group("a"), history.group("b"))
+    history.observe(60, history.group("a", "2.00"), history.group("c"))
+    history.observe(120, history.group("a", "2.00"), history.group("c"))
+    told = history.rows("order_group_changes")
+    assert sorted(row["change"] for row in told) == [
+        *["appeared"] * 3,
+        "changed",
+        "disappeared",
+    ]
+
+    with history.database.transaction() as connection:
+        connection.execute(update(order_group_snapshots).values(begin_reason=None))
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["changed_at"], row["order_group_id"]
+
+    assert sorted(history.rows("order_group_changes"), key=key) == sorted(told, key=key)
 
 
 def test_gaps_say_how_long_and_why(history: "History") -> None:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +14,12 @@ from sqlalchemy import text
 from exporter.history.database import Database
 from exporter.history.migrate import migrate
 from exporter.history.schema import accounts, coverage, order_group_snapshots, to_text
-from exporter.model import OrderGroup
+from tests.recipes import standing_at
 
 GROUPS = 10_000
 STATES = 10
 START = datetime(2025, 1, 1, tzinfo=UTC)
 DAYS = 365.0
-DOCUMENT = Path(__file__).parents[2] / "docs" / "queries.md"
 
 RULE = "valid_from <= {t} AND (valid_to IS NULL OR valid_to > {t})"
 INSTANTS = {"recent": DAYS - 1, "middle": DAYS / 2, "old": DAYS / 50}
@@ -188,9 +186,12 @@ def test_sqlite_goes_through_an_index(sqlite: Database, name: str) -> None:
     plan = plan_on_sqlite(sqlite, queries()[name])
     scans = [line for line in plan if re.search(r"^SCAN", line) and not _is_small(line)]
     assert scans == [], plan
-    # Only "as of an instant" goes through an account's history.
+    # Only "as of an instant" goes through an account's history, and a span in which an account was
+    # first looked at.
     if not name.startswith("as of"):
-        assert not [line for line in plan if line.endswith("PRIMARY KEY (account=?)")], plan
+        whole = [line for line in plan if line.endswith("PRIMARY KEY (account=?)")]
+        first = [line for line in plan if line.startswith("SEARCH c ") and "started_at>?" in line]
+        assert len(whole) == len(first), plan
 
 
 @pytest.mark.usefixtures("statistics")
@@ -223,14 +224,6 @@ def test_a_poll_reads_no_history_on_sqlite(sqlite: Database) -> None:
     ]
 
 
-def test_the_condition_of_sqlite_s_index_holds_for_every_snapshot(recorder: Any) -> None:
-    recorder.ok(0, [OrderGroup("a", True)])
-    recorder.ok(60, [OrderGroup("a", False)])
-    with recorder.database.transaction() as connection:
-        assert connection.scalar(text("SELECT MIN(first_poll_id) > 0 FROM order_group_snapshots"))
-        assert connection.scalar(text("SELECT COUNT(*) FROM order_group_changes")) == 2
-
-
 def _is_small(line: str) -> bool:
     """A scan of accounts, of a handful of wanted values, or of the open states alone."""
     return bool(
@@ -252,18 +245,10 @@ def test_postgres_goes_through_an_index(postgres: Database, name: str, query: st
     ], plan
 
 
-def documented(instant: datetime) -> str:
-    """SQLite's form of "as of", as docs/queries.md has it."""
-    [query] = re.findall(
-        r"```sql\n(WITH standing.*?;)\n```", DOCUMENT.read_text("utf-8"), re.DOTALL
-    )
-    return str(query).replace("2026-11-23T14:03:00.000000Z", to_text(instant)).rstrip(";")
-
-
 @pytest.mark.usefixtures("statistics")
 @pytest.mark.parametrize("name", INSTANTS)
 def test_the_documented_form_reads_no_other_snapshots(sqlite: Database, name: str) -> None:
-    query = documented(at(INSTANTS[name]))
+    query = standing_at(to_text(at(INSTANTS[name])))
     with sqlite.transaction() as connection:
         expected = connection.exec_driver_sql(f"{rule(INSTANTS[name])} ORDER BY 1, 2, 3").all()
         answer = connection.exec_driver_sql(f"{query} ORDER BY 1, 2, 3").all()

@@ -19,12 +19,12 @@ def write_configuration(place: Place, *, interval: str = "60s") -> Path:
     accounts = "".join(
         f"""
 [[accounts]]
-name = "account-{number}"
+name = "{name}"
 base_url = "{place.base_url}"
 key_id = "{key_id}"
 private_key_file = "{place.key_file}"
 """
-        for number, key_id in enumerate(place.key_ids)
+        for name, key_id in place.accounts.items()
     )
     path = Path(place.directory) / "config.toml"
     path.write_text(

@@ -269,12 +269,13 @@ class PostgresBook(Book):
 class Account:
     """One account, and what is known of it."""
 
-    def __init__(self, place: Place, key_id: str, signer: Signer, book: Book) -> None:
-        self._key_id = key_id
+    def __init__(self, place: Place, name: str, signer: Signer, book: Book) -> None:
+        self._name = name
+        self._key_id = place.accounts[name]
         self._signer = signer
         self._book = book
         self._connection = http.client.HTTPConnection(urlsplit(place.base_url).netloc, timeout=20)
-        self._digest = book.last_digest(key_id)
+        self._digest = book.last_digest(name)
         self._known: dict[str, Group] | None = None
         self._count = 0
         self._observed_at: datetime | None = None
@@ -294,7 +295,7 @@ class Account:
             observed = {group.id: group for group in _decode(body).order_groups}
             known = self._known
             if known is None:
-                known = self._book.open_groups(self._key_id)
+                known = self._book.open_groups(self._name)
             for each, group in observed.items():
                 before = known.get(each)
                 if before is None:
@@ -311,7 +312,7 @@ class Account:
         else:
             counts = (0, 0, 0)
         self._book.write(
-            (self._key_id, started, now, "ok", 200, digest, self._count, *counts),
+            (self._name, started, now, "ok", 200, digest, self._count, *counts),
             opened,
             closed,
             self._observed_at,
@@ -331,7 +332,7 @@ class Floor:
     def __init__(self, place: Place) -> None:
         self._book = SqliteBook(place) if place.postgres is None else PostgresBook(place)
         signer = Signer(place.key_file)
-        self._accounts = [Account(place, each, signer, self._book) for each in place.key_ids]
+        self._accounts = [Account(place, each, signer, self._book) for each in place.accounts]
 
     def poll(self) -> None:
         """Poll each account."""

@@ -79,17 +79,19 @@ class PackagesDaemon:
             executors={"default": ThreadPoolExecutor(MOST_AT_ONCE)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
-        for key_id in place.key_ids:
+        for account, key_id in place.accounts.items():
             session = requests.Session()
             session.trust_env = False
-            self.scheduler.add_job(self._ask, "interval", seconds=interval, args=(session, key_id))
+            self.scheduler.add_job(
+                self._ask, "interval", seconds=interval, args=(session, account, key_id)
+            )
 
-    def _ask(self, session: requests.Session, key_id: str) -> None:
+    def _ask(self, session: requests.Session, account: str, key_id: str) -> None:
         started = datetime.now(UTC)
         response = session.get(self._url, headers=self._signer.headers(key_id), timeout=20)
         body = response.content
         row = {
-            "account": key_id,
+            "account": account,
             "started_at": started,
             "finished_at": datetime.now(UTC),
             "outcome": "ok",

@@ -16,6 +16,11 @@ from exporter.model import Observation, OrderGroup
 
 _PATH = "/portfolio/order_groups"
 
+# A smaller body lives until the groups are by their ids: what is made after it was freed would lie
+# where it was, and the next one need as much again elsewhere. Of larger ones malloc(3) gives the
+# memory back to the system.
+_LARGE = 32 * 1024 * 1024  # bytes
+
 
 def fetch_order_groups(
     session: SignedSession,
@@ -56,10 +61,10 @@ def fetch_order_groups(
             if not cursors and digest.text() == known_digest:
                 # The same bytes were one complete, valid page before.
                 return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
-            # The body lives until the groups are by their ids: what is made after it was freed
-            # would lie where it was, and the next one need as much again elsewhere.
             page = decoding.decode(body, room)
-            groups += page.groups
+            groups = groups + page.groups if groups else page.groups
+            if page.cursor is not None or len(body) > _LARGE:
+                del body
             if page.cursor is None:
                 break
             _follow(page.cursor, cursors)

@@ -61,19 +61,39 @@ def small(setting: Setting, *, on_postgres: bool) -> list[Line]:
         for name in _subjects(on_postgres):
             place = stack.enter_context(setting.temporary(setting.place(on_postgres=on_postgres)))
             processes[name] = stack.enter_context(setting.start(SUBJECTS[name], place))
+        place = stack.enter_context(setting.temporary(setting.place(on_postgres=on_postgres)))
+        processes[_PACKAGES] = stack.enter_context(setting.start("packages", place))
         _in_turn(processes, 2)  # the first, and one to warm up
         rounds = 60 if setting.quick else 300
         samples = _in_turn(processes, rounds, seldom=20)
+    wall, cpu = samples.medians("wall"), samples.medians("cpu")
     return [
         Line(
             case=f"25 groups, nothing changed, {_where(on_postgres)}",
             unit="ms",
-            values=samples.medians("wall"),
-            cpu=samples.medians("cpu"),
+            values=_but_packages(wall),
+            cpu=_but_packages(cpu),
             at_most=2 if on_postgres else 2.5,
             ahead={"dlt": 60},
-        )
+        ),
+        Line(
+            case="in the exporter's place requests and SQLAlchemy alone, which write one row,"
+            f" {_where(on_postgres)}",
+            unit="ms",
+            values=_packages_alone(wall),
+            cpu=_packages_alone(cpu),
+        ),
     ]
+
+
+def _but_packages(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name != _PACKAGES}
+
+
+def _packages_alone(values: dict[str, float]) -> dict[str, float]:
+    """What the packages alone measured, in the exporter's place; beside the floor and dlt."""
+    beside = {name: values[name] for name in (FLOOR, "dlt") if name in values}
+    return {EXPORTER: values[_PACKAGES], **beside}
 
 
 def large(setting: Setting, *, on_postgres: bool) -> list[Line]:
@@ -206,21 +226,20 @@ def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
                     speed=answer["polls"] / answer["wall"],
                 )
     rates, cpu = samples.medians("rate"), samples.medians("cpu")
-    packages = {EXPORTER: _PACKAGES, FLOOR: FLOOR}
     return [
         Line(
             case=f"daemon, {accounts} accounts of 25 groups: polls per second of one core's time,"
             f" {_where(on_postgres)} (at {samples.medians('speed')[EXPORTER]:.0f} a second)",
             unit="/s",
-            values={name: rates[name] for name in (EXPORTER, FLOOR)},
-            cpu={name: cpu[name] for name in (EXPORTER, FLOOR)},
+            values=_but_packages(rates),
+            cpu=_but_packages(cpu),
             at_most=0.5,
         ),
         Line(
             case="in the exporter's place APScheduler, requests and SQLAlchemy alone, which write"
             f" one row, {_where(on_postgres)}",
             unit="/s",
-            values={name: rates[other] for name, other in packages.items()},
-            cpu={name: cpu[other] for name, other in packages.items()},
+            values=_packages_alone(rates),
+            cpu=_packages_alone(cpu),
         ),
     ]

@@ -128,16 +128,16 @@ def begin(connection: Connection) -> None:
         connection: to Postgres.
     """
     be_patient(connection)
-    connection.exec_driver_sql(_begin())
-
-
-def _begin() -> str:
-    # In one message, for the sake of the way to the server. LOCAL, for the session may be a
-    # pooler's.
-    return (
-        f"BEGIN; SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms';"
+    # At once, for the sake of the way to the server.
+    connection.exec_driver_sql(
+        f"BEGIN; {_statement_timeout()};"
         f" SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS * 1000:.0f}ms'"
     )
+
+
+def _statement_timeout() -> str:
+    # LOCAL, for the session may be a pooler's.
+    return f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms'"
 
 
 def at_once(
@@ -149,15 +149,18 @@ def at_once(
         DBAPIError: SQLAlchemy's, as from its own statements.
     """
     be_patient(connection)
-    begin = _begin() if durable else f"{_begin()}; SET LOCAL synchronous_commit = off"
     compiled = _compiled(statement, connection.dialect)
+    # One message is one transaction, which the server commits at its end.
+    message = [_statement_timeout(), str(compiled)]
+    if not durable:
+        message.insert(0, "SET LOCAL synchronous_commit = off")
     # By the driver itself: SQLAlchemy would take a tenth of a small poll's time for it. A message
     # of several statements has no parameters, so this cursor writes them into the text.
     with (
-        _sqlalchemy_s_errors(connection, str(compiled)),
+        _sqlalchemy_s_errors(connection, message[-1]),
         psycopg.ClientCursor(_driver(connection)) as cursor,
     ):
-        cursor.execute(f"{begin}; {compiled}; COMMIT", compiled.construct_params(parameters))
+        cursor.execute("; ".join(message), compiled.construct_params(parameters))
         while cursor.description is None and cursor.nextset():
             pass
         row = cursor.fetchone()

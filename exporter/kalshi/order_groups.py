@@ -62,7 +62,10 @@ def fetch_order_groups(
                 # The same bytes were one complete, valid page before.
                 return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
             page = decoding.decode(body, room)
-            groups = groups + page.groups if groups else page.groups
+            if groups:
+                groups += page.groups
+            else:
+                groups = page.groups
             if page.cursor is not None or len(body) > _LARGE:
                 del body
             if page.cursor is None:

@@ -169,6 +169,7 @@ class SignedSession:
             request,
             stream=True,
             allow_redirects=False,
+            proxies={},  # as they are; else they would be looked for
             # Not below a millisecond, because urllib3 refuses a timeout of nothing.
             timeout=Timeout(total=max(effort.remaining(), 0.001)),  # type: ignore[arg-type] # requests takes urllib3's, which its stubs do not know
         )
@@ -181,7 +182,8 @@ class SignedSession:
             return read_body(response, size_limit, effort.check)
 
     def _signed(self, path: str, parameters: Mapping[str, str]) -> requests.PreparedRequest:
-        request = self._prepared(path, tuple(parameters.items())).copy()
+        # The same object each time: only one request is under way.
+        request = self._prepared(path, tuple(parameters.items()))
         # Signed is the path that goes out, however requests spelt it.
         sent_path = urlsplit(str(request.url)).path
         timestamp = str(int(time.time() * 1000))

@@ -17,7 +17,7 @@ from typing import Any, cast
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from exporter.clock import elapsed
@@ -194,7 +194,14 @@ class DeadlineAdapter(HTTPAdapter):
 
     def __init__(self, body_limit: int) -> None:
         self._byte_limit = body_limit + _OVERHEAD
+        self._pool: ConnectionPool | None = None
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> ConnectionPool:
+        """Gives the pool of the one exchange; requests would look for it anew each time."""
+        if self._pool is None:
+            self._pool = super().get_connection_with_tls_context(*args, **kwargs)
+        return self._pool
 
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any

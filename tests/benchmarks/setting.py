@@ -1,5 +1,6 @@
 """What all cases share: a key, the exchange, a Postgres server, and subjects in processes."""
 
+import compileall
 import json
 import os
 import shutil
@@ -87,6 +88,9 @@ class Setting:
         self._postgres: str | None = None
 
     def __enter__(self) -> Self:
+        # As pip does when it installs; where Python may not do it, each start would do it again.
+        for package in ("exporter", "tests/benchmarks"):
+            compileall.compile_dir(ROOT / package, quiet=1)
         self.directory = Path(tempfile.mkdtemp(prefix="exporter-benchmark-"))
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)

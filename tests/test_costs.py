@@ -17,7 +17,8 @@ import pytest
 
 from exporter.assembly import pollers
 from exporter.config import load
-from exporter.demo.exchange import Exchange, Groups
+from exporter.demo.exchange import Exchange
+from exporter.demo.groups import Groups
 from exporter.errors import Exit
 from exporter.poll import Poller
 from tests.traffic import Sent, listened, rows_written

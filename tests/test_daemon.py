@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from exporter.demo.exchange import Answer, Exchange, Request
+from exporter.demo.answers import Answer, Request
+from exporter.demo.exchange import Exchange
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.

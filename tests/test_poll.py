@@ -16,7 +16,8 @@ from sqlalchemy import create_engine, make_url, text
 from exporter import clock
 from exporter.assembly import pollers
 from exporter.config import load
-from exporter.demo.exchange import Answer, Exchange
+from exporter.demo.answers import Answer
+from exporter.demo.exchange import Exchange
 from exporter.errors import Exit
 from exporter.poll import REFUSED_PAUSE, Poller
 

@@ -7,7 +7,8 @@ import random
 import uuid
 from collections.abc import Callable
 
-from exporter.demo.exchange import Answer, Exchange, Request, Script
+from exporter.demo.answers import Answer, Request, Script
+from exporter.demo.exchange import Exchange
 
 _ACTIVITIES_PER_FAULT = 3
 _LIMITS = (1, 5, 10, 25, 50, 100, 250, 1_000)

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 from kalshi_python_sync import KalshiClient
 from kalshi_python_sync.configuration import Configuration
 
-from exporter.demo.exchange import Answer, Exchange
+from exporter.demo.answers import Answer
+from exporter.demo.exchange import Exchange
 
 if TYPE_CHECKING:
     from tests.conftest import KeyPair

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.demo.exchange import Answer, Exchange
+from exporter.demo.answers import Answer
+from exporter.demo.exchange import Exchange
 
 if TYPE_CHECKING:
     from tests.conftest import WriteConfig

@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from exporter.config import load
-from exporter.demo.exchange import Answer, Exchange
+from exporter.demo.answers import Answer
+from exporter.demo.exchange import Exchange
 from exporter.errors import ConfigurationError
 from exporter.operating import healthchecks, logs
 from exporter.operating.health import Health

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.demo.exchange import Answer, Exchange
+from exporter.demo.answers import Answer
+from exporter.demo.exchange import Exchange
 from exporter.errors import Exit
 from exporter.events import PollEnded
 from exporter.operating.repeats import Repeats

@@ -20,7 +20,7 @@ import pytest
 import requests
 from cryptography.hazmat.primitives import serialization
 
-from exporter.demo.exchange import Answer, Request
+from exporter.demo.answers import Answer, Request
 from tests.reliability.conftest import Link
 
 if TYPE_CHECKING:

@@ -21,7 +21,9 @@ from typing import Any
 import psycopg
 from sqlalchemy import make_url
 
-from exporter.demo.exchange import Answer, Exchange, Groups, Request
+from exporter.demo.answers import Answer, Request
+from exporter.demo.exchange import Exchange
+from exporter.demo.groups import Groups
 
 State = tuple[bool, Decimal | None, str]
 """What an order group looks like: auto-cancel, limit, and its unknown fields as JSON."""

@@ -1,0 +1,131 @@
+"""The order groups that the local exchange tells of, and the bytes in which it does."""
+
+import base64
+import gzip
+import threading
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+from exporter.demo.answers import encode
+
+
+class Groups:
+    """The order groups that one key sees, in the order of their creation; safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._groups: dict[str, tuple[int, dict[str, Any]]] = {}
+        # Each group's JSON is kept, so that after a change among 100,000 only one is encoded again.
+        self._encoded: dict[str, bytes] = {}
+        self._bodies: dict[tuple[object, ...], bytes] = {}
+
+    def create(
+        self,
+        group_id: str,
+        *,
+        is_auto_cancel_enabled: bool = True,
+        contracts_limit: str | None = "10.00",
+        subaccount: int = 0,
+        **others: Any,
+    ) -> None:
+        """Add a group at the end of the list.
+
+        Args:
+            group_id: unique over all subaccounts.
+            is_auto_cancel_enabled: as sent.
+            subaccount: which has it; the answer does not say.
+            contracts_limit: sent as `contracts_limit_fp`, two decimals; None leaves it out.
+            others: further fields, sent as they are.
+
+        Raises:
+            KeyError: there is such a group already.
+        """
+        group = {"id": group_id, "is_auto_cancel_enabled": is_auto_cancel_enabled}
+        if contracts_limit is not None:
+            group["contracts_limit_fp"] = contracts_limit
+        with self._lock:
+            if group_id in self._groups:
+                raise KeyError(group_id)
+            self._put(subaccount, group | {"exchange_index": 0} | others)
+
+    def change(self, group_id: str, **fields: Any) -> None:
+        """Set fields of a group by the names they have in the answer; None takes a field away."""
+        with self._lock:
+            subaccount, group = self._groups[group_id]
+            changed = group | fields
+            self._put(
+                subaccount, {name: value for name, value in changed.items() if value is not None}
+            )
+
+    def delete(self, group_id: str) -> None:
+        """Remove a group; KeyError if there is none."""
+        with self._lock:
+            del self._groups[group_id]
+            del self._encoded[group_id]
+            self._bodies.clear()
+
+    def replace(self, groups: Iterable[Mapping[str, Any]], *, subaccount: int = 0) -> None:
+        """Let a subaccount have exactly these groups, each as it stands in the answer."""
+        with self._lock:
+            for group_id in [own for own, (of, _) in self._groups.items() if of == subaccount]:
+                del self._groups[group_id]
+                del self._encoded[group_id]
+            for group in groups:
+                self._put(subaccount, dict(group))
+            self._bodies.clear()
+
+    def listing(self, subaccount: int | None = None) -> list[dict[str, Any]]:
+        """The groups of one subaccount, or of all, each as it stands in the answer."""
+        with self._lock:
+            return [dict(group) for of, group in self._groups.values() if subaccount in {None, of}]
+
+    def body(
+        self,
+        subaccount: int | None = None,
+        *,
+        without: str | None = None,
+        start: int = 0,
+        page_size: int | None = None,
+        compressed: bool = False,
+    ) -> bytes:
+        """The answer's bytes; kept until a group changes.
+
+        Args:
+            subaccount: None for all of them.
+            without: the id of a group to leave out.
+            start: where in the list the page begins.
+            page_size: of the page, which then has a cursor; None for the rest of the list.
+            compressed: under gzip.
+        """
+        view = (subaccount, without, start, page_size, compressed)
+        with self._lock:
+            if view not in self._bodies:
+                selected = [
+                    self._encoded[group_id]
+                    for group_id, (of, _) in self._groups.items()
+                    if subaccount in {None, of} and group_id != without
+                ]
+                body = _assemble(selected, start, page_size)
+                # Level 1: what a service under load takes.
+                self._bodies[view] = gzip.compress(body, 1) if compressed else body
+            return self._bodies[view]
+
+    def _put(self, subaccount: int, group: dict[str, Any]) -> None:
+        self._groups[group["id"]] = (subaccount, group)
+        self._encoded[group["id"]] = encode(group)
+        self._bodies.clear()
+
+
+def _assemble(groups: list[bytes], start: int, page_size: int | None) -> bytes:
+    if page_size is None:
+        # Go leaves an empty list out.
+        return b'{"order_groups":[' + b",".join(groups) + b"]}\n" if groups else b"{}\n"
+    end = start + page_size
+    cursor = encode(_cursor_at(end) if end < len(groups) else "")
+    page = b",".join(islice(groups, start, end))
+    return b'{"order_groups":[' + page + b'],"cursor":' + cursor + b"}\n"
+
+
+def _cursor_at(start: int) -> str:
+    return base64.urlsafe_b64encode(f"offset:{start}".encode()).decode()

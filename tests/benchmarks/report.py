@@ -35,6 +35,10 @@ _TAIL = """\
 - **The database's bytes, against dlt.** The floor's database is as large as dlt's, with the columns
   and the key that readers of the history are promised, and one index. dlt's has neither key nor
   index, and does not tell accounts apart.
+- **As of an instant, by the plain rule.** It has a condition on the beginning of a state and one on
+  its end, and an ordinary index finds rows by one of them: in the middle of a history both
+  databases read the table, from which the first row comes at once. docs/queries.md has a form for
+  SQLite that goes through indexes alone; it is in the table too.
 
 ## What is compared
 

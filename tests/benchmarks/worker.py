@@ -39,7 +39,7 @@ def main() -> None:
         answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
         answers.write("{}\n")
-        for _ in sys.stdin:
+        for order in sys.stdin:
             before = peak_memory()
             wall, cpu = perf_counter(), process_time()
             result = subject.poll() or {}
@@ -48,9 +48,9 @@ def main() -> None:
                 "cpu": process_time() - cpu,
                 "peak_before": before,
                 "peak": peak_memory(),
-                "statements": getattr(subject, "statements", 0),
-                "rows": getattr(subject, "rows", 0),
             }
+            if json.loads(order).get("counts"):
+                answer |= {"statements": subject.statements, "rows": subject.rows}
             answers.write(json.dumps(answer | result) + "\n")
 
 

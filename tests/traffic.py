@@ -26,10 +26,10 @@ def listened() -> Iterator[list[Sent]]:
     def note(connection: Connection, _cursor: object, statement: str, *_: Any) -> None:
         sent.append(Sent(connection.engine, statement))
 
-    at_once = postgres.at_once
+    at_once, compiled = postgres.at_once, postgres.compiled
 
     def note_at_once(connection: Connection, statement: Executable, *args: Any, **kw: Any) -> Any:
-        sent.append(Sent(connection.engine, str(statement)))
+        sent.append(Sent(connection.engine, str(compiled(statement, connection.dialect))))
         return at_once(connection, statement, *args, **kw)
 
     event.listen(Engine, "before_cursor_execute", note)

@@ -124,7 +124,7 @@ class Database:
                 later durable transactions make it durable too.
 
         Returns:
-            Its only row; None if it has none.
+            Its first row, of texts, integers, booleans and instants; None if it has none.
 
         Raises:
             DatabaseError: the database failed, in one line without SQL or parameters.
@@ -136,7 +136,7 @@ class Database:
                 )
                 return row
             with _synchronous(connection, durable=durable), connection.begin():
-                found = connection.execute(statement, parameters).one_or_none()
+                found = connection.execute(statement, parameters).first()
         return None if found is None else tuple(found)
 
     def _begin_on_postgres(self, connection: Connection) -> None:

@@ -145,13 +145,16 @@ def at_once(
 ) -> tuple[Any, ...] | None:
     """Do for Postgres what `Database.at_once` says.
 
+    Parameters go to the driver, and values come from it, as they are, but for instants: no type of
+    SQLAlchemy's has a say.
+
     Raises:
         DBAPIError: SQLAlchemy's, as from its own statements.
     """
     be_patient(connection)
-    compiled = _compiled(statement, connection.dialect)
+    query = compiled(statement, connection.dialect)
     # One message is one transaction, which the server commits at its end.
-    message = [_statement_timeout(), str(compiled)]
+    message = [_statement_timeout(), str(query)]
     if not durable:
         message.insert(0, "SET LOCAL synchronous_commit = off")
     # By the driver itself: SQLAlchemy would take a tenth of a small poll's time for it. A message
@@ -160,7 +163,7 @@ def at_once(
         _sqlalchemy_s_errors(connection, message[-1]),
         psycopg.ClientCursor(_driver(connection)) as cursor,
     ):
-        cursor.execute("; ".join(message), compiled.construct_params(parameters))
+        cursor.execute("; ".join(message), query.construct_params(parameters))
         while cursor.description is None and cursor.nextset():
             pass
         row = cursor.fetchone()
@@ -168,10 +171,10 @@ def at_once(
 
 
 @cache
-def _compiled(statement: Executable, dialect: Dialect) -> Compiled:
-    """The statement's text, which takes SQLAlchemy longer to write than Postgres to run."""
-    compiled: Compiled = cast("ClauseElement", statement).compile(dialect=dialect)
-    return compiled
+def compiled(statement: Executable, dialect: Dialect) -> Compiled:
+    """Give a statement's text, which takes SQLAlchemy longer to write than Postgres to run."""
+    query: Compiled = cast("ClauseElement", statement).compile(dialect=dialect)
+    return query
 
 
 def _in_utc(value: Any) -> Any:

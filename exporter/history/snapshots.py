@@ -184,9 +184,10 @@ def _rows(
 ) -> list[tuple[Any, ...]]:
     valid_from = to_text(observed_at)
     not_before = None if head.observed_at is None else to_text(head.observed_at)
-    begun = {"changed": difference.changed, "appeared": difference.added}
-    if head.observed_at is None:
-        begun = {"found": difference.added}
+    begun = {
+        "changed": difference.changed,
+        "found" if head.observed_at is None else "appeared": difference.added,
+    }
     return [
         (
             head.account,

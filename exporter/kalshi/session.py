@@ -169,7 +169,7 @@ class SignedSession:
             request,
             stream=True,
             allow_redirects=False,
-            proxies={},  # as they are; else they would be looked for
+            proxies={},  # none; requests would look for some each time
             # Not below a millisecond, because urllib3 refuses a timeout of nothing.
             timeout=Timeout(total=max(effort.remaining(), 0.001)),  # type: ignore[arg-type] # requests takes urllib3's, which its stubs do not know
         )

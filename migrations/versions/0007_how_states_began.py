@@ -13,6 +13,7 @@ branch_labels = None
 depends_on = None
 
 _SNAPSHOTS = "order_group_snapshots"
+_AS_IN_0005 = "100000 5000 1"
 
 # What older exporters, and people, wrote says nothing of it, and stays in the index.
 _MAY_HAVE_APPEARED = "COALESCE(begin_reason, 'appeared') = 'appeared'"
@@ -38,9 +39,23 @@ def upgrade() -> None:
             ["valid_from"],
             sqlite_where=sa.text(_MAY_HAVE_APPEARED),
         )
+        _tell_planner()
         op.execute("DROP VIEW order_group_changes")
     # In place on Postgres, where other views may stand on it.
     op.execute(f"CREATE {'' if on_sqlite else 'OR REPLACE'} VIEW order_group_changes AS {_CHANGES}")
+
+
+def _tell_planner() -> None:
+    """Give SQLite statistics of the new index, as 0005 did, or count if somebody has counted."""
+    counts = "SELECT stat FROM sqlite_stat1 WHERE idx = 'order_group_snapshots_open'"
+    if op.get_bind().execute(sa.text(counts)).scalar() != _AS_IN_0005:
+        op.execute("ANALYZE order_group_snapshots_valid_from")
+        return
+    op.execute(
+        "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES"
+        " ('order_group_snapshots', 'order_group_snapshots_valid_from', '100000 10')"
+    )
+    op.execute("ANALYZE sqlite_master")  # reads them
 
 
 _NEW = """

@@ -247,6 +247,19 @@ def test_a_statement_in_one_message_is_whole_or_not_at_all(
     with pytest.raises(DatabaseError, match="terminating connection"):
         database.at_once(lost, {"process": process})
     assert database.at_once(text("SELECT n FROM t WHERE n > :n"), {"n": 7}) is None
+    assert database.at_once(text("SELECT n FROM t"), {}) == (7,)
     assert database.at_once(text("SELECT n, '100 %' FROM t"), {}) == (7, "100 %")
     assert not caplog.records
+    database.close()
+
+
+def test_what_a_message_sets_ends_with_it(postgres_url: str) -> None:
+    database = Database(postgres_url, pool_size=1)
+    settings = text(
+        "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"
+    )
+    assert database.at_once(settings, {}) == ("on", "10s")
+    assert database.at_once(settings, {}, durable=False) == ("off", "10s")
+    with database.connected() as connection:
+        assert tuple(connection.execute(settings).one()) == ("on", "0")
     database.close()

@@ -308,6 +308,14 @@ def test_a_current_schema_is_found_without_alembic(sqlite: Database) -> None:
     assert run(start(script, str(sqlite.url))) == [0]
 
 
+def test_sqlite_s_planner_knows_every_index_of_the_history(sqlite: Database) -> None:
+    migrate(sqlite)
+    with sqlite.transaction() as connection:
+        told = connection.execute(text("SELECT idx FROM sqlite_stat1")).scalars().all()
+    indexes = schema_of(sqlite)["indexes"]["order_group_snapshots"]
+    assert sorted(told) == sorted([*indexes, "order_group_snapshots"])
+
+
 def test_what_somebody_had_sqlite_count_stays(sqlite: Database) -> None:
     migrate(sqlite, to="0004")
     execute(
@@ -317,12 +325,15 @@ def test_what_somebody_had_sqlite_count_stays(sqlite: Database) -> None:
         " VALUES ('main', 'a', '2026-01-01', 1, 1), ('main', 'b', '2026-01-01', 1, 1)",
         "ANALYZE",
     )
-    counted = "SELECT stat FROM sqlite_stat1 WHERE idx = 'order_group_snapshots_open'"
+    counted = (
+        "SELECT stat FROM sqlite_stat1 WHERE idx IN"
+        " ('order_group_snapshots_open', 'order_group_snapshots_valid_from') ORDER BY idx"
+    )
     with sqlite.transaction() as connection:
         before = connection.execute(text(counted)).scalars().all()
     migrate(sqlite)
     with sqlite.transaction() as connection:
-        assert connection.execute(text(counted)).scalars().all() == before == ["2 2 1"]
+        assert connection.execute(text(counted)).scalars().all() == before == ["2 2 1", "2 2"]
 
 
 def test_a_sqlite_file_is_copied_before_an_upgrade_and_only_then(

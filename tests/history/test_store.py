@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,6 +250,25 @@ def test_what_is_known_spares_reading_them_again(history: "History") -> None:
     with listened() as sent:
         history.observe(60, history.group("a", "2.00"))
     assert not any("extra" in each and each.startswith("SELECT") for _, each in sent)
+
+
+def test_a_history_whose_head_was_lost_goes_on(history: "History") -> None:
+    history.observe(0, history.group("a"), history.group("b"))
+    with history.database.transaction() as connection:
+        for table in (schema.accounts, schema.coverage):
+            connection.execute(delete(table))
+    history.store = Store(history.database, owner="second")
+    history.observe(60, history.group("a", "2.00"), history.group("b"))
+    history.observe(120, history.group("a", "2.00"), history.group("b"))
+
+    assert [
+        (row["order_group_id"], row["contracts_limit"], row["begin_reason"], row["end_reason"])
+        for row in history.rows("order_group_snapshots")
+    ] == [
+        ("a", Decimal("10.00"), "found", "changed"),
+        ("a", Decimal("2.00"), "changed", None),
+        ("b", Decimal("10.00"), "found", None),
+    ]
 
 
 def test_what_is_known_is_not_trusted_after_a_poll_of_another(history: "History") -> None:

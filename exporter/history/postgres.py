@@ -152,18 +152,18 @@ def at_once(
         DBAPIError: SQLAlchemy's, as from its own statements.
     """
     be_patient(connection)
-    query = compiled(statement, connection.dialect)
-    # One message is one transaction, which the server commits at its end.
-    message = [_statement_timeout(), str(query)]
+    settings = _statement_timeout()
     if not durable:
-        message.insert(0, "SET LOCAL synchronous_commit = off")
+        settings += "; SET LOCAL synchronous_commit = off"
+    query = compiled(statement, connection.dialect)
     # By the driver itself: SQLAlchemy would take a tenth of a small poll's time for it. A message
     # of several statements has no parameters, so this cursor writes them into the text.
     with (
-        _sqlalchemy_s_errors(connection, message[-1]),
+        _sqlalchemy_s_errors(connection, str(query)),
         psycopg.ClientCursor(_driver(connection)) as cursor,
     ):
-        cursor.execute("; ".join(message), query.construct_params(parameters))
+        # One message is one transaction, which the server commits at its end.
+        cursor.execute(f"{settings}; {query}", query.construct_params(parameters))
         while cursor.description is None and cursor.nextset():
             pass
         row = cursor.fetchone()

@@ -62,10 +62,7 @@ def fetch_order_groups(
                 # The same bytes were one complete, valid page before.
                 return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
             page = decoding.decode(body, room)
-            if groups:
-                groups += page.groups
-            else:
-                groups = page.groups
+            groups += page.groups
             if page.cursor is not None or len(body) > _LARGE:
                 del body
             if page.cursor is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from exporter.history.database import Database
 from exporter.history.migrate import migrate
+from exporter.history.schema import to_text
 from tests.benchmarks.place import Place
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -52,10 +53,10 @@ def polls_behind(place: Place, account: str, count: int, *, changes: int) -> Non
         for number in range(count - 1):
             at = START + number * second
             for each in range(changes):
-                first = "changed" if number else "found"
+                first, not_before = ("changed", at - second) if number else ("found", None)
                 last = "changed" if number < count - 2 else "removed"
                 group = (account, f"gone-{each:04}", at, True, f"{number + 1}.00", 0)
-                yield (*group, first, at - second, at, at + second, last, number + 1, number + 1)
+                yield (*group, first, not_before, at, at + second, last, number + 1, number + 1)
 
     until = START + (count - 1) * second
     head = [(account, count, until, count, 0, START, 0, 0)]
@@ -130,7 +131,7 @@ def _fill(place: Place, name: str, columns: str, rows: Any) -> None:
 
 def _value(value: Any) -> Any:
     if isinstance(value, datetime):
-        return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return to_text(value)
     return value
 
 

@@ -8,8 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from exporter.demo.market import Market
 from exporter.demo.place import find_place
 from exporter.demo.run import SEED
 from exporter.errors import ConfigurationError
+from tests.processes import ending
 
 if TYPE_CHECKING:
     from tests.conftest import RunCli
@@ -179,19 +179,15 @@ def test_the_printed_queries_run_where_there_is_only_python(
     assert history
 
 
-@contextmanager
-def running(directory: Path) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [*command(directory), "--seconds", "60"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def running(directory: Path) -> "AbstractContextManager[subprocess.Popen[str]]":
+    return ending(
+        subprocess.Popen(
+            [*command(directory), "--seconds", "60"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -22,6 +22,7 @@ from exporter.errors import ConfigurationError
 from exporter.operating import healthchecks, logs
 from exporter.operating.health import Health
 from exporter.operating.healthchecks import DaemonHealth, Healthcheck
+from tests.processes import ending
 
 if TYPE_CHECKING:
     from tests.conftest import RunCli, WriteConfig
@@ -202,14 +203,11 @@ def test_a_daemon_that_is_told_to_stop_says_nothing_at_the_end(
         [sys.executable, "-m", "exporter", "--config", str(config), "daemon"],
         stderr=subprocess.DEVNULL,
     )
-    try:
+    with ending(process):
         # Not a minute later: as soon as every account has been polled.
         service.wait_for("GET /start", "GET ")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.wait()
     assert service.told == ["GET /start", "GET "]
 
 

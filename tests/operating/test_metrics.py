@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,8 +27,11 @@ from exporter.errors import Exit, SpoolError
 from exporter.events import PollEnded
 from exporter.operating.health import Health
 from exporter.operating.metrics import Endpoint, Metrics
+from tests.processes import ending
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from tests.conftest import RunCli, WriteConfig
 
 ROOT = Path(__file__).parent.parent.parent
@@ -240,17 +242,13 @@ def test_a_port_that_is_taken_costs_the_metrics_only_and_is_tried_again(
         endpoint.close()
 
 
-@contextmanager
-def daemon(config: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "exporter", "--config", str(config), "daemon"],
-        stderr=subprocess.DEVNULL,
+def daemon(config: Path) -> "AbstractContextManager[subprocess.Popen[bytes]]":
+    return ending(
+        subprocess.Popen(
+            [sys.executable, "-m", "exporter", "--config", str(config), "daemon"],
+            stderr=subprocess.DEVNULL,
+        )
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_the_daemon_answers_while_it_polls(

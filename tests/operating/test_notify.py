@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -23,8 +22,11 @@ from exporter.errors import Exit
 from exporter.events import Listeners, PollEnded
 from exporter.operating.health import Health
 from exporter.operating.notify import systemd
+from tests.processes import ending
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from exporter.poll import Poller
     from tests.conftest import WriteConfig
 
@@ -175,18 +177,14 @@ def test_a_stuck_scheduler_starves_the_watchdog(manager: Manager) -> None:
         daemon.stop()
 
 
-@contextmanager
-def daemon_of(config: Path, manager: Manager) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "exporter", "--config", str(config), "daemon"],
-        env={**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"},
-        stderr=subprocess.DEVNULL,
+def daemon_of(config: Path, manager: Manager) -> "AbstractContextManager[subprocess.Popen[bytes]]":
+    return ending(
+        subprocess.Popen(
+            [sys.executable, "-m", "exporter", "--config", str(config), "daemon"],
+            env={**os.environ, "NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"},
+            stderr=subprocess.DEVNULL,
+        )
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_the_daemon_from_start_to_end(

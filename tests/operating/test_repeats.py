@@ -20,6 +20,7 @@ from exporter.demo.exchange import Exchange
 from exporter.errors import Exit
 from exporter.events import PollEnded
 from exporter.operating.repeats import Repeats
+from tests.processes import ending
 
 if TYPE_CHECKING:
     from tests.conftest import WriteConfig
@@ -134,16 +135,13 @@ def test_the_daemon_logs_an_outage_in_a_few_lines(
         process = subprocess.Popen(
             [sys.executable, "-m", "exporter", "--config", str(config), "daemon"], stderr=stderr
         )
-    try:
+    with ending(process):
         until = time.monotonic() + PATIENCE
         while '"recovered"' not in file.read_text():
             assert time.monotonic() < until
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-    finally:
-        process.kill()
-        process.wait()
     records = [json.loads(line) for line in file.read_text().splitlines()]
     events = [record["event"] for record in records]
     assert events.count("poll_failed") == 1

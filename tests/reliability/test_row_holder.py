@@ -5,17 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from tests.processes import ending
 from tests.soak.witness import broken_promises, record_of, wait_until
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from contextlib import AbstractContextManager
+
     from exporter.demo.exchange import Exchange
     from tests.conftest import RunCli, WriteConfig
 
@@ -33,20 +34,16 @@ INSERT INTO slowly DEFAULT VALUES;
 """
 
 
-@contextmanager
-def _process(config: Path) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "exporter", "--config", str(config), "run-once"],
-        cwd=config.parent,
-        env={"PATH": os.environ["PATH"]},
-        stderr=subprocess.PIPE,
-        text=True,
+def _process(config: Path) -> "AbstractContextManager[subprocess.Popen[str]]":
+    return ending(
+        subprocess.Popen(
+            [sys.executable, "-m", "exporter", "--config", str(config), "run-once"],
+            cwd=config.parent,
+            env={"PATH": os.environ["PATH"]},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_stopped_exporter_that_holds_the_row_gives_it_up(  # noqa: PLR0917  # pytest passes fixtures by name

@@ -21,6 +21,7 @@ import requests
 from cryptography.hazmat.primitives import serialization
 
 from exporter.demo.answers import Answer, Request
+from tests.processes import ending
 from tests.reliability.conftest import Link
 
 if TYPE_CHECKING:
@@ -249,11 +250,8 @@ def test_a_crash_leaves_no_core_in_which_the_key_would_be(
         ["sh", "-c", 'ulimit -S -c $(ulimit -H -c); exec "$@"', "sh", *daemon],
         stderr=subprocess.DEVNULL,
     )
-    try:
+    with ending(process):
         witness.wait_for_requests(1, seconds=60)
         limits = Path(f"/proc/{process.pid}/limits").read_text(encoding="ascii")
-    finally:
-        process.kill()
-        process.wait()
     (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
     assert line.split()[4] == "0"

@@ -40,7 +40,7 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "Each has a `--help` that says the same. Logs go to stderr, answers alone to stdout."
     yield ""
-    yield "<!-- Made by docs/make_commands.py from exporter/cli.py. -->"
+    yield "<!-- Made by docs/make_commands.py from exporter/cli/__init__.py. -->"
     yield ""
     yield "Before the command, as in `kalshi-exporter --config my.toml status`:"
     yield ""

@@ -69,7 +69,7 @@ class DatabaseError(ExporterError):
     exit_code = Exit.DATABASE
 
 
-class RefusedPollError(DatabaseError):
+class PoisonPollError(DatabaseError):
     """The database refuses what a poll holds, and would whenever it is tried again."""
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.errors import Outcome
 
-LONGEST_ID = 256
+MAX_ID_LENGTH = 256
 """Characters of a group's id."""
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -36,7 +36,7 @@ class OrderGroup(
             keys and numbers as sent; None if there were none.
     """
 
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
     is_auto_cancel_enabled: bool
     contracts_limit: str | None = msgspec.field(default=None, name="contracts_limit_fp")
     exchange_index: Int64 | None = None

@@ -7,7 +7,7 @@ need none.
 
 from alembic import context
 
-from exporter.history.described import describe
+from exporter.history.comments import describe
 from exporter.history.schema import REVISION, metadata
 
 connection = context.config.attributes.get("connection")

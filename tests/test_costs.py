@@ -1,6 +1,6 @@
 """What a poll and a start cost, in counts that are the same on every machine.
 
-Times are for `python -m tests.benchmarks`: here are statements, rows, bytes and modules.
+Times are for `python -m benchmarks`: here are statements, rows, bytes and modules.
 """
 
 import sqlite3
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.assembly import pollers
-from exporter.config import load
+from exporter.config.load import load
 from exporter.demo.exchange import Exchange
 from exporter.demo.groups import Groups
 from exporter.errors import Exit
-from exporter.poll import Poller
-from tests.traffic import Sent, listened, rows_written
+from exporter.recording.poller import Poller
+from exporter.wiring import pollers
+from tests.support.traffic import Sent, listened, rows_written
 
 if TYPE_CHECKING:
     from tests.conftest import WriteConfig

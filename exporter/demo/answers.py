@@ -109,7 +109,7 @@ class Answer:
 
     @classmethod
     def hang(cls, seconds: float) -> Self:
-        """Silence, then the end of the connection."""
+        """CircuitBreaker, then the end of the connection."""
         return cls(delay=seconds, ending="closed")
 
 

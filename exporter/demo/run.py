@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exporter.assembly import pollers
 from exporter.clock import elapsed
-from exporter.config import load
-from exporter.daemon import Daemon
+from exporter.config.load import load
+from exporter.daemon.scheduler import Daemon
 from exporter.demo.exchange import Exchange
 from exporter.demo.market import Market
 from exporter.demo.place import Place, find_place
 from exporter.demo.show import Display, Narrator, Records, listening
 from exporter.demo.summary import count_known, show_summary
+from exporter.wiring import pollers
 
 SEED = 2242
 """Of the market: the faults among its first sixteen steps are one that a second attempt mends, one

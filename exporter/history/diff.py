@@ -11,7 +11,7 @@ from exporter.model import OrderGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class OpenSnapshots:
     """The open snapshots of an account.
 
     Attributes:
@@ -24,7 +24,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Changes:
     """The steps from what was known to what was observed, each sorted by id.
 
     Attributes:
@@ -48,11 +48,11 @@ class Difference:
 
 
 def compare(
-    known: Known,
+    known: OpenSnapshots,
     observed: Mapping[str, OrderGroup],
     *,
     confirmed_since: datetime | None,
-) -> Difference:
+) -> Changes:
     """Compare an observation with the open snapshots.
 
     Args:
@@ -79,7 +79,7 @@ def compare(
 
     changed_ids = {group.id for group in changed}
     returned = (known.missing.keys() & observed.keys()) - changed_ids
-    return Difference(
+    return Changes(
         added=tuple(sorted(added, key=_by_id)),
         changed=tuple(sorted(changed, key=_by_id)),
         returned=tuple(sorted(returned)),
@@ -88,13 +88,13 @@ def compare(
     )
 
 
-def apply(
-    known: Known,
+def after(
+    known: OpenSnapshots,
     observed: Mapping[str, OrderGroup],
-    difference: Difference,
+    difference: Changes,
     *,
     observed_at: datetime,
-) -> Known:
+) -> OpenSnapshots:
     """Give what is known after a difference has been written.
 
     Args:
@@ -109,7 +109,7 @@ def apply(
         missing.pop(group_id, None)
     # What is open is what was seen, and what is missing without being removed.
     groups = {**observed, **{each: known.groups[each] for each in missing}} if missing else observed
-    return Known(groups=groups, missing=missing)
+    return OpenSnapshots(groups=groups, missing=missing)
 
 
 def _by_id(group: OrderGroup) -> str:

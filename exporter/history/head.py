@@ -27,11 +27,11 @@ from sqlalchemy import (
     update,
 )
 
-from exporter.history.database import Database
-from exporter.history.gaps import NOT_KEPT, explain_late
+from exporter.database.database import Database
+from exporter.history.gap_cause import NOT_KEPT, explain_late
 from exporter.history.schema import Instant, accounts, gap_outcomes
 
-PATIENCE = 3
+UNAUTHORIZED_THRESHOLD = 3
 """So many polls in a row may be refused before a daemon asks less often."""
 
 _SAME_TICK = 1.0  # seconds that exporters may differ in coming to a tick
@@ -95,7 +95,7 @@ def claim(
         lease: seconds until others may take the account, should the owner not come back.
         unless_polled_within: seconds; refuse if another exporter began a poll so recently.
         unless_refused_within: seconds; refuse if any exporter began a poll so recently, and the
-            exchange has refused the last `PATIENCE` of them.
+            exchange has refused the last `UNAUTHORIZED_THRESHOLD` of them.
         unless_resting: refuse if the exchange has asked any exporter for a pause that is not over.
 
     Returns:
@@ -106,7 +106,7 @@ def claim(
         DatabaseError: the database failed.
     """
     latest = now + timedelta(seconds=_LONGEST_LEASE)
-    row = database.at_once(
+    row = database.execute_one(
         _claim(database.url.get_backend_name()),
         {
             "account": account,
@@ -143,7 +143,7 @@ def _claim(dialect: str) -> Executable:
     mine = accounts.c.claimed_by == bindparam("owner")
     free = and_(
         or_(mine, and_(unclaimed, rested("polled_before", "soon"))),
-        or_(accounts.c.refused_polls < PATIENCE, rested("refused_before", "now")),
+        or_(accounts.c.refused_polls < UNAUTHORIZED_THRESHOLD, rested("refused_before", "now")),
         or_(
             accounts.c.rest_until.is_(None),
             accounts.c.rest_until <= bindparam("rested_by"),

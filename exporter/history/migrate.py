@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
 
+from exporter.database.database import Database, bound
 from exporter.errors import DatabaseError, SchemaError
-from exporter.history.database import Database, bound
 from exporter.history.schema import REVISION, metadata
 from exporter.resources import shipped
 
@@ -77,7 +77,7 @@ def ensure_current(database: Database, *, auto_migrate: bool) -> None:
     """
     revision = current_revision(database)
     if revision == REVISION:
-        database.let_readers_in()
+        database.enable_wal()
         return
     refuse_newer(revision)
     if not auto_migrate:
@@ -128,7 +128,7 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
         bound(connection, seconds=_STEP_SECONDS)
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, to)
-    database.let_readers_in()
+    database.enable_wal()
     _log.info(
         "the database's schema is now at revision %s",
         to,

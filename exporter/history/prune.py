@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
 
-from exporter.history.database import Database, bound
+from exporter.database.database import Database, bound
 from exporter.history.schema import accounts, order_group_snapshots, polls
 
 _BATCH = 10_000  # rows: about a tenth of a second of SQLite's only writer

@@ -18,7 +18,7 @@ from sqlalchemy import (
     update,
 )
 
-from exporter.history.diff import Difference, Known
+from exporter.history.diff import Changes, OpenSnapshots
 from exporter.history.head import Head
 from exporter.history.schema import Instant, polls, to_text
 from exporter.history.schema import order_group_snapshots as snapshots
@@ -29,7 +29,7 @@ _TWICE = 2  # the default: the poll before this one is the head's, and needs no 
 _OPEN = snapshots.c.valid_to.is_(None)
 
 
-def read_open(connection: Connection, account: str) -> Known:
+def read_open(connection: Connection, account: str) -> OpenSnapshots:
     """Read the open snapshots of an account."""
     rows = connection.execute(
         select(
@@ -47,11 +47,11 @@ def read_open(connection: Connection, account: str) -> Known:
         groups[group_id] = OrderGroup(group_id, enabled, limit, index, extra)
         if missing_since is not None:
             missing[group_id] = missing_since
-    return Known(groups=groups, missing=missing)
+    return OpenSnapshots(groups=groups, missing=missing)
 
 
 def confirmed_since(
-    connection: Connection, head: Head, known: Known, confirm_removal: int
+    connection: Connection, head: Head, known: OpenSnapshots, confirm_removal: int
 ) -> datetime | None:
     """Give the instant since which a group must be missing for the present miss to confirm it.
 
@@ -91,7 +91,7 @@ def confirmed_since(
 def write(
     connection: Connection,
     head: Head,
-    difference: Difference,
+    difference: Changes,
     *,
     observed_at: datetime,
     poll_id: int,
@@ -174,13 +174,13 @@ def _insert_on_sqlite(connection: Connection, rows: list[tuple[Any, ...]]) -> No
 
 
 def _insert_on_postgres(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
-    from exporter.history import postgres  # noqa: PLC0415  # an extra
+    from exporter.database import postgres  # noqa: PLC0415  # an extra
 
     postgres.copy_in(connection, f"COPY order_group_snapshots ({_COLUMNS}) FROM STDIN", rows)
 
 
 def _rows(
-    head: Head, difference: Difference, *, observed_at: datetime, poll_id: int
+    head: Head, difference: Changes, *, observed_at: datetime, poll_id: int
 ) -> list[tuple[Any, ...]]:
     valid_from = to_text(observed_at)
     not_before = None if head.observed_at is None else to_text(head.observed_at)

@@ -9,20 +9,21 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from exporter import __version__
+from exporter.database import wal
+from exporter.database.database import Database, bound
 from exporter.errors import BusyError, Outcome
 from exporter.history import head as heads
-from exporter.history import journal, snapshots
-from exporter.history.database import Database, bound
-from exporter.history.diff import Difference, Known, apply, compare
-from exporter.history.gaps import explain_late
+from exporter.history import snapshots
+from exporter.history.advance import INSERT_POLL, advance, advance_in_one_statement
+from exporter.history.diff import Changes, OpenSnapshots, after, compare
+from exporter.history.gap_cause import explain_late
 from exporter.history.head import Head
 from exporter.history.schema import polls
-from exporter.history.step import INSERT_POLL, advance, advance_at_once
 from exporter.model import Observation, Poll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class WriteResult:
     """What a poll left in the database.
 
     Attributes:
@@ -60,7 +61,7 @@ class Store:
         self._preparing = threading.Lock()
         # What is known of each account, as of an observation: spares reading it again. Not as of
         # a version alone, which comes again when a backup is restored under a running process.
-        self._known: dict[str, tuple[tuple[int, datetime], Known]] = {}
+        self._known: dict[str, tuple[tuple[int, datetime], OpenSnapshots]] = {}
 
     def prepare(self) -> None:
         """Make sure once that the schema is right.
@@ -76,10 +77,10 @@ class Store:
                 self._prepare(self._database)
                 self._prepare = None
 
-    def tidy(self) -> None:
+    def maintain(self) -> None:
         """Do what is best done between two polls; it disturbs none."""
         if self._database.path is not None:
-            journal.shorten(self._database.path)
+            wal.checkpoint(self._database.path)
 
     def claim(
         self,
@@ -130,7 +131,7 @@ class Store:
         interval: float,
         confirm_removal: int,
         rest: float = 0.0,
-    ) -> Written:
+    ) -> WriteResult:
         """Write one poll, whole or not at all, and end this process's claim on the account.
 
         Args:
@@ -147,7 +148,7 @@ class Store:
                 nobody knows whether the poll is written: spool it, which finds out.
         """
         if head is not None and self._repeated(poll, head, interval):
-            return Written(outcome="ok", group_count=head.group_count, **_NOTHING_CHANGED)
+            return WriteResult(outcome="ok", group_count=head.group_count, **_NOTHING_CHANGED)
         with self._database.transaction() as connection:
             late = False
             if head is None:
@@ -169,7 +170,7 @@ class Store:
                     started_at=poll.started_at,
                     rest_until=poll.finished_at + timedelta(seconds=rest) if rest else None,
                 )
-                return Written(outcome=poll.outcome)
+                return WriteResult(outcome=poll.outcome)
             # Without its groups it repeats an answer; another may have come in between.
             repeats_another = (
                 poll.observation.groups is None and poll.observation.digest != head.digest
@@ -185,7 +186,7 @@ class Store:
                 interval=interval,
                 confirm_removal=confirm_removal,
             )
-        # Known only once it is committed.
+        # OpenSnapshots only once it is committed.
         if known is not None:
             self._remember(head, poll.observation, known)
         return written
@@ -197,14 +198,16 @@ class Store:
             return False
         observed_at = heads.next_instant(head, seen.observed_at)
         row = _row(poll, observed_at=observed_at, group_count=head.group_count, **_NOTHING_CHANGED)
-        if not advance_at_once(self._database, head, row, owner=self._owner, interval=interval):
+        if not advance_in_one_statement(
+            self._database, head, row, owner=self._owner, interval=interval
+        ):
             return False  # and nothing is written
         known = self._known_at(head)
         if known is not None:
             self._remember(head, seen, known)
         return True
 
-    def _remember(self, head: Head, seen: Observation, known: Known) -> None:
+    def _remember(self, head: Head, seen: Observation, known: OpenSnapshots) -> None:
         observed_at = heads.next_instant(head, seen.observed_at)
         self._known[head.account] = ((head.version + 1, observed_at), known)
 
@@ -217,7 +220,7 @@ class Store:
         head: Head,
         interval: float,
         confirm_removal: int,
-    ) -> tuple[Written, Known | None]:
+    ) -> tuple[WriteResult, OpenSnapshots | None]:
         observed_at = heads.next_instant(head, observation.observed_at)
         groups = observation.groups
         group_count = head.group_count if groups is None else len(groups)
@@ -228,7 +231,7 @@ class Store:
             return _superseded(connection, poll), None
 
         if groups is None or observation.digest == head.digest:
-            unchanged = Written(outcome="ok", group_count=group_count, **_NOTHING_CHANGED)
+            unchanged = WriteResult(outcome="ok", group_count=group_count, **_NOTHING_CHANGED)
             return unchanged, self._known_at(head)
 
         known = self._known_at(head) or snapshots.read_open(connection, head.account)
@@ -242,18 +245,18 @@ class Store:
             bound(connection, rows=len(difference))
             snapshots.write(connection, head, difference, observed_at=observed_at, poll_id=poll_id)
             _update_poll(connection, poll_id, **counts)
-            known = apply(known, groups, difference, observed_at=observed_at)
+            known = after(known, groups, difference, observed_at=observed_at)
         # While a group is missing, the same answer again means one more miss.
         digest = None if known.missing else observation.digest
         heads.remember_digest(connection, head.account, digest)
-        return Written(outcome="ok", group_count=group_count, **counts), known
+        return WriteResult(outcome="ok", group_count=group_count, **counts), known
 
-    def _known_at(self, head: Head) -> Known | None:
+    def _known_at(self, head: Head) -> OpenSnapshots | None:
         observation, known = self._known.get(head.account, (None, None))
         return known if observation == (head.version, head.observed_at) else None
 
 
-def _written_before(connection: Connection, poll: Poll) -> Written | None:
+def _written_before(connection: Connection, poll: Poll) -> WriteResult | None:
     """What a poll left that was committed although its exporter lost the connection meanwhile."""
     statement = select(
         polls.c.outcome, polls.c.group_count, polls.c.added, polls.c.changed, polls.c.removed
@@ -263,13 +266,13 @@ def _written_before(connection: Connection, poll: Poll) -> Written | None:
         polls.c.finished_at == poll.finished_at,
     )
     row = connection.execute(statement).first()
-    return None if row is None else Written(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+    return None if row is None else WriteResult(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
 
 
-def _superseded(connection: Connection, poll: Poll) -> Written:
+def _superseded(connection: Connection, poll: Poll) -> WriteResult:
     # Its exporter looked, but the account has been observed since: in vain, if it was in a gap.
     explain_late(connection, poll.account, "superseded", started_at=poll.started_at)
-    return Written(outcome="superseded")
+    return WriteResult(outcome="superseded")
 
 
 def _row(poll: Poll, **values: Any) -> dict[str, Any]:
@@ -299,7 +302,7 @@ def _update_poll(connection: Connection, poll_id: int, **values: Any) -> None:
     connection.execute(update(polls).where(polls.c.id == poll_id).values(values))
 
 
-def _counts(difference: Difference) -> dict[str, int]:
+def _counts(difference: Changes) -> dict[str, int]:
     """What the poll saw change: a removal counts when it is confirmed."""
     return {
         "added": len(difference.added),

@@ -4,7 +4,7 @@ In the order in which they are best read:
 
     order_groups  the endpoint: all pages of it become an Observation
     session       signed requests, attempts, waits
-    effort        what one poll may spend
+    budget        what one poll may spend
     transport     connections with a total deadline and a bound on bytes
     answers       bodies and headers, read within bounds
     refusals      what an error response means

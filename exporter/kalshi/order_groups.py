@@ -1,4 +1,4 @@
-"""The endpoint: a signed session and an effort become an `Observation`, through `decoding`.
+"""The endpoint: a signed session and an budget become an `Observation`, through `decoding`.
 
 https://docs.kalshi.com/api-reference/orders/get-order-groups
 """
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from datetime import datetime
 
 from exporter.errors import InvalidResponseError
-from exporter.kalshi import decoding
-from exporter.kalshi.effort import Effort
+from exporter.kalshi import decode
+from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.session import SignedSession
-from exporter.kalshi.text import clean
 from exporter.model import Observation, OrderGroup
+from exporter.text import sanitize
 
 _PATH = "/portfolio/order_groups"
 
@@ -24,7 +24,7 @@ _LARGE = 32 * 1024 * 1024  # bytes
 
 def fetch_order_groups(
     session: SignedSession,
-    effort: Effort,
+    budget: RequestBudget,
     *,
     subaccount: int | None,
     known_digest: str | None,
@@ -34,7 +34,7 @@ def fetch_order_groups(
 
     Args:
         session: of the account; its `max_response_size` holds for all pages together.
-        effort: bounds the time, and tells attempts, status and clock skew afterwards, whether
+        budget: bounds the time, and tells attempts, status and clock skew afterwards, whether
             this returns or raises.
         subaccount: the one to ask for; None for all of them in one answer.
         known_digest: of the latest observation of this account with this subaccount, if any. An
@@ -48,20 +48,20 @@ def fetch_order_groups(
     digest = _Digest()
     groups: list[OrderGroup] = []
     cursors: set[str] = set()
-    room = decoding.Room(effort.check)
+    room = decode.Room(budget.check)
     left = session.max_response_size
     try:
         while True:
-            body = session.get(_PATH, parameters, effort, left)
+            body = session.get(_PATH, parameters, budget, left)
             observed_at = now()
             # After the stamp, so that a pause between the two cannot date an old answer to today.
-            effort.check()
+            budget.check()
             left -= len(body)
             digest.add(body)
             if not cursors and digest.text() == known_digest:
                 # The same bytes were one complete, valid page before.
                 return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
-            page = decoding.decode(body, room)
+            page = decode.decode(body, room)
             groups += page.groups
             if page.cursor is not None or len(body) > _LARGE:
                 del body
@@ -76,7 +76,7 @@ def fetch_order_groups(
             groups=None if known else _by_id(groups),
         )
     except InvalidResponseError as error:
-        error.http_status = effort.http_status
+        error.http_status = budget.http_status
         raise
 
 
@@ -91,7 +91,7 @@ def _by_id(groups: list[OrderGroup]) -> dict[str, OrderGroup]:
     if len(by_id) != len(groups):
         for group in groups:
             if by_id[group.id] != group:
-                quoted = clean(f'"{group.id}"', 60)
+                quoted = sanitize(f'"{group.id}"', 60)
                 raise InvalidResponseError(f"the group {quoted} came twice, with different content")
     return by_id
 
@@ -104,7 +104,7 @@ class _Digest:
     """
 
     def __init__(self) -> None:
-        self._hash = hashlib.blake2b(decoding.VERSION, digest_size=32)
+        self._hash = hashlib.blake2b(decode.VERSION, digest_size=32)
 
     def add(self, body: bytes) -> None:
         # With its length, so that no two sequences of pages are the same bytes.

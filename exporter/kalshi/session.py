@@ -1,6 +1,6 @@
 """The signed session: attempts, deadlines, limits and refusals, between `keys` and `order_groups`.
 
-It spends an `effort`, sends over `transport`, reads with `answers` and lets `refusals` say what
+It spends an `budget`, sends over `transport`, reads with `answers` and lets `refusals` say what
 went wrong.
 """
 
@@ -29,12 +29,12 @@ from exporter.errors import (
     InvalidResponseError,
     UnreachableError,
 )
-from exporter.kalshi.answers import clock_skew_ms, read_body, retry_after
-from exporter.kalshi.effort import Effort
+from exporter.http.adapter import DeadlineAdapter, TooManyBytesError
+from exporter.http.body import clock_skew_ms, read_body, retry_after
+from exporter.kalshi.budget import RequestBudget
+from exporter.kalshi.error_response import error_from_response
 from exporter.kalshi.keys import SigningKey
-from exporter.kalshi.refusals import refusal
-from exporter.kalshi.text import clean
-from exporter.kalshi.transport import DeadlineAdapter, TooManyBytesError
+from exporter.text import sanitize
 
 _FIRST_WAIT = 0.5  # seconds
 _LONGEST_WAIT = 8.0  # seconds
@@ -114,14 +114,14 @@ class SignedSession:
         self._session.close()
 
     def get(
-        self, path: str, parameters: Mapping[str, str], effort: Effort, size_limit: int
+        self, path: str, parameters: Mapping[str, str], budget: RequestBudget, size_limit: int
     ) -> bytes:
         """The body of a 200, after as many attempts as are allowed and fit into the deadline.
 
         Args:
             path: after the base URL, with a slash in front.
             parameters: of the query.
-            effort: whose deadline holds, and which is told of each attempt.
+            budget: whose deadline holds, and which is told of each attempt.
             size_limit: bytes of the body after decompression.
 
         Raises:
@@ -130,10 +130,10 @@ class SignedSession:
         """
         for attempt in range(1, self._max_attempts + 1):
             try:
-                return self._attempt(path, parameters, effort, size_limit)
+                return self._attempt(path, parameters, budget, size_limit)
             except ApiError as error:
                 failure = error
-            wait = self._wait_after(failure, attempt, effort)
+            wait = self._wait_after(failure, attempt, budget)
             if wait is None or self._stop.is_set():
                 break
             self._log_retry(failure, attempt, wait)
@@ -142,26 +142,26 @@ class SignedSession:
         raise failure
 
     def _attempt(
-        self, path: str, parameters: Mapping[str, str], effort: Effort, size_limit: int
+        self, path: str, parameters: Mapping[str, str], budget: RequestBudget, size_limit: int
     ) -> bytes:
-        effort.check()
-        effort.attempts += 1
-        effort.http_status = None
+        budget.check()
+        budget.attempts += 1
+        budget.http_status = None
         try:
-            body = self._exchange(path, parameters, effort, size_limit)
+            body = self._exchange(path, parameters, budget, size_limit)
         except ApiError as error:
-            error.http_status = effort.http_status
+            error.http_status = budget.http_status
             raise
         except Exception as error:
             # Four libraries raise what they like for a hostile or broken answer, and all of it
             # means the same.
-            raise self._transport_failure(error, effort) from error
+            raise self._transport_failure(error, budget) from error
         # A process that was stopped meanwhile may hold an answer from long ago.
-        effort.check()
+        budget.check()
         return body
 
     def _exchange(
-        self, path: str, parameters: Mapping[str, str], effort: Effort, size_limit: int
+        self, path: str, parameters: Mapping[str, str], budget: RequestBudget, size_limit: int
     ) -> bytes:
         request = self._signed(path, parameters)
         began = time.time()
@@ -171,15 +171,15 @@ class SignedSession:
             allow_redirects=False,
             proxies={},  # none; requests would look for some each time
             # Not below a millisecond, because urllib3 refuses a timeout of nothing.
-            timeout=Timeout(total=max(effort.remaining(), 0.001)),  # type: ignore[arg-type] # requests takes urllib3's, which its stubs do not know
+            timeout=Timeout(total=max(budget.remaining(), 0.001)),  # type: ignore[arg-type] # requests takes urllib3's, which its stubs do not know
         )
         with closing(response):
-            effort.http_status = response.status_code
+            budget.http_status = response.status_code
             skew = clock_skew_ms(response.headers, began, time.time())
-            effort.clock_skew_ms = effort.clock_skew_ms if skew is None else skew
+            budget.clock_skew_ms = budget.clock_skew_ms if skew is None else skew
             if response.status_code != requests.codes.ok:
-                raise self._refusal(response, effort)
-            return read_body(response, size_limit, effort.check)
+                raise self._refusal(response, budget)
+            return read_body(response, size_limit, budget.check)
 
     def _signed(self, path: str, parameters: Mapping[str, str]) -> requests.PreparedRequest:
         # The same object each time: only one request is under way.
@@ -201,33 +201,33 @@ class SignedSession:
             requests.Request("GET", self._base_url + path, params=dict(parameters))
         )
 
-    def _refusal(self, response: requests.Response, effort: Effort) -> ApiError:
+    def _refusal(self, response: requests.Response, budget: RequestBudget) -> ApiError:
         try:
-            body = read_body(response, _ERROR_BODY, effort.check)
+            body = read_body(response, _ERROR_BODY, budget.check)
         except Exception:  # noqa: BLE001 - the status says enough when the body cannot be had
             body = b""
         # What the exchange repeats of our secrets stays here too.
         for name in ("KALSHI-ACCESS-KEY", "KALSHI-ACCESS-SIGNATURE"):
             body = body.replace(response.request.headers[name].encode(), b"***")
-        return refusal(
+        return error_from_response(
             response.status_code,
             body,
             retry_after=retry_after(response.headers),
-            clock_skew_ms=effort.clock_skew_ms,
+            clock_skew_ms=budget.clock_skew_ms,
             key_hint=f"…{self._key_id[-4:]}",
         )
 
-    def _transport_failure(self, error: Exception, effort: Effort) -> ApiError:
+    def _transport_failure(self, error: Exception, budget: RequestBudget) -> ApiError:
         if isinstance(error, TooManyBytesError):
-            if effort.http_status == requests.codes.ok:
+            if budget.http_status == requests.codes.ok:
                 return InvalidResponseError(
                     "the answer is larger than max_response_size allows", http_status=200
                 )
             return UnreachableError("the exchange sends a header without end")
-        if effort.remaining() <= _CLOCK_TOLERANCE:
-            return effort.timed_out()
+        if budget.remaining() <= _CLOCK_TOLERANCE:
+            return budget.timed_out()
         root = _root(error)
-        cause = clean(getattr(root, "strerror", None) or str(root) or repr(root), _CAUSE)
+        cause = sanitize(getattr(root, "strerror", None) or str(root) or repr(root), _CAUSE)
         hint = ""
         if isinstance(root, ssl.SSLError):
             hint = (
@@ -238,17 +238,17 @@ class SignedSession:
         return UnreachableError(
             f"no complete answer from {urlsplit(self._base_url).netloc}: "
             f"{type(root).__name__}: {cause}{hint}",
-            http_status=effort.http_status,
+            http_status=budget.http_status,
         )
 
-    def _wait_after(self, failure: ApiError, attempt: int, effort: Effort) -> float | None:
+    def _wait_after(self, failure: ApiError, attempt: int, budget: RequestBudget) -> float | None:
         """Seconds until the next attempt; None if there is to be none."""
         if not failure.retryable or attempt == self._max_attempts:
             return None
         ceiling = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
         # Full jitter, so that exporters that failed together do not come back together.
         wait = max(random.uniform(0, ceiling), failure.retry_after or 0.0)  # noqa: S311 - no secret
-        return wait if wait < effort.remaining() else None
+        return wait if wait < budget.remaining() else None
 
     def _log_retry(self, failure: ApiError, attempt: int, wait: float) -> None:
         _log.warning(

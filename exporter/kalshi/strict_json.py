@@ -13,7 +13,7 @@ from typing import NoReturn
 import msgspec
 
 from exporter.errors import InvalidResponseError
-from exporter.kalshi.text import clean
+from exporter.text import sanitize
 
 _LARGEST = 4 * 1024 * 1024  # bytes: text takes up to four times as much while it is decoded
 _MOST_VALUES = 200_000  # each takes a hundred times what it costs its sender
@@ -51,7 +51,7 @@ def decode(where: str, text: bytes | msgspec.Raw) -> object:
     except UnicodeDecodeError as error:
         raise InvalidResponseError(f"{where}: not UTF-8: {error.reason}") from None
     except ValueError as error:
-        raise InvalidResponseError(f"{where}: not JSON: {clean(str(error), 100)}") from None
+        raise InvalidResponseError(f"{where}: not JSON: {sanitize(str(error), 100)}") from None
     return value
 
 
@@ -132,7 +132,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def refuse_duplicate(names: list[str]) -> NoReturn:
     """Raise the InvalidResponseError that says which of an object's keys stands there twice."""
     twice = next(name for name in names if names.count(name) > 1)
-    raise InvalidResponseError(f"the key {clean(repr(twice), 60)} stands twice in one object")
+    raise InvalidResponseError(f"the key {sanitize(repr(twice), 60)} stands twice in one object")
 
 
 def _refuse_constant(name: str) -> NoReturn:

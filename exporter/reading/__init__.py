@@ -1,1 +1,1 @@
-"""What people ask of the recorded history."""
+"""What analysts ask of the history: queries, exports and status."""

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 
+from exporter.database.database import Database
 from exporter.errors import ConfigurationError, DatabaseError, SchemaError
-from exporter.history.database import Database
 from exporter.history.migrate import current_revision, refuse_newer
 from exporter.history.schema import REVISION
 

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
+from exporter.history.advance import COVERAGE_INTERVALS
 from exporter.history.schema import accounts, coverage, gap_outcomes, to_text
-from exporter.history.step import COVERAGE_INTERVALS
 
 NOT_RUNNING = "not_running"
 """The cause of a gap inside which no poll was recorded."""

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select
 
-from exporter.history.database import bound
+from exporter.database.database import bound
+from exporter.history.advance import COVERAGE_INTERVALS
 from exporter.history.schema import accounts, polls
-from exporter.history.step import COVERAGE_INTERVALS
 from exporter.reading import views
 from exporter.reading.connect import snapshot
 from exporter.reading.coverage import present_cause

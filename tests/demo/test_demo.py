@@ -19,7 +19,7 @@ from exporter.demo.market import Market
 from exporter.demo.place import find_place
 from exporter.demo.run import SEED
 from exporter.errors import ConfigurationError
-from tests.processes import ending
+from tests.support.processes import ending
 
 if TYPE_CHECKING:
     from tests.conftest import RunCli

@@ -101,12 +101,12 @@ def test_ten_seconds_of_clock_error_pass(client: Client, key_pair: "KeyPair") ->
     assert client.get(sign(key_pair, seconds=-10)).status_code == 200
 
 
-def refusal(code: str, details: str | None = None) -> dict[str, Any]:
+def error_from_response(code: str, details: str | None = None) -> dict[str, Any]:
     error = {"code": code, "message": code.replace("_", " ")}
     return {"error": error | ({"details": details} if details else {})}
 
 
-FORGED = refusal("authentication_error", "INCORRECT_API_KEY_SIGNATURE")
+FORGED = error_from_response("authentication_error", "INCORRECT_API_KEY_SIGNATURE")
 
 
 @pytest.mark.parametrize("seconds", [-30, 30])
@@ -115,14 +115,14 @@ def test_an_old_or_future_timestamp_is_refused(
 ) -> None:
     answer = client.get(sign(key_pair, seconds=seconds))
     assert answer.status_code == 401
-    assert answer.json() == refusal("header_timestamp_expired")
+    assert answer.json() == error_from_response("header_timestamp_expired")
 
 
 def test_the_exchange_judges_by_its_own_clock(
     client: Client, exchange: Exchange, key_pair: "KeyPair"
 ) -> None:
     exchange.clock_offset = 3600.0
-    assert client.get().json() == refusal("header_timestamp_expired")
+    assert client.get().json() == error_from_response("header_timestamp_expired")
     answer = client.get(sign(key_pair, seconds=3600))
     assert answer.status_code == 200
     assert answer.headers["Date"] == time.strftime(
@@ -145,7 +145,7 @@ def test_each_header_is_needed(
     del headers[missing]
     answer = client.get(headers)
     assert answer.status_code == 401
-    assert answer.json() == refusal(code)
+    assert answer.json() == error_from_response(code)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_changed_timestamp_breaks_the_signature(client: Client, key_pair: "Key
 def test_an_unknown_key_is_not_found(client: Client, key_pair: "KeyPair") -> None:
     answer = client.get(sign(key_pair) | {"KALSHI-ACCESS-KEY": "another"})
     assert answer.status_code == 401
-    assert answer.json() == refusal("authentication_error", "NOT_FOUND")
+    assert answer.json() == error_from_response("authentication_error", "NOT_FOUND")
 
 
 def test_a_signature_serves_once(client: Client, key_pair: "KeyPair") -> None:
@@ -191,7 +191,7 @@ def test_a_signature_serves_once(client: Client, key_pair: "KeyPair") -> None:
     assert client.get(headers).status_code == 200
     answer = client.get(headers)
     assert answer.status_code == 401
-    assert answer.json() == refusal("authentication_error", "SIGNATURE_SEEN_BEFORE")
+    assert answer.json() == error_from_response("authentication_error", "SIGNATURE_SEEN_BEFORE")
 
 
 def test_ed25519_keys_sign_the_same_message(exchange: Exchange, client: Client) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
+from exporter.database.database import Database
 from exporter.errors import ApiError, Outcome
 from exporter.history import schema
-from exporter.history.database import Database
 from exporter.history.head import Head
 from exporter.history.migrate import migrate
-from exporter.history.store import Store, Written
-from exporter.kalshi.decoding import decimal
+from exporter.history.store import Store, WriteResult
+from exporter.kalshi.decode import decimal
 from exporter.model import Observation, OrderGroup, Poll
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -93,23 +93,25 @@ class History:
         """Read and claim the head."""
         return (store or self.store).claim("main", now=self.at(seconds), lease=1.0)
 
-    def write(self, poll: Poll, head: Head | None, *, store: Store | None = None) -> Written:
+    def write(self, poll: Poll, head: Head | None, *, store: Store | None = None) -> WriteResult:
         """Write a poll; as one from the spool if `head` is None."""
         return (store or self.store).write(
             poll, head=head, interval=self.interval, confirm_removal=self.confirm_removal
         )
 
-    def observe(self, seconds: float, *groups: OrderGroup, digest: str | None = None) -> Written:
+    def observe(
+        self, seconds: float, *groups: OrderGroup, digest: str | None = None
+    ) -> WriteResult:
         """One whole poll that sees these groups."""
         head = self.claim(seconds - 0.003)
         return self.write(self.poll(seconds, *groups, digest=digest), head)
 
-    def observe_the_same(self, seconds: float) -> Written:
+    def observe_the_same(self, seconds: float) -> WriteResult:
         """One whole poll whose answer is, byte for byte, the one before."""
         head = self.claim(seconds - 0.003)
         return self.write(self.poll(seconds, digest=head.digest, decoded=False), head)
 
-    def fail(self, seconds: float, outcome: Outcome | type[ApiError] = "timeout") -> Written:
+    def fail(self, seconds: float, outcome: Outcome | type[ApiError] = "timeout") -> WriteResult:
         """One whole poll that fails."""
         name = outcome if isinstance(outcome, str) else outcome.outcome
         return self.write(self.poll(seconds, outcome=name), self.claim(seconds - 0.003))
@@ -209,7 +211,7 @@ def history_of() -> Callable[[Database], History]:
 _KILLED_AT_EACH = """
 import itertools, os, shutil, signal, sys
 from sqlalchemy import event
-from exporter.history.database import Database
+from exporter.database.database import Database
 {imports}
 
 {act}

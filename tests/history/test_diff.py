@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from exporter.history.diff import Difference, Known, apply, compare
+from exporter.history.diff import Changes, OpenSnapshots, after, compare
 from exporter.model import OrderGroup
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -17,15 +17,15 @@ LONG_BEFORE = NOW - timedelta(seconds=120)
 
 A = OrderGroup("a", is_auto_cancel_enabled=True)
 B = OrderGroup("b", is_auto_cancel_enabled=True)
-NOTHING = Difference(added=(), changed=(), returned=(), missed=(), removed=())
+NOTHING = Changes(added=(), changed=(), returned=(), missed=(), removed=())
 
 
 def observed(*groups: OrderGroup) -> dict[str, OrderGroup]:
     return {group.id: group for group in groups}
 
 
-def known(*groups: OrderGroup, **missing: datetime) -> Known:
-    return Known(groups=observed(*groups), missing=missing)
+def known(*groups: OrderGroup, **missing: datetime) -> OpenSnapshots:
+    return OpenSnapshots(groups=observed(*groups), missing=missing)
 
 
 def of(group: OrderGroup, **fields: object) -> OrderGroup:
@@ -108,11 +108,11 @@ _observed = st.lists(_groups, unique_by=lambda group: group.id).map(lambda some:
 
 
 @st.composite
-def _known(draw: st.DrawFn) -> Known:
+def _known(draw: st.DrawFn) -> OpenSnapshots:
     groups = draw(_observed)
     ids = st.sampled_from(sorted(groups)) if groups else st.nothing()
     since = st.sampled_from([BEFORE, LONG_BEFORE])
-    return Known(groups=groups, missing=draw(st.dictionaries(ids, since)))
+    return OpenSnapshots(groups=groups, missing=draw(st.dictionaries(ids, since)))
 
 
 _confirming = st.sampled_from([None, LONG_BEFORE, BEFORE])
@@ -120,10 +120,10 @@ _confirming = st.sampled_from([None, LONG_BEFORE, BEFORE])
 
 @given(_known(), _observed, _confirming)
 def test_applied_the_difference_gives_the_observation_and_what_waits_to_be_confirmed(
-    before: Known, observation: dict[str, OrderGroup], confirmed_since: datetime | None
+    before: OpenSnapshots, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
-    after = apply(before, observation, difference, observed_at=NOW)
+    after = after(before, observation, difference, observed_at=NOW)
 
     waiting = {group_id: before.groups[group_id] for group_id in after.missing}
     assert after.groups == observation | waiting
@@ -134,21 +134,21 @@ def test_applied_the_difference_gives_the_observation_and_what_waits_to_be_confi
 
 @given(_known(), _observed)
 def test_once_removals_are_confirmed_the_difference_gives_the_observation_alone(
-    before: Known, observation: dict[str, OrderGroup]
+    before: OpenSnapshots, observation: dict[str, OrderGroup]
 ) -> None:
     difference = compare(before, observation, confirmed_since=None)
 
-    assert apply(before, observation, difference, observed_at=NOW) == Known(
+    assert after(before, observation, difference, observed_at=NOW) == OpenSnapshots(
         groups=observation, missing={}
     )
 
 
 @given(_known(), _observed, _confirming)
 def test_the_same_observation_again_differs_in_nothing(
-    before: Known, observation: dict[str, OrderGroup], confirmed_since: datetime | None
+    before: OpenSnapshots, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
-    after = apply(before, observation, difference, observed_at=NOW)
+    after = after(before, observation, difference, observed_at=NOW)
 
     assert compare(after, observation, confirmed_since=LONG_BEFORE) == replace(
         NOTHING,
@@ -158,7 +158,7 @@ def test_the_same_observation_again_differs_in_nothing(
 
 @given(_known(), _observed, _confirming)
 def test_each_group_differs_in_one_way_at_most_and_in_order(
-    before: Known, observation: dict[str, OrderGroup], confirmed_since: datetime | None
+    before: OpenSnapshots, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
     kinds = [
@@ -177,12 +177,12 @@ def test_each_group_differs_in_one_way_at_most_and_in_order(
 
 @given(_known(), _observed, _observed)
 def test_what_is_known_is_left_as_it_was(
-    before: Known, observation: dict[str, OrderGroup], other: dict[str, OrderGroup]
+    before: OpenSnapshots, observation: dict[str, OrderGroup], other: dict[str, OrderGroup]
 ) -> None:
     assume(observation != other)
-    copy = Known(groups=dict(before.groups), missing=dict(before.missing))
+    copy = OpenSnapshots(groups=dict(before.groups), missing=dict(before.missing))
 
-    apply(before, observation, compare(before, observation, confirmed_since=None), observed_at=NOW)
-    apply(before, other, compare(before, other, confirmed_since=BEFORE), observed_at=NOW)
+    after(before, observation, compare(before, observation, confirmed_since=None), observed_at=NOW)
+    after(before, other, compare(before, other, confirmed_since=BEFORE), observed_at=NOW)
 
     assert before == copy

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter.errors import BusyError, Outcome
-from exporter.history.head import PATIENCE, Head
+from exporter.history.head import UNAUTHORIZED_THRESHOLD, Head
 from exporter.history.store import Store
 
 if TYPE_CHECKING:
@@ -107,9 +107,9 @@ def test_refused_polls_are_counted_in_a_row(history: "History") -> None:
 
 
 def test_an_account_that_is_refused_rests_whoever_asks(history: "History", second: Store) -> None:
-    for number in range(PATIENCE - 1):
+    for number in range(UNAUTHORIZED_THRESHOLD - 1):
         history.fail(60 * number, "unauthorized")
-    last = 60 * PATIENCE
+    last = 60 * UNAUTHORIZED_THRESHOLD
     claim(history, second, last - 30, unless_refused_within=300)
     history.fail(last, "unauthorized")
     for store in (history.store, second):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import inspect, literal_column, text
 
+from exporter.database.database import Database
 from exporter.errors import DatabaseError, SchemaError
-from exporter.history.database import Database
 from exporter.history.migrate import current_revision, ensure_current, migrate
 from exporter.history.schema import REVISION, metadata
 
@@ -139,7 +139,7 @@ def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 _MIGRATE = """
     import sys
-    from exporter.history.database import Database
+    from exporter.database.database import Database
     from exporter.history.migrate import migrate
     migrate(Database(sys.argv[1]))
 """
@@ -300,7 +300,7 @@ def test_a_current_schema_is_found_without_alembic(sqlite: Database) -> None:
     migrate(sqlite)
     script = """
         import sys
-        from exporter.history.database import Database
+        from exporter.database.database import Database
         from exporter.history.migrate import ensure_current
         ensure_current(Database(sys.argv[1]), auto_migrate=True)
         sys.exit("alembic" in sys.modules)

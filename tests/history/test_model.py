@@ -27,7 +27,7 @@ from sqlalchemy import delete
 from exporter.errors import Outcome
 from exporter.history import schema
 from exporter.history.prune import prune
-from exporter.history.store import Store, Written
+from exporter.history.store import Store, WriteResult
 from exporter.model import Observation, OrderGroup, Poll
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Promise:
         self.seen: list[Seen] = []
         # Failed polls, with the number of observations that were in the database before them.
         self.failed: list[tuple[int, Poll]] = []
-        self.written: list[tuple[Poll, Written, datetime | None]] = []
+        self.written: list[tuple[Poll, WriteResult, datetime | None]] = []
         # What turned out later of the gap before the observation with this index.
         self.explained: dict[int, str] = {}
         self.refused = 0  # in a row
@@ -186,18 +186,18 @@ class Promise:
 
     # What a poll does.
 
-    def fail(self, poll: Poll) -> Written:
+    def fail(self, poll: Poll) -> WriteResult:
         last = self.last()
         if last is None or last.at < poll.started_at:  # else it has been observed since
             self.failed.append((len(self.seen), poll))
             self.refused = self.refused + 1 if poll.outcome == "unauthorized" else 0
-            return self.record(poll, Written(outcome=poll.outcome))
-        return self.explain(poll, self.record(poll, Written(outcome=poll.outcome)))
+            return self.record(poll, WriteResult(outcome=poll.outcome))
+        return self.explain(poll, self.record(poll, WriteResult(outcome=poll.outcome)))
 
-    def supersede(self, poll: Poll) -> Written:
-        return self.explain(poll, self.record(poll, Written(outcome="superseded")))
+    def supersede(self, poll: Poll) -> WriteResult:
+        return self.explain(poll, self.record(poll, WriteResult(outcome="superseded")))
 
-    def explain(self, late: Poll, written: Written) -> Written:
+    def explain(self, late: Poll, written: WriteResult) -> WriteResult:
         """Count a poll that comes after the gap in which it began has ended, if there is one."""
         index = sum(seen.at <= late.started_at for seen in self.seen)
         if not 0 < index < len(self.seen):
@@ -222,7 +222,7 @@ class Promise:
 
     def observe(
         self, poll: Poll, groups: dict[str, OrderGroup], interval: float, confirm_removal: int
-    ) -> Written:
+    ) -> WriteResult:
         assert poll.observation is not None
         last = self.last()
         at = poll.observation.observed_at
@@ -232,7 +232,7 @@ class Promise:
         self.seen.append(Seen(at, groups, poll, interval, confirm_removal))
         self.refused = 0
         after = self.open()
-        written = Written(
+        written = WriteResult(
             outcome="ok",
             group_count=len(groups),
             added=len(after.keys() - before.keys()),
@@ -247,7 +247,7 @@ class Promise:
     def awaits_confirmation(self) -> bool:
         return bool(self.seen) and self.open().keys() != self.seen[-1].groups.keys()
 
-    def record(self, poll: Poll, written: Written, at: datetime | None = None) -> Written:
+    def record(self, poll: Poll, written: WriteResult, at: datetime | None = None) -> WriteResult:
         self.written.append((poll, written, at))
         return written
 
@@ -622,7 +622,7 @@ class Exporters(RuleBasedStateMachine):
         note(f"{asked.poll} from head {asked.head} is {written}")
         assert written == expected
 
-    def _promised(self, asked: Asked, interval: float, confirm_removal: int) -> Written:
+    def _promised(self, asked: Asked, interval: float, confirm_removal: int) -> WriteResult:
         poll, promise = asked.poll, self.promise
         if asked.head is None:
             for before, written, _ in promise.written:
@@ -685,14 +685,14 @@ class Exporters(RuleBasedStateMachine):
             assert {row["first_poll_id"], row["last_poll_id"]} <= set(self.ids.values())
 
     @staticmethod
-    def _polls(rows: list[Row]) -> list[tuple[datetime, datetime, datetime | None, Written]]:
+    def _polls(rows: list[Row]) -> list[tuple[datetime, datetime, datetime | None, WriteResult]]:
         names = ("outcome", "group_count", "added", "changed", "removed")
         return [
             (
                 row["started_at"],
                 row["finished_at"],
                 row["observed_at"],
-                Written(**{name: row[name] for name in names}),
+                WriteResult(**{name: row[name] for name in names}),
             )
             for row in rows
         ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exporter.history.database import Database
+from exporter.database.database import Database
 from exporter.history.migrate import migrate
 from exporter.history.prune import prune
 from exporter.history.schema import metadata

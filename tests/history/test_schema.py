@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from sqlalchemy import bindparam, inspect, literal, select, text
 from sqlalchemy.exc import IntegrityError
 
+from exporter.database.database import Database
 from exporter.errors import DatabaseError
 from exporter.history import schema
-from exporter.history.database import Database
 from exporter.history.schema import ExactDecimal, Instant, metadata, to_text
 
 if TYPE_CHECKING:

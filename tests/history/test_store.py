@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import delete, event
 
+from exporter.database.database import Database
 from exporter.errors import BusyError, DatabaseError, Outcome
 from exporter.history import schema
-from exporter.history.database import Database
 from exporter.history.migrate import migrate
-from exporter.history.store import Store, Written
+from exporter.history.store import Store, WriteResult
 from exporter.model import Poll
-from tests.traffic import listened, rows_written
+from tests.support.traffic import listened, rows_written
 
 if TYPE_CHECKING:
     from tests.history.conftest import History
 
 TABLES = ("accounts", "coverage", "gap_outcomes", "order_group_snapshots", "polls")
-UNCHANGED = Written(outcome="ok", group_count=1, added=0, changed=0, removed=0)
-SUPERSEDED = Written(outcome="superseded")
+UNCHANGED = WriteResult(outcome="ok", group_count=1, added=0, changed=0, removed=0)
+SUPERSEDED = WriteResult(outcome="superseded")
 
 
 def everything(history: "History", *but: str) -> dict[str, list[dict[str, Any]]]:
@@ -33,13 +33,13 @@ def everything(history: "History", *but: str) -> dict[str, list[dict[str, Any]]]
 def test_says_what_a_poll_changed(history: "History") -> None:
     a, b = history.group("a"), history.group("b")
 
-    assert history.observe(0, a, b) == Written(
+    assert history.observe(0, a, b) == WriteResult(
         outcome="ok", group_count=2, added=2, changed=0, removed=0
     )
-    assert history.observe(60, history.group("a", "20.00")) == Written(
+    assert history.observe(60, history.group("a", "20.00")) == WriteResult(
         outcome="ok", group_count=1, added=0, changed=1, removed=0
     )
-    assert history.observe(120, history.group("a", "20.00")) == Written(
+    assert history.observe(120, history.group("a", "20.00")) == WriteResult(
         outcome="ok", group_count=1, added=0, changed=0, removed=1
     )
     row = history.row("polls", removed=1)
@@ -48,7 +48,9 @@ def test_says_what_a_poll_changed(history: "History") -> None:
 
 
 def test_the_first_observation_may_be_of_no_groups(history: "History") -> None:
-    assert history.observe(0) == Written(outcome="ok", group_count=0, added=0, changed=0, removed=0)
+    assert history.observe(0) == WriteResult(
+        outcome="ok", group_count=0, added=0, changed=0, removed=0
+    )
 
     assert history.rows("order_group_snapshots") == []
     assert history.row("coverage")["started_at"] == history.at(0)
@@ -61,7 +63,7 @@ def test_a_failed_poll_leaves_its_row_and_the_history_as_it_was(
     history.observe(0, history.group("a"))
     before = everything(history, "polls", "accounts", "gap_outcomes")
 
-    assert history.fail(60, outcome) == Written(outcome=outcome)
+    assert history.fail(60, outcome) == WriteResult(outcome=outcome)
 
     assert everything(history, "polls", "accounts", "gap_outcomes") == before
     row = history.row("polls", outcome=outcome)
@@ -126,7 +128,7 @@ def test_exactly_one_of_the_polls_that_race_is_written_and_the_others_are_supers
     head = history.claim(1)
     racers = 4
     ready = threading.Barrier(racers)
-    written: list[Written] = []
+    written: list[WriteResult] = []
 
     def race(number: int) -> None:
         # A connection and a turn of its own, as another process has.
@@ -232,7 +234,7 @@ def test_polls_from_the_spool_wait_for_a_commit_still_under_way(
     )
     first.start()
     assert committing.wait(10)
-    again: list[Written] = []
+    again: list[WriteResult] = []
     second = threading.Thread(target=lambda: again.append(history.write(poll, None)))
     second.start()
     second.join(0.3)
@@ -294,7 +296,7 @@ def test_what_is_known_is_not_trusted_when_its_transaction_failed(history: "Hist
         history.write(history.poll(60, history.group("b")), head)
     event.remove(history.database.engine, "commit", fail)
 
-    assert history.observe(61, history.group("a", "2.00"), history.group("b")) == Written(
+    assert history.observe(61, history.group("a", "2.00"), history.group("b")) == WriteResult(
         outcome="ok", group_count=2, added=1, changed=1, removed=0
     )
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from exporter.kalshi.keys import load_private_key
 from exporter.kalshi.session import SignedSession
-from tests.certificates import self_signed
+from tests.support.certificates import self_signed
 
 PASSPHRASE = b"correct horse"
 

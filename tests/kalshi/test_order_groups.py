@@ -10,7 +10,7 @@ import pytest
 
 from exporter.clock import Clock
 from exporter.errors import ApiError, DeadlineError, InvalidResponseError
-from exporter.kalshi.effort import Effort
+from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.order_groups import fetch_order_groups
 from exporter.model import Observation, OrderGroup
 
@@ -28,9 +28,9 @@ def group(group_id: str, **fields: object) -> dict[str, object]:
 def fetch(connect: "Connect") -> Fetch:
     session = connect(max_response_size=10_000)
 
-    def fetch(effort: Effort | None = None, **changes: Any) -> Observation:
+    def fetch(budget: RequestBudget | None = None, **changes: Any) -> Observation:
         values: dict[str, Any] = {"subaccount": None, "known_digest": None, "now": Clock().now}
-        return fetch_order_groups(session, effort or Effort(5), **(values | changes))
+        return fetch_order_groups(session, budget or RequestBudget(5), **(values | changes))
 
     return fetch
 
@@ -38,15 +38,15 @@ def fetch(connect: "Connect") -> Fetch:
 def test_one_page(exchange: "Exchange", fetch: Fetch, answering: "Answering") -> None:
     sent = {"order_groups": [group("a", contracts_limit_fp="10.00", exchange_index=0), group("b")]}
     exchange.answers = [answering(sent)]
-    effort = Effort(5)
+    budget = RequestBudget(5)
     before = datetime.now(UTC)
-    observation = fetch(effort)
+    observation = fetch(budget)
     assert before <= observation.observed_at <= datetime.now(UTC)
     assert observation.groups == {
         "a": OrderGroup("a", True, "10.00", 0),
         "b": OrderGroup("b", True),
     }
-    assert (effort.attempts, effort.http_status) == (1, 200)
+    assert (budget.attempts, budget.http_status) == (1, 200)
     assert exchange.requests[0].target == "/trade-api/v2/portfolio/order_groups"
 
 
@@ -57,11 +57,11 @@ def test_several_pages(exchange: "Exchange", fetch: Fetch, answering: "Answering
         answering({"order_groups": [group("b"), group("a")], "cursor": "two"}),
         answering({}),
     ]
-    effort = Effort(5)
-    observation = fetch(effort, subaccount=0)
+    budget = RequestBudget(5)
+    observation = fetch(budget, subaccount=0)
     assert observation.groups is not None
     assert list(observation.groups) == ["a", "b"]
-    assert effort.attempts == 4
+    assert budget.attempts == 4
     assert [request.query for request in exchange.requests] == [
         {"subaccount": ["0"]},
         {"subaccount": ["0"], "cursor": ["one &"]},
@@ -75,7 +75,7 @@ def test_a_known_answer_is_not_taken_apart(
 ) -> None:
     exchange.answers = [answering({"order_groups": [group("a")]})]
     digest = fetch().digest
-    monkeypatch.setattr("exporter.kalshi.decoding.decode", None)
+    monkeypatch.setattr("exporter.kalshi.decode.decode", None)
     again = fetch(known_digest=digest)
     assert (again.groups, again.digest) == (None, digest)
 
@@ -149,11 +149,11 @@ def test_what_is_not_valid(
     words: str,
 ) -> None:
     exchange.answers = [answering(page) for page in pages]
-    effort = Effort(5)
+    budget = RequestBudget(5)
     with pytest.raises(InvalidResponseError, match=words) as caught:
-        fetch(effort)
+        fetch(budget)
     assert caught.value.http_status == 200
-    assert effort.attempts == len(exchange.requests) >= 1
+    assert budget.attempts == len(exchange.requests) >= 1
 
 
 def test_a_cursor_that_does_not_end_in_time(
@@ -168,7 +168,7 @@ def test_a_cursor_that_does_not_end_in_time(
     exchange.answers = [another]
     began = time.monotonic()
     with pytest.raises(DeadlineError):
-        fetch(Effort(0.4))
+        fetch(RequestBudget(0.4))
     assert time.monotonic() - began < 1
 
 
@@ -181,16 +181,16 @@ def test_a_pause_before_the_stamp_cannot_date_an_old_answer_to_today(
 
     exchange.answers = [answering({})]
     with pytest.raises(DeadlineError):
-        fetch(Effort(0.3), now=late)
+        fetch(RequestBudget(0.3), now=late)
 
 
 def test_the_effort_tells_of_failures_too(
     exchange: "Exchange", fetch: Fetch, answering: "Answering"
 ) -> None:
     exchange.answers = [answering(status=500, Date="Sun, 06 Nov 1994 08:49:37 GMT")]
-    effort = Effort(5)
+    budget = RequestBudget(5)
     with pytest.raises(ApiError):
-        fetch(effort)
-    assert (effort.attempts, effort.http_status) == (4, 500)
-    assert effort.clock_skew_ms is not None
-    assert effort.clock_skew_ms > 10**11
+        fetch(budget)
+    assert (budget.attempts, budget.http_status) == (4, 500)
+    assert budget.clock_skew_ms is not None
+    assert budget.clock_skew_ms > 10**11

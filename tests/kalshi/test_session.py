@@ -25,7 +25,7 @@ from exporter.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from exporter.kalshi.effort import Effort
+from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.session import SignedSession
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ PATH = "/portfolio/order_groups"
 MEBIBYTE = 1024 * 1024
 
 
-def get(session: SignedSession, effort: Effort | None = None, **parameters: str) -> bytes:
-    return session.get(PATH, parameters, effort or Effort(5), MEBIBYTE)
+def get(session: SignedSession, budget: RequestBudget | None = None, **parameters: str) -> bytes:
+    return session.get(PATH, parameters, budget or RequestBudget(5), MEBIBYTE)
 
 
-def failure(session: SignedSession, effort: Effort | None = None) -> ApiError:
+def failure(session: SignedSession, budget: RequestBudget | None = None) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        get(session, effort)
+        get(session, budget)
     assert len(caught.value.reason) < 700
     assert caught.value.reason.isprintable()
     return caught.value
@@ -77,9 +77,9 @@ def test_every_attempt_is_signed_afresh(
     exchange: "Exchange", connect: "Connect", answering: "Answering"
 ) -> None:
     exchange.answers = [answering(status=503), answering(status=429), answering(b"body")]
-    effort = Effort(5)
-    assert get(connect(), effort) == b"body"
-    assert (effort.attempts, effort.http_status) == (3, 200)
+    budget = RequestBudget(5)
+    assert get(connect(), budget) == b"body"
+    assert (budget.attempts, budget.http_status) == (3, 200)
     assert len({request.headers["KALSHI-ACCESS-SIGNATURE"] for request in exchange.requests}) == 3
     stamps = [int(request.headers["KALSHI-ACCESS-TIMESTAMP"]) for request in exchange.requests]
     assert stamps == sorted(stamps)
@@ -116,12 +116,12 @@ def test_what_is_retried(
     attempts: int,
 ) -> None:
     exchange.answers = [answering(status=status)]
-    effort = Effort(5)
-    error = failure(connect(), effort)
+    budget = RequestBudget(5)
+    error = failure(connect(), budget)
     assert type(error) is kind
-    assert error.http_status == status == effort.http_status
+    assert error.http_status == status == budget.http_status
     assert str(status) in error.reason
-    assert len(exchange.requests) == effort.attempts == attempts
+    assert len(exchange.requests) == budget.attempts == attempts
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -216,12 +216,12 @@ def test_retry_after_is_kept_on_the_error(
 ) -> None:
     date = formatdate(1_000_000_000, usegmt=True)
     exchange.answers = [answering(status=429, Date=date, Retry_After=header)]
-    effort = Effort(5)
-    error = failure(connect(max_attempts=2), effort)
+    budget = RequestBudget(5)
+    error = failure(connect(max_attempts=2), budget)
     assert isinstance(error, RateLimitedError)
     assert error.retry_after == seconds
     # A wait that would cross the deadline is not begun.
-    assert effort.attempts == (1 if seconds else 2)
+    assert budget.attempts == (1 if seconds else 2)
 
 
 def test_a_stop_ends_the_wait(
@@ -231,7 +231,7 @@ def test_a_stop_ends_the_wait(
     stop = threading.Event()
     threading.Timer(0.2, stop.set).start()
     began = time.monotonic()
-    assert isinstance(failure(connect(stop=stop), Effort(60)), ServerError)
+    assert isinstance(failure(connect(stop=stop), RequestBudget(60)), ServerError)
     assert time.monotonic() - began < 2
     assert len(exchange.requests) == 1
 
@@ -360,10 +360,10 @@ def test_clock_skew(
     exchange: "Exchange", connect: "Connect", answering: "Answering", date: int, skew: int
 ) -> None:
     exchange.answers = [answering(b"", Date=formatdate(time.time() + date, usegmt=True))]
-    effort = Effort(5)
-    get(connect(), effort)
-    assert effort.clock_skew_ms is not None
-    assert abs(effort.clock_skew_ms - skew) <= 700
+    budget = RequestBudget(5)
+    get(connect(), budget)
+    assert budget.clock_skew_ms is not None
+    assert abs(budget.clock_skew_ms - skew) <= 700
 
 
 @pytest.mark.parametrize("date", ["", "nonsense", "0", "Mon, 99 Foo 99999", "1\xff", "9" * 5000])
@@ -371,9 +371,9 @@ def test_bad_dates_are_ignored(
     exchange: "Exchange", connect: "Connect", answering: "Answering", date: str
 ) -> None:
     exchange.answers = [answering(b"", Date=date)]
-    effort = Effort(5)
-    get(connect(), effort)
-    assert effort.clock_skew_ms is None
+    budget = RequestBudget(5)
+    get(connect(), budget)
+    assert budget.clock_skew_ms is None
 
 
 def test_each_failed_attempt_that_is_tried_again_is_one_log_record(
@@ -426,11 +426,11 @@ def test_no_log_record_holds_a_key_id_or_signature(
 
 
 def test_nobody_listens(connect: "Connect") -> None:
-    effort = Effort(5)
-    error = failure(connect(base_url="http://127.0.0.1:1/trade-api/v2"), effort)
+    budget = RequestBudget(5)
+    error = failure(connect(base_url="http://127.0.0.1:1/trade-api/v2"), budget)
     assert isinstance(error, UnreachableError)
     assert "127.0.0.1:1: ConnectionRefusedError: Connection refused" in error.reason
-    assert (effort.attempts, effort.http_status) == (4, None)
+    assert (budget.attempts, budget.http_status) == (4, None)
 
 
 def test_tls_is_verified_and_a_companys_authority_can_be_named(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from exporter.history.database import Database
+from exporter.database.database import Database
 from exporter.history.migrate import ensure_current
 from exporter.history.store import Store
 from exporter.model import Observation, OrderGroup, Poll

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from exporter.database.database import Database
 from exporter.errors import ConfigurationError, DatabaseError, SchemaError
-from exporter.history.database import Database
 from exporter.history.migrate import migrate
 from exporter.model import OrderGroup
 from exporter.reading.connect import ReadOnlyDatabase, snapshot

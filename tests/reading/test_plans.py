@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from exporter.history.database import Database
+from exporter.database.database import Database
 from exporter.history.migrate import migrate
 from exporter.history.schema import accounts, coverage, order_group_snapshots, to_text
-from tests.recipes import standing_at
+from tests.support.recipes import standing_at
 
 GROUPS = 10_000
 STATES = 10

@@ -100,7 +100,7 @@ def test_the_journal_is_bounded_though_somebody_reads_at_all_times(
     sqlite_recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = 2**20
-    monkeypatch.setattr("exporter.history.journal.LARGE", large)
+    monkeypatch.setattr("exporter.database.wal.LARGE", large)
     sizes = sizes_under_readers_at_all_times(sqlite_recorder, sqlite_recorder.store.tidy, 80)
     assert max(sizes) < 1.5 * large
 
@@ -114,7 +114,7 @@ def test_a_reader_that_never_ends_delays_no_one_and_its_journal_is_given_back(
     sqlite_recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = 2**20
-    monkeypatch.setattr("exporter.history.journal.LARGE", large)
+    monkeypatch.setattr("exporter.database.wal.LARGE", large)
     path = sqlite_recorder.database.path
     journal = path.with_name(f"{path.name}-wal")
     sqlite_recorder.database.engine.dispose()  # the next connection has the limit
@@ -123,13 +123,13 @@ def test_a_reader_that_never_ends_delays_no_one_and_its_journal_is_given_back(
         reading.execute(text(COUNT)).scalar()
         for number in range(1, 60):
             started = time.perf_counter()
-            sqlite_recorder.store.tidy()
+            sqlite_recorder.store.maintain()
             sqlite_recorder.ok(number * 60, groups(number))
             assert time.perf_counter() - started < 5
         assert journal.stat().st_size > 3 * large  # the limit that docs/queries.md names
     for number in range(60, 64):
         sqlite_recorder.ok(number * 60, groups(number))
-        sqlite_recorder.store.tidy()
+        sqlite_recorder.store.maintain()
     assert journal.stat().st_size <= 1.5 * large
 
 

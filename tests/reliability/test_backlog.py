@@ -11,18 +11,18 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from exporter.history.database import Database
+from exporter.database.database import Database
 from exporter.history.migrate import migrate
-from exporter.history.spool import Spool
 from exporter.model import Observation, OrderGroup, Poll
+from exporter.spool.spool import Spool
+from soak.witness import Served, broken_promises, differences, record_of
 from tests.reliability.conftest import lateness
-from tests.soak.witness import Served, broken_promises, differences, record_of
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
     from tests.reliability.conftest import RunDaemon
-    from tests.soak.witness import Witness
 
 _INTERVAL = 2.0  # seconds
 _ACCOUNTS = ["one", "two", "three", "four"]

@@ -16,9 +16,9 @@ import pytest
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
     from tests.reliability.conftest import Judge, Link, RunDaemon
-    from tests.soak.witness import Witness
 
 Fault = Callable[["Link", psycopg.Connection[Any]], AbstractContextManager[None]]
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.soak.witness import record_of
+from soak.witness import record_of
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.

@@ -1,4 +1,4 @@
-"""The short form of tests/soak/kill.py."""
+"""The short form of soak/kill.py."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-_SOAK = Path(__file__).parents[1] / "soak" / "kill.py"
+_SOAK = Path(__file__).parents[2] / "soak" / "kill.py"
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])

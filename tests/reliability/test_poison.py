@@ -12,11 +12,11 @@ from sqlalchemy import make_url
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
     from tests.reliability.conftest import RunDaemon
-    from tests.soak.witness import Witness
 
-from tests.soak.witness import broken_promises, record_of
+from soak.witness import broken_promises, record_of
 
 _GROUP = "group-🦉"
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import make_url
 
+from soak.witness import broken_promises, differences, record_of
 from tests.reliability.conftest import Link
-from tests.soak.witness import broken_promises, differences, record_of
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
     from tests.reliability.conftest import RunDaemon
-    from tests.soak.witness import Witness
 
 _PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 _INTERVAL = 1.0  # seconds

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import func, insert, select
 
-from exporter.history.database import Database
+from exporter.database.database import Database
 from exporter.history.migrate import migrate
 from exporter.history.schema import accounts, polls
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
     from tests.reliability.conftest import Judge, RunDaemon
-    from tests.soak.witness import Witness
 
 _OLD = 25_000  # rows: three transactions
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from tests.processes import ending
-from tests.soak.witness import broken_promises, record_of, wait_until
+from soak.witness import broken_promises, record_of, wait_until
+from tests.support.processes import ending
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.

@@ -1,4 +1,4 @@
-"""Many accounts keep their grid, and several daemons divide them; `tests/soak/grid.py` in short."""
+"""Many accounts keep their grid, and several daemons divide them; `soak/grid.py` in short."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import make_url
 
 from exporter.demo.exchange import Exchange
-from tests.soak.grid import measure
+from soak.grid import measure
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.

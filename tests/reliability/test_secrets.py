@@ -21,13 +21,13 @@ import requests
 from cryptography.hazmat.primitives import serialization
 
 from exporter.demo.answers import Answer, Request
-from tests.processes import ending
 from tests.reliability.conftest import Link
+from tests.support.processes import ending
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import KeyPair
-    from tests.soak.witness import Witness
 
 _KEY_ID = "5ec4e7ed-0000-4bad-b00b-5ec4e7edf00d"
 _PASSPHRASE = "a-pass/phrase nobody:may@see"

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from soak.witness import broken_promises, differences, record_of
 from tests.reliability.conftest import lateness
-from tests.soak.witness import broken_promises, differences, record_of
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
     from tests.reliability.conftest import Daemon, Link, RunDaemon
-    from tests.soak.witness import Witness
 
 _INTERVAL = 2.0  # seconds
 _KEYS = {f"account-{number}": f"key-of-account-{number:02}" for number in range(20)}

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tests.recipes import postgres_tools
+from tests.support.recipes import postgres_tools
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
     from tests.reliability.conftest import Judge, RunDaemon
-    from tests.soak.witness import Witness
 
 _PATIENCE = 30.0  # seconds
 _INTERVAL = 0.3  # seconds

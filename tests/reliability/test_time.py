@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter.demo import exchange
+from soak.witness import broken_promises, record_of
 from tests.reliability.conftest import lateness
-from tests.soak.witness import broken_promises, record_of
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import WriteConfig
     from tests.reliability.conftest import Daemon, RunDaemon
-    from tests.soak.witness import Witness
 
 # Long enough that a busy machine is not late by one, so that the bound is the promise's own.
 _INTERVAL = 2.0  # seconds

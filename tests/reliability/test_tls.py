@@ -8,12 +8,12 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.certificates import self_signed
+from tests.support.certificates import self_signed
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
+    from soak.witness import Witness
     from tests.conftest import RunCli, WriteConfig
-    from tests.soak.witness import Witness
 
 
 @pytest.fixture

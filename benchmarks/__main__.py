@@ -1,0 +1,87 @@
+"""`python -m benchmarks`: measures the exporter beside the floor and the peers.
+
+Prints the tables; with `--write`, docs/performance.md and docs/performance.json.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+
+from benchmarks import growth, parts, polls, reading, starts
+from benchmarks.report import as_markdown
+from benchmarks.results import Line, Section, as_json
+from benchmarks.setting import ROOT, Setting
+
+Case = Callable[[Setting], "list[Line] | list[Section]"]
+
+CASES: dict[str, Case] = {
+    "small": partial(polls.small, on_postgres=False),
+    "small-postgres": partial(polls.small, on_postgres=True),
+    "parts": parts.parts,
+    "large": partial(polls.large, on_postgres=False),
+    "large-postgres": partial(polls.large, on_postgres=True),
+    "stored": polls.stored,
+    "help": starts.help_text,
+    "run-once": starts.run_once,
+    "daemon": partial(polls.daemon, on_postgres=False),
+    "daemon-postgres": partial(polls.daemon, on_postgres=True),
+    "export": partial(reading.exports, on_postgres=False),
+    "export-postgres": partial(reading.exports, on_postgres=True),
+    "growth": partial(growth.growth, on_postgres=False),
+    "growth-postgres": partial(growth.growth, on_postgres=True),
+    "queries": partial(reading.queries, on_postgres=False),
+    "queries-postgres": partial(reading.queries, on_postgres=True),
+}
+
+
+def main() -> None:
+    """Run the cases that the command line chooses."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="less of everything: two minutes")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
+    parser.add_argument("--write", action="store_true", help="replace docs/performance.*")
+    arguments = parser.parse_args()
+
+    # So that everything is stopped that was started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    lines: list[Line] = []
+    sections: list[Section] = []
+    failed: list[str] = []
+    with Setting(quick=arguments.quick) as setting:
+        for name in arguments.cases:
+            started = perf_counter()
+            sys.stderr.write(f"{name} …")
+            sys.stderr.flush()
+            try:
+                results = CASES[name](setting)
+            except Exception:  # noqa: BLE001  # the others are worth their time all the same
+                sys.stderr.write(f"\n{traceback.format_exc()}")
+                failed.append(name)
+                continue
+            lines += [each for each in results if isinstance(each, Line)]
+            sections += [each for each in results if isinstance(each, Section)]
+            sys.stderr.write(f" {perf_counter() - started:.0f} s\n")
+            for line in results:
+                if isinstance(line, Line):
+                    sys.stderr.write(f"  {line.summary()}\n")
+
+    text = as_markdown(lines, sections, quick=arguments.quick)
+    sys.stdout.write(text)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+    if arguments.write:
+        docs = ROOT / "docs"
+        docs.mkdir(exist_ok=True)
+        (docs / "performance.md").write_text(text)
+        (docs / "performance.json").write_text(
+            json.dumps(as_json(lines, sections), indent=2, ensure_ascii=False) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

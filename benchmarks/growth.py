@@ -1,0 +1,69 @@
+"""What a poll costs as the account and its history grow: rows, statements and time."""
+
+from itertools import pairwise
+
+from benchmarks import history
+from benchmarks.place import Place
+from benchmarks.results import Section, as_text
+from benchmarks.setting import Samples, Setting
+
+_CHANGES = 100
+_COUNTS = ("statements", "rows")
+
+
+def growth(setting: Setting, *, on_postgres: bool) -> list[Section]:
+    """Polls without changes and with 100, by the number of groups and of polls before."""
+    sizes = (1_000, 10_000) if setting.quick else (1_000, 10_000, 100_000)
+    histories = (1, 1_000) if setting.quick else (1, 1_000, 10_000)
+    rows = []
+    for groups in sizes:
+        setting.fill(groups)
+        for polls in histories:
+            place = setting.place(on_postgres=on_postgres, detail="count")
+            with setting.temporary(place):
+                history.make_schema(place)
+                history.polls_behind(place, "account-0", polls, changes=10)
+                rows.append((f"{groups:,}", f"{polls:,}", *_measured(setting, place)))
+    return [
+        Section(
+            title=f"Growth, {'Postgres' if on_postgres else 'SQLite'}",
+            headings=(
+                "groups",
+                "polls before, of 10 changes each",
+                "unchanged: statements",
+                "rows written",
+                "ms",
+                f"{_CHANGES} changed: statements",
+                "rows written ",
+                "ms ",
+            ),
+            rows=rows,
+            note="A changed group costs two rows: one is closed, one opened. What time an unchanged"
+            " poll takes more with more groups is the answer's: it is read and hashed.",
+        )
+    ]
+
+
+def _measured(setting: Setting, place: Place) -> list[str]:
+    cells = []
+    with setting.start("exporter_poller", place) as process:
+        process.ask()  # the first
+        for changes in (0, _CHANGES):
+            samples = Samples()
+            for number in range(8):
+                if changes:
+                    setting.churn(changed=changes)
+                answer = process.ask()
+                if number > 0:  # the first after another kind of poll writes the digest too
+                    samples.add("", wall=answer["wall"])
+            # Apart from what is timed: asking Postgres what was written makes the next poll slow.
+            counts = []
+            for _ in range(4):
+                if changes:
+                    setting.churn(changed=changes)
+                counts.append(process.ask(counts=True))
+            for before, after in pairwise(counts):
+                samples.add("", **{name: after[name] - before[name] for name in _COUNTS})
+            cells += [f"{samples.most(name)['']:.0f}" for name in _COUNTS]
+            cells.append(as_text(samples.medians("wall")[""], "ms"))
+    return cells

@@ -1,0 +1,153 @@
+"""Makes a long history at once, with the drivers: what years of polls would have left."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from benchmarks.place import Place
+from exporter.database.database import Database
+from exporter.history.migrate import migrate
+from exporter.history.schema import to_text
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+
+_POLL = (
+    "id, account, started_at, finished_at, observed_at, outcome, attempts, group_count, added,"
+    " changed, removed, exporter_version"
+)
+_SNAPSHOT = (
+    "account, order_group_id, valid_from, is_auto_cancel_enabled, contracts_limit, exchange_index,"
+    " begin_reason, not_before, last_seen_at, valid_to, end_reason, first_poll_id, last_poll_id"
+)
+_ACCOUNT = (
+    "account, version, observed_at, last_poll_id, group_count, coverage_started_at, failed_polls,"
+    " refused_polls"
+)
+_COVERAGE = "account, started_at, ended_at, polls"
+
+Row = tuple[Any, ...]
+
+
+def make_schema(place: Place) -> None:
+    """Bring a new database to the exporter's schema."""
+    with closing(Database(place.sqlalchemy_url)) as database:
+        migrate(database)
+
+
+def polls_behind(place: Place, account: str, count: int, *, changes: int) -> None:
+    """Let an account have `count` polls behind it, each of which changed so many groups.
+
+    All of these groups have come and gone, so that what follows is a first poll.
+    """
+    second = timedelta(seconds=60)
+
+    def polls() -> Iterator[Row]:
+        for number in range(count):
+            at = START + number * second
+            counts = (changes, 0, changes, 0)
+            yield (number + 1, account, at, at, at, "ok", 1, *counts, "0.1.0")
+
+    def snapshots() -> Iterator[Row]:
+        for number in range(count - 1):
+            at = START + number * second
+            for each in range(changes):
+                first, not_before = ("changed", at - second) if number else ("found", None)
+                last = "changed" if number < count - 2 else "removed"
+                group = (account, f"gone-{each:04}", at, True, f"{number + 1}.00", 0)
+                yield (*group, first, not_before, at, at + second, last, number + 1, number + 1)
+
+    until = START + (count - 1) * second
+    head = [(account, count, until, count, 0, START, 0, 0)]
+    _fill(place, "polls", _POLL, polls())
+    _fill(place, "order_group_snapshots", _SNAPSHOT, snapshots())
+    _fill(place, "accounts", _ACCOUNT, head)
+    _fill(place, "coverage", _COVERAGE, [(account, START, until, count)])
+    if place.postgres is not None:
+        _on_postgres(place, f"SELECT setval(pg_get_serial_sequence('polls', 'id'), {count})")
+    _settle(place)
+
+
+def group_id(number: int) -> str:
+    """An id such as the exchange gives: in no order."""
+    return f"{number * 2654435761 % 2**32:08x}-0000-4000-8000-{number:012}"
+
+
+def many_snapshots(place: Place, *, groups: int, days: int) -> datetime:
+    """Let each group of an account change once a day, at a time of its own; where it ends."""
+    day = timedelta(days=1)
+    step = day / groups
+
+    def snapshots() -> Iterator[Row]:
+        for group in range(groups):
+            for number in range(days):
+                at = START + number * day + group * step
+                last = number == days - 1
+                state = (
+                    "main",
+                    group_id(group),
+                    at,
+                    number % 7 != 0,
+                    f"{number + 1}.00",
+                    group % 4,
+                )
+                seen = at + day - step
+                ended = (None, None, None) if last else (seen, at + day, "changed")
+                number_of_poll = number * groups + group + 1
+                polls = (number_of_poll, None if last else number_of_poll + groups - 1)
+                # One comes after the other: only the first was there when somebody first looked.
+                began = "changed" if number else "appeared" if group else "found"
+                not_before = None if began == "found" else at - step
+                yield (*state, began, not_before, *ended, *polls)
+
+    until = START + days * day
+    count = groups * days
+    _fill(place, "order_group_snapshots", _SNAPSHOT, snapshots())
+    _fill(place, "accounts", _ACCOUNT, [("main", count, until, count, groups, START, 0, 0)])
+    _fill(place, "coverage", _COVERAGE, [("main", START, until, count)])
+    _settle(place)
+    return until
+
+
+def _fill(place: Place, name: str, columns: str, rows: Any) -> None:
+    if place.postgres is not None:
+        import psycopg
+
+        with (
+            psycopg.connect(place.postgres) as connection,
+            connection.cursor().copy(f"COPY {name} ({columns}) FROM STDIN") as copy,
+        ):
+            for row in rows:
+                copy.write_row(row)
+        return
+    with closing(sqlite3.connect(place.sqlite_file)) as connection_, connection_:
+        marks = ", ".join("?" * len(columns.split()))
+        connection_.executemany(
+            f"INSERT INTO {name} ({columns}) VALUES ({marks})",
+            ([_value(each) for each in row] for row in rows),
+        )
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return to_text(value)
+    return value
+
+
+def _settle(place: Place) -> None:
+    """Leave nothing to be done later in the midst of what is measured."""
+    if place.postgres is not None:
+        _on_postgres(place, "VACUUM ANALYZE")
+        _on_postgres(place, "CHECKPOINT")
+        return
+    with closing(sqlite3.connect(place.sqlite_file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _on_postgres(place: Place, statement: str) -> None:
+    import psycopg
+
+    assert place.postgres is not None
+    with psycopg.connect(place.postgres, autocommit=True) as connection:
+        connection.execute(statement)

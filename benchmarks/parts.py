@@ -1,0 +1,24 @@
+"""Where a small poll's time goes: why no tuning of ours brings it to the floor."""
+
+from benchmarks.results import Section
+from benchmarks.setting import Setting
+
+
+def parts(setting: Setting) -> list[Section]:
+    """25 groups, nothing changed: the share of each package, on both databases."""
+    setting.fill(25)
+    shares = []
+    for on_postgres in (False, True):
+        place = setting.place(on_postgres=on_postgres, detail="100" if setting.quick else "1000")
+        with setting.temporary(place), setting.start("exporter_profile", place) as process:
+            shares.append(process.ask()["parts"])
+    sqlite, postgres = shares
+    return [
+        Section(
+            title="Where a poll's time goes: 25 groups, nothing changed",
+            headings=["part", "SQLite", "Postgres"],
+            rows=[[part, f"{sqlite[part]:.0%}", f"{postgres[part]:.0%}"] for part in sqlite],
+            note="Under Python's profiler, which makes calls in Python dearer than those in C. The"
+            " floor pays for the signature, for the simplest of HTTP and for one statement.",
+        )
+    ]

@@ -1,0 +1,245 @@
+"""Cases of polls: steady ones and first ones, in processes that stay, in turn."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.results import EXPORTER, FLOOR, Line
+from benchmarks.setting import Process, Samples, Setting
+
+SUBJECTS = {
+    EXPORTER: "exporter_poller",
+    FLOOR: "floor",
+    "dlt": "dlt_scd2",
+    "naive": "naive",
+    "sqlite-utils": "sqlite_utils_job",
+}
+ON_SQLITE = tuple(SUBJECTS)
+ON_POSTGRES = (EXPORTER, FLOOR, "dlt", "naive")
+
+_PACKAGES = "packages"
+
+_MANY = 100_000
+_FEWER = 20_000  # for a quick look
+
+
+def _in_turn(
+    processes: dict[str, Process],
+    rounds: int,
+    *,
+    before: Callable[[], None] = lambda: None,
+    seldom: int = 1,
+) -> Samples:
+    """Let each subject poll once a round; dlt, at 0.1 s and more, every `seldom` rounds."""
+    samples = Samples()
+    names = list(processes)
+    for number in range(rounds):
+        before()
+        # Nobody is always the one who comes after the slowest.
+        names = [*names[1:], names[0]]
+        for name in names:
+            if name == "dlt" and number % seldom:
+                continue
+            answer = processes[name].ask()
+            samples.add(name, **{key: answer[key] for key in ("wall", "cpu", "peak")})
+    return samples
+
+
+def _subjects(on_postgres: bool) -> Sequence[str]:
+    return ON_POSTGRES if on_postgres else ON_SQLITE
+
+
+def _where(on_postgres: bool) -> str:
+    return "Postgres" if on_postgres else "SQLite"
+
+
+def small(setting: Setting, *, on_postgres: bool) -> list[Line]:
+    """25 groups, nothing changes."""
+    setting.fill(25)
+    with ExitStack() as stack:
+        processes = {}
+        for name in _subjects(on_postgres):
+            place = stack.enter_context(setting.temporary(setting.place(on_postgres=on_postgres)))
+            processes[name] = stack.enter_context(setting.start(SUBJECTS[name], place))
+        place = stack.enter_context(setting.temporary(setting.place(on_postgres=on_postgres)))
+        processes[_PACKAGES] = stack.enter_context(setting.start("packages", place))
+        _in_turn(processes, 2)  # the first, and one to warm up
+        rounds = 60 if setting.quick else 300
+        samples = _in_turn(processes, rounds, seldom=20)
+    wall, cpu = samples.medians("wall"), samples.medians("cpu")
+    return [
+        Line(
+            case=f"25 groups, nothing changed, {_where(on_postgres)}",
+            unit="ms",
+            values=_but_packages(wall),
+            cpu=_but_packages(cpu),
+            at_most=2 if on_postgres else 2.5,
+            ahead={"dlt": 60},
+        ),
+        Line(
+            case="in the exporter's place requests and SQLAlchemy alone, which write one row,"
+            f" {_where(on_postgres)}",
+            unit="ms",
+            values=_packages_alone(wall),
+            cpu=_packages_alone(cpu),
+        ),
+    ]
+
+
+def _but_packages(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name != _PACKAGES}
+
+
+def _packages_alone(values: dict[str, float]) -> dict[str, float]:
+    """What the packages alone measured, in the exporter's place; beside the floor and dlt."""
+    beside = {name: values[name] for name in (FLOOR, "dlt") if name in values}
+    return {EXPORTER: values[_PACKAGES], **beside}
+
+
+def large(setting: Setting, *, on_postgres: bool) -> list[Line]:
+    """100,000 groups: the first poll, nothing changes, and 1.2 % does; and the peak of memory."""
+    where = _where(on_postgres)
+    groups = _FEWER if setting.quick else _MANY
+    setting.fill(groups)
+    firsts = Samples()
+    for _ in range(0 if setting.quick else 2):
+        for name in _subjects(on_postgres):
+            with (
+                setting.temporary(setting.place(on_postgres=on_postgres)) as place,
+                setting.start(SUBJECTS[name], place) as process,
+            ):
+                answer = process.ask()
+                firsts.add(name, wall=answer["wall"], cpu=answer["cpu"])
+    with ExitStack() as stack:
+        processes = {}
+        for name in _subjects(on_postgres):
+            place = stack.enter_context(setting.temporary(setting.place(on_postgres=on_postgres)))
+            processes[name] = stack.enter_context(setting.start(SUBJECTS[name], place))
+            answer = processes[name].ask()
+            firsts.add(name, wall=answer["wall"], cpu=answer["cpu"])
+        fast = {name: processes[name] for name in (EXPORTER, FLOOR)}
+        _in_turn(fast, 2)
+        unchanged = _in_turn(fast, 5 if setting.quick else 25)
+        slow = {name: each for name, each in processes.items() if name not in fast}
+        others = _in_turn(slow, 1 if setting.quick else 3)
+
+        def churn() -> None:
+            setting.churn(changed=groups // 100, gone=groups // 1000, new=groups // 1000)
+
+        changed = _in_turn(processes, 2 if setting.quick else 7, before=churn)
+    return [
+        Line(
+            case=f"{groups:,} groups, nothing changed, {where}",
+            unit="ms",
+            values=unchanged.medians("wall") | others.medians("wall"),
+            cpu=unchanged.medians("cpu"),
+            at_most=2 if on_postgres else 1.5,
+            ahead={"dlt": 150},
+        ),
+        Line(
+            case=f"{groups:,} groups, 1 % changed, 0.1 % gone, 0.1 % new, {where}",
+            unit="ms",
+            values=changed.medians("wall"),
+            cpu=changed.medians("cpu"),
+            at_most=2 if on_postgres else 1.6,
+            ahead={"dlt": 18},
+        ),
+        Line(
+            case=f"the first poll of {groups:,} groups, {where}",
+            unit="ms",
+            values=firsts.medians("wall"),
+            cpu=firsts.medians("cpu"),
+            at_most=2,
+            ahead={"dlt": 2.2},
+        ),
+        Line(
+            case=f"peak memory of all these polls, {where}",
+            unit="MB",
+            values=changed.most("peak"),
+            at_most=1.5,
+            ahead={"dlt": 1},
+        ),
+    ]
+
+
+def stored(setting: Setting) -> list[Line]:
+    """10,000 groups, and the database's bytes after 100 polls with 1 % churn."""
+    groups, polls = (1_000, 20) if setting.quick else (10_000, 100)
+    setting.fill(groups)
+    with ExitStack() as stack:
+        processes = {}
+        files = {}
+        for name in ON_SQLITE:
+            place = stack.enter_context(setting.temporary(setting.place()))
+            files[name] = place.sqlite_file
+            processes[name] = stack.enter_context(setting.start(SUBJECTS[name], place))
+
+        def churn() -> None:
+            setting.churn(changed=groups // 100)
+
+        _in_turn(processes, 1)
+        _in_turn(processes, polls, before=churn)
+        for process in processes.values():
+            process.__exit__(None, None, None)
+        sizes = {name: float(_bytes(file)) for name, file in files.items()}
+    return [
+        Line(
+            case=f"database after {polls} polls of {groups:,} groups with 1 % churn",
+            unit="MB",
+            values=sizes,
+            at_most=1.5,
+            ahead={"dlt": 1, "naive": 10},
+        )
+    ]
+
+
+def _bytes(database: Path) -> int:
+    """The bytes of a SQLite database, which dlt spreads over several files."""
+    return sum(
+        file.stat().st_size
+        for file in database.parent.glob(f"{database.stem}*")
+        if not file.name.endswith("-shm")
+    )
+
+
+def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
+    """How many accounts one core can poll in a second."""
+    accounts = 100
+    interval = 500  # ms
+    key_ids = [f"00000000-0000-4000-8000-{number:012}" for number in range(1, accounts + 1)]
+    for key_id in key_ids:
+        setting.fill(25, key_id)
+    samples = Samples()
+    seconds = 3 if setting.quick else 6
+    subjects = {FLOOR: "floor_daemon", _PACKAGES: "packages_daemon", EXPORTER: "exporter_daemon"}
+    for name, subject in subjects.items():
+        place = setting.place(
+            key_ids=key_ids, on_postgres=on_postgres, detail=f"{interval} {seconds}"
+        )
+        with setting.temporary(place), setting.start(subject, place) as process:
+            for _ in range(1 if setting.quick else 3):
+                answer = process.ask()
+                samples.add(
+                    name,
+                    rate=answer["polls"] / answer["cpu"],
+                    cpu=answer["cpu"] / answer["polls"],
+                    speed=answer["polls"] / answer["wall"],
+                )
+    rates, cpu = samples.medians("rate"), samples.medians("cpu")
+    return [
+        Line(
+            case=f"daemon, {accounts} accounts of 25 groups: polls per second of one core's time,"
+            f" {_where(on_postgres)} (at {samples.medians('speed')[EXPORTER]:.0f} a second)",
+            unit="/s",
+            values=_but_packages(rates),
+            cpu=_but_packages(cpu),
+            at_most=0.5,
+        ),
+        Line(
+            case="in the exporter's place APScheduler, requests and SQLAlchemy alone, which write"
+            f" one row, {_where(on_postgres)}",
+            unit="/s",
+            values=_packages_alone(rates),
+            cpu=_packages_alone(cpu),
+        ),
+    ]

@@ -1,0 +1,147 @@
+"""What reading costs with 1,000,000 snapshots: queries as people write them, and exports."""
+
+import sqlite3
+from contextlib import closing
+from datetime import datetime, timedelta
+from time import perf_counter
+from typing import Any
+
+from benchmarks import history
+from benchmarks.place import Place
+from benchmarks.results import EXPORTER, FLOOR, Line, Section, as_text
+from benchmarks.setting import Samples, Setting
+from exporter.history.schema import to_text
+from tests.support.recipes import standing_at
+
+_AS_OF = (
+    "SELECT * FROM order_group_snapshots"
+    " WHERE valid_from <= {t} AND (valid_to IS NULL OR valid_to > {t})"
+)
+_OF_ACCOUNT = " AND account = 'main'"
+
+
+def _shape(setting: Setting) -> tuple[int, int]:
+    return (1_000, 100) if setting.quick else (10_000, 100)
+
+
+def queries(setting: Setting, *, on_postgres: bool) -> list[Section]:
+    """As of an instant, the present, and a day's changes: plans, first row and all rows."""
+    groups, days = _shape(setting)
+    place = setting.place(on_postgres=on_postgres)
+    with setting.temporary(place):
+        history.make_schema(place)
+        until = history.many_snapshots(place, groups=groups, days=days)
+        recent, middle = until - timedelta(hours=12), until - timedelta(days=days / 2)
+        asked = {
+            "as of half a day ago": _AS_OF.format(t=_quoted(recent)),
+            "as of the middle": _AS_OF.format(t=_quoted(middle)),
+            "as of the middle, of one account": _AS_OF.format(t=_quoted(middle)) + _OF_ACCOUNT,
+            "as of the middle, one group": _AS_OF.format(t=_quoted(middle))
+            + _OF_ACCOUNT
+            + f" AND order_group_id = '{history.group_id(0)}'",
+            "the present: order_groups_current": "SELECT * FROM order_groups_current",
+            "the last day's changes": "SELECT * FROM order_group_changes"
+            f" WHERE changed_at >= {_quoted(until - timedelta(days=1))}",
+            "a day's changes in the middle": "SELECT * FROM order_group_changes"
+            f" WHERE changed_at >= {_quoted(middle)}"
+            f" AND changed_at < {_quoted(middle + timedelta(days=1))}",
+        }
+        if not on_postgres:
+            form = "as of half a day ago, by docs/queries.md's form for SQLite"
+            asked[form] = standing_at(to_text(recent))
+            asked["the first day's changes"] = (
+                "SELECT * FROM order_group_changes"
+                f" WHERE changed_at < {_quoted(history.START + timedelta(days=1))}"
+            )
+        answer = _on_postgres if on_postgres else _on_sqlite
+        rows = [(name, *answer(place, query)) for name, query in asked.items()]
+    return [
+        Section(
+            title=f"Reading {groups * days:,} snapshots of {groups:,} groups,"
+            f" {'Postgres' if on_postgres else 'SQLite'}",
+            headings=("question", "first row, ms", "all, ms", "rows", "plan"),
+            rows=rows,
+        )
+    ]
+
+
+def _quoted(instant: datetime) -> str:
+    return f"'{to_text(instant)}'"
+
+
+def _on_sqlite(place: Place, query: str) -> tuple[str, ...]:
+    with closing(sqlite3.connect(place.sqlite_file)) as connection:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+        times = []
+        for _ in range(3):
+            started = perf_counter()
+            cursor = connection.execute(query)
+            cursor.fetchone()
+            first = perf_counter() - started
+            count = 1 + len(cursor.fetchall())
+            times.append((first, perf_counter() - started))
+    return _cells(times, count, "; ".join(line for line in plan if "order_group" in line))
+
+
+def _on_postgres(place: Place, query: str) -> tuple[str, ...]:
+    import psycopg
+
+    assert place.postgres is not None
+    with psycopg.connect(place.postgres) as connection:
+        explained: Any = connection.execute(f"EXPLAIN {query}").fetchall()
+        scans = [row[0].strip(" ->").partition("  (")[0] for row in explained if " Scan " in row[0]]
+        times = []
+        for number in range(3):
+            started = perf_counter()
+            with connection.cursor(name=f"reader_{number}") as cursor:
+                cursor.itersize = 1
+                cursor.execute(query)
+                cursor.fetchone()
+                first = perf_counter() - started
+                count = 1 + len(cursor.fetchall())
+            times.append((first, perf_counter() - started))
+    return _cells(times, count, "; ".join(scans))
+
+
+def _cells(times: list[tuple[float, float]], count: int, plan: str) -> tuple[str, ...]:
+    first, whole = (min(each) for each in zip(*times, strict=True))
+    return as_text(first, "ms"), as_text(whole, "ms"), f"{count:,}", plan.replace("|", "\\|")
+
+
+def exports(setting: Setting, *, on_postgres: bool) -> list[Line]:
+    """`export history` to csv and parquet against the driver's own reading and writing."""
+    groups, days = _shape(setting)
+    lines = []
+    place = setting.place(on_postgres=on_postgres)
+    with setting.temporary(place):
+        history.make_schema(place)
+        history.many_snapshots(place, groups=groups, days=days)
+        for form in ("csv", "parquet"):
+            samples = Samples()
+            for _ in range(1 if setting.quick or on_postgres else 3):
+                for name, subject in ((EXPORTER, "exporter_export"), (FLOOR, "driver_export")):
+                    with setting.start(subject, place._replace(detail=form)) as process:
+                        answer = process.ask()
+                    assert answer["rows"] == groups * days
+                    samples.add(
+                        name,
+                        wall=answer["wall"],
+                        cpu=answer["cpu"],
+                        memory=answer["peak"] - answer["peak_before"],
+                    )
+            where = "Postgres" if on_postgres else "SQLite"
+            lines += [
+                Line(
+                    case=f"export of {groups * days:,} snapshots to {form}, {where}",
+                    unit="ms",
+                    values=samples.medians("wall"),
+                    cpu=samples.medians("cpu"),
+                    at_most=2,
+                ),
+                Line(
+                    case=f"memory that this export takes, {where}",
+                    unit="MB",
+                    values=samples.medians("memory"),
+                ),
+            ]
+    return lines

@@ -1,0 +1,73 @@
+"""dlt with its `scd2` merge, into SQLite through its SQLAlchemy destination, or into Postgres.
+
+It keeps what changed and when. What it cannot do: tell an absent group from a poll that never
+happened, or a group that one answer left out from one that is gone; keep the numbers exact unless
+told each column's type; and it stages and merges all groups whenever it runs, whatever changed.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Before the import, which reads them.
+os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
+os.environ["RUNTIME__LOG_LEVEL"] = "ERROR"
+
+import dlt
+import requests
+
+from benchmarks.place import Place
+from benchmarks.signing import Signer
+
+
+class DltJob:
+    """Polls one account."""
+
+    def __init__(self, place: Place) -> None:
+        self._url = place.base_url + "/portfolio/order_groups"
+        (self._key_id,) = place.key_ids
+        self._signer = Signer(place.key_file)
+        self._session = requests.Session()
+        if place.postgres is None:
+            destination = dlt.destinations.sqlalchemy(place.sqlalchemy_url)
+        else:
+            socket, name = place.socket_and_name
+            destination = dlt.destinations.postgres(
+                # It insists on a password, for which a server of our own does not ask.
+                f"postgresql://postgres:none@localhost:5432/{name}?host={socket}"
+            )
+        self._pipeline = dlt.pipeline(
+            "order_groups",
+            destination=destination,
+            dataset_name="history",
+            pipelines_dir=f"{place.directory}/pipelines",
+        )
+
+    def poll(self) -> None:
+        """Ask once, and merge the answer."""
+        response = self._session.get(
+            self._url, headers=self._signer.headers(self._key_id), timeout=20
+        )
+        response.raise_for_status()
+        self._pipeline.run(
+            dlt.resource(
+                response.json()["order_groups"],
+                name="order_groups",
+                primary_key="id",
+                write_disposition={"disposition": "merge", "strategy": "scd2"},
+            )
+        ).raise_on_failed_jobs()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._session.close()
+
+
+@contextmanager
+def subject(place: Place) -> Iterator[DltJob]:
+    """Give the job, ready to poll."""
+    job = DltJob(place)
+    try:
+        yield job
+    finally:
+        job.close()

@@ -1,0 +1,58 @@
+"""The exporter's daemon with many accounts: counts the polls and the CPU of some seconds."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter, process_time
+
+from sqlalchemy import create_engine, text
+
+from benchmarks.place import Place
+from benchmarks.subjects.exporter_poller import configure
+from exporter.daemon.scheduler import Daemon
+from exporter.wiring import pollers
+
+
+def passed(polls: Callable[[], int], seconds: float) -> dict[str, float]:
+    """Let some seconds pass, and tell what was done in them by who polls beside."""
+    before, wall, cpu = polls(), perf_counter(), process_time()
+    time.sleep(seconds)
+    cpu, wall = process_time() - cpu, perf_counter() - wall
+    return {"polls": polls() - before, "wall": wall, "cpu": cpu}
+
+
+class ExporterDaemon:
+    """A daemon that polls already."""
+
+    def __init__(self, place: Place, seconds: float) -> None:
+        self._accounts = len(place.key_ids)
+        self._seconds = seconds
+        self._engine = create_engine(place.sqlalchemy_url)
+
+    def polls(self) -> int:
+        """How many there are in the database."""
+        with self._engine.connect() as connection:
+            return int(connection.scalar(text("SELECT COUNT(*) FROM polls WHERE outcome = 'ok'")))
+
+    def poll(self) -> dict[str, float]:
+        """Let some seconds pass, and tell what was done in them."""
+        return passed(self.polls, self._seconds)
+
+
+@contextmanager
+def subject(place: Place) -> Iterator[ExporterDaemon]:
+    """Give a daemon that has polled each account; `detail` is "MILLISECONDS SECONDS"."""
+    interval, seconds = place.detail.split()
+    configuration = configure(place, interval=f"{interval}ms")
+    stop = threading.Event()
+    with pollers(configuration, configuration.accounts, stop=stop) as ready:
+        ready[0].prepare()
+        daemon = Daemon(ready, stop=stop)
+        measured = ExporterDaemon(place, float(seconds))
+        daemon.start()
+        # First polls are spread over an interval, but over five seconds at most.
+        while measured.polls() < 2 * len(ready):
+            time.sleep(0.2)
+        yield measured
+        daemon.stop()

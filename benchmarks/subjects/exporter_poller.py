@@ -1,0 +1,90 @@
+"""The exporter: its own assembly from a configuration file, and `Poller.poll`."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from benchmarks.place import Place
+from exporter.config.load import load
+from exporter.config.model import Configuration
+from exporter.errors import Exit
+from exporter.logs import setup
+from exporter.recording.poller import Poller
+from exporter.wiring import pollers
+from tests.support.traffic import Sent, listened, rows_written
+
+
+def write_configuration(place: Place, *, interval: str = "60s") -> Path:
+    """Write the configuration file for a place, one account per key."""
+    accounts = "".join(
+        f"""
+[[accounts]]
+name = "{name}"
+base_url = "{place.base_url}"
+key_id = "{key_id}"
+private_key_file = "{place.key_file}"
+"""
+        for name, key_id in place.accounts.items()
+    )
+    path = Path(place.directory) / "config.toml"
+    path.write_text(
+        f"""
+[database]
+url = "{place.sqlalchemy_url}"
+[poll]
+interval = "{interval}"
+[log]
+level = "ERROR"
+{accounts}"""
+    )
+    return path
+
+
+def configure(place: Place, *, interval: str = "60s") -> Configuration:
+    """Read a configuration as the commands do, and log as it says."""
+    configuration = load(write_configuration(place, interval=interval))
+    setup.configure(configuration.log.level, configuration.log.format)
+    return configuration
+
+
+class Exporter:
+    """Polls each account."""
+
+    def __init__(self, ready: Sequence[Poller]) -> None:
+        self._pollers = ready
+
+    def poll(self) -> None:
+        """Poll each account once."""
+        for poller in self._pollers:
+            assert poller.poll() is Exit.OK
+
+
+class CountedExporter(Exporter):
+    """The same, which counts what goes to the database."""
+
+    def __init__(self, ready: Sequence[Poller], sent: list[Sent]) -> None:
+        super().__init__(ready)
+        self._sent = sent
+
+    @property
+    def statements(self) -> int:
+        """Sent since the start."""
+        return len(self._sent)
+
+    @property
+    def rows(self) -> int:
+        """WriteResult by the process, or into the database, which nobody else writes to."""
+        return sum(map(rows_written, {each.engine for each in self._sent}))
+
+
+@contextmanager
+def subject(place: Place) -> Iterator[Exporter]:
+    """Give the exporter, its schema prepared, ready to poll."""
+    configuration = configure(place)
+    with (
+        listened() if place.detail == "count" else nullcontext() as sent,
+        pollers(configuration, configuration.accounts, stop=threading.Event()) as ready,
+    ):
+        ready[0].prepare()
+        yield Exporter(ready) if sent is None else CountedExporter(ready, sent)

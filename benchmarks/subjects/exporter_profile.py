@@ -1,0 +1,65 @@
+"""The exporter under a profiler: whose code the time of a small poll goes to."""
+
+import cProfile
+import pstats
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.place import Place
+from benchmarks.subjects import exporter_poller
+
+# By what a function's file or, of those written in C, its name has in it; the first that fits.
+PARTS = {
+    "signing: cryptography": ("cryptography", "RSAPrivateKey"),
+    "HTTP: requests, urllib3, http.client, sockets": (
+        "/requests/", "/urllib3/", "/http/", "/email/", "socket", "recv_into", "sendall",
+        "/kalshi/transport.py",
+    ),
+    "the database itself: sqlite3, psycopg and its waits": (
+        "sqlite3.", "/psycopg", "psycopg_", "/select", "/history/postgres.py",
+    ),
+    "SQLAlchemy": ("/sqlalchemy/", "sqlalchemy."),
+    "the exporter": ("/exporter/",),
+}  # fmt: skip
+OTHER = "Python's own: context managers, dictionaries, dates and so on"
+
+
+class Profiled:
+    """Polls under the profiler."""
+
+    def __init__(self, polled: exporter_poller.Exporter, rounds: int) -> None:
+        self._polled = polled
+        self._rounds = rounds
+
+    def poll(self) -> dict[str, Any]:
+        """Poll some hundred times; `parts` tells what share of the time each part takes."""
+        profile = cProfile.Profile()
+        for _ in range(self._rounds):
+            profile.enable()
+            self._polled.poll()
+            profile.disable()
+        seconds: defaultdict[str, float] = defaultdict(float)
+        stats: dict[tuple[str, int, str], tuple[int, int, float, float, Any]]
+        stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]  # documented, not typed
+        for (file, _line, function), (_calls, _primitive, own, _all, _callers) in stats.items():
+            name = function if file == "~" else Path(file).as_posix()
+            for part, marks in PARTS.items():
+                if any(mark in name for mark in marks):
+                    seconds[part] += own
+                    break
+            else:
+                seconds[OTHER] += own
+        whole = sum(seconds.values())
+        return {"parts": {part: seconds[part] / whole for part in [*PARTS, OTHER]}}
+
+
+@contextmanager
+def subject(place: Place) -> Iterator[Profiled]:
+    """Give the exporter after its first polls."""
+    with exporter_poller.subject(place) as polled:
+        for _ in range(3):
+            polled.poll()
+        yield Profiled(polled, int(place.detail))

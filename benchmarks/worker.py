@@ -1,0 +1,58 @@
+"""One subject in a process of its own: does what standard input says, and answers with numbers.
+
+`python -m benchmarks.worker SUBJECT PLACE [--once]`, where PLACE is JSON. With `--once` it
+polls once and ends, as a job that cron starts would.
+"""
+
+import json
+import os
+import sys
+from importlib import import_module
+from time import perf_counter, process_time
+
+from benchmarks.place import Place
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held at a time."""
+    try:
+        # Not ru_maxrss here: Linux lets a process inherit the peak of the one that started it.
+        with open("/proc/self/status") as status:  # noqa: PTH123  # pathlib is a cost of start-up
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def main() -> None:
+    """Run one subject."""
+    name, place = sys.argv[1], Place.from_json(sys.argv[2])
+    with import_module(f"benchmarks.subjects.{name}").subject(place) as subject:
+        if "--once" in sys.argv:
+            subject.poll()
+            return
+        # What libraries print must not get among the answers.
+        answers = os.fdopen(os.dup(1), "w", buffering=1)
+        os.dup2(2, 1)
+        answers.write("{}\n")
+        for order in sys.stdin:
+            before = peak_memory()
+            wall, cpu = perf_counter(), process_time()
+            result = subject.poll() or {}
+            answer = {
+                "wall": perf_counter() - wall,
+                "cpu": process_time() - cpu,
+                "peak_before": before,
+                "peak": peak_memory(),
+            }
+            if json.loads(order).get("counts"):
+                answer |= {"statements": subject.statements, "rows": subject.rows}
+            answers.write(json.dumps(answer | result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The table of all configuration keys: what each may hold, its default and what it means.
+
+`config` reads files by it, and takes every hint in a fault from it; `config_values` has the kinds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from exporter.config.values import (
+    ACCOUNT_NAME,
+    BASE_URL,
+    BOOLEAN,
+    DATABASE_URL,
+    KEY_ID,
+    LISTEN,
+    PATH,
+    Kind,
+    choice,
+    duration,
+    integer,
+    size,
+)
+
+ENVIRONMENTS: Mapping[str, str] = {
+    "production": "https://external-api.kalshi.com/trade-api/v2",
+    "demo": "https://external-api.demo.kalshi.co/trade-api/v2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of the file.
+
+    Attributes:
+        meaning: what an operator reads beside a fault.
+        default: as the file would have it; None if the key may be absent, or is required.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    default: str | int | bool | None = None
+    required: bool = False
+
+
+POLL = (
+    Key("interval", duration("100ms", "1d"), "how often an account is polled", "60s"),
+    Key("deadline", duration("1ms", "10m"), "how long one whole poll may take", "20s"),
+    Key("max_attempts", integer(1, 10), "how often one request is tried within the deadline", 4),
+    Key(
+        "max_response_size",
+        size("1KiB", "1GiB"),
+        "the largest answer accepted, after decompression",
+        "64MiB",
+    ),
+    Key(
+        "confirm_removal",
+        integer(1, 100),
+        "how many complete polls must miss a group before it counts as removed",
+        2,
+    ),
+)
+
+_HEALTHCHECK_URL = replace(BASE_URL, expected="a URL such as https://hc-ping.com/and-a-secret")
+
+SECTIONS: Mapping[str, tuple[Key, ...]] = {
+    "database": (
+        Key("url", DATABASE_URL, "where the history is kept", "sqlite:///order_groups.db"),
+        Key(
+            "auto_migrate",
+            BOOLEAN,
+            "whether the schema is brought to this version without being asked",
+            default=True,
+        ),
+    ),
+    "poll": POLL,
+    "spool": (
+        Key("directory", PATH, "where observations wait while the database is away", "spool"),
+        Key("max_size", size("1MiB", "1024GiB"), "how much may wait there", "256MiB"),
+    ),
+    "log": (
+        Key(
+            "level",
+            choice("DEBUG", "INFO", "WARNING", "ERROR"),
+            "the least important lines that are logged",
+            "INFO",
+        ),
+        Key("format", choice("text", "json"), "how a log line looks", "text"),
+    ),
+    "metrics": (
+        Key("listen", LISTEN, "where the daemon answers Prometheus", "127.0.0.1:9464"),
+        Key("textfile", PATH, "the file that run-once leaves for node_exporter"),
+    ),
+    "notify": (
+        Key("healthcheck_url", _HEALTHCHECK_URL, "the address that is told whether all is well"),
+    ),
+}
+
+ACCOUNT = (
+    Key(
+        "name",
+        ACCOUNT_NAME,
+        "what the account is called in the database, for good",
+        required=True,
+    ),
+    Key("environment", choice(*ENVIRONMENTS), "which of Kalshi's exchanges the key belongs to"),
+    Key("base_url", BASE_URL, "the API's address, instead of environment"),
+    Key("key_id", KEY_ID, "the id that Kalshi shows beside the API key", required=True),
+    Key(
+        "private_key_file",
+        PATH,
+        "the private key that Kalshi gave once, as a PEM file",
+        required=True,
+    ),
+    Key(
+        "private_key_passphrase_file",
+        PATH,
+        "a file with the passphrase of an encrypted private key",
+    ),
+    Key("subaccount", integer(0, 32), "the one subaccount to poll, absent for all"),
+)

@@ -1,0 +1,132 @@
+"""The configuration as frozen values; `load` makes them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.config.values import passwords, without_password
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Database:
+    """Where the history is kept.
+
+    Attributes:
+        url: for SQLAlchemy, with its password; the driver named, SQLite's path absolute.
+        auto_migrate: whether the exporter may bring the schema to its version by itself.
+    """
+
+    url: str
+    auto_migrate: bool
+
+    @property
+    def safe_url(self) -> str:
+        """The URL with `***` in place of its password."""
+        return without_password(self.url)
+
+    def __repr__(self) -> str:
+        return f"Database(url={self.safe_url!r}, auto_migrate={self.auto_migrate})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollSettings:
+    """How an account is polled: `interval` and `deadline` in seconds, sizes in bytes."""
+
+    interval: float
+    deadline: float
+    max_attempts: int
+    max_response_size: int
+    confirm_removal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spool:
+    """Where observations wait while the database is away, and how many bytes of them."""
+
+    directory: Path
+    max_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """`level` is DEBUG, INFO, WARNING or ERROR; `format` is text or json."""
+
+    level: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Where the daemon answers Prometheus, and where `run-once` leaves the same.
+
+    Attributes:
+        host: IPv6 has no brackets.
+        textfile: None for none.
+    """
+
+    host: str
+    port: int
+    textfile: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Notify:
+    """Who is told whether all is well: `healthcheck_url` is a secret, None for nobody."""
+
+    healthcheck_url: str | None
+
+    def __repr__(self) -> str:
+        return f"Notify(healthcheck_url={'***' if self.healthcheck_url else None})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Account:
+    """One `[[accounts]]` entry.
+
+    Attributes:
+        base_url: up to and including /trade-api/v2, without a trailing slash.
+        environment: production, demo, or None if the entry gave a base_url.
+        subaccount: None for all of them in one answer.
+        poll: the `[poll]` section with what this account sets otherwise.
+    """
+
+    name: str
+    base_url: str
+    environment: str | None
+    key_id: str
+    private_key_file: Path
+    private_key_passphrase_file: Path | None
+    subaccount: int | None
+    poll: PollSettings
+
+    @property
+    def key_label(self) -> str:
+        """The key id as people may see it: its last four characters."""
+        return f"…{self.key_id[-4:]}"
+
+    def __repr__(self) -> str:
+        return f"Account(name={self.name!r}, base_url={self.base_url!r}, key={self.key_label!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """The whole configuration; `path` is the file that it came from, absolute."""
+
+    path: Path
+    database: Database
+    spool: Spool
+    log: Log
+    metrics: Metrics | None
+    notify: Notify
+    accounts: tuple[Account, ...]
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log line may show: passwords, key ids, and who may say that all is well."""
+        keys = (account.key_id for account in self.accounts)
+        # Libraries also repeat the path alone.
+        address = self.notify.healthcheck_url or ""
+        return (*passwords(self.database.url), *keys, *filter(None, [address, _path_of(address)]))
+
+
+def _path_of(url: str) -> str:
+    return url.partition("://")[2].partition("/")[2]

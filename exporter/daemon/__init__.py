@@ -1,0 +1,1 @@
+"""The long-running process: when each account is polled, and what SIGHUP replaces."""

@@ -1,0 +1,300 @@
+"""Connections to SQLite and Postgres, and their errors in one line each.
+
+Nothing here rests on session state, so that a pooler in transaction mode may stand between.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, Executable, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    SQLAlchemyError,
+)
+
+from exporter.clock import elapsed
+from exporter.database import wal
+from exporter.database.circuit_breaker import CircuitBreaker
+from exporter.errors import ConfigurationError, DatabaseError, PoisonPollError
+
+_SQLITE_BUSY_SECONDS = 10.0
+_SQLITE_TURN_SECONDS = 10.0  # for the other threads of this process
+
+
+class Database:
+    """A database that is written to.
+
+    Args:
+        url: SQLAlchemy's form, `sqlite:///…` or `postgresql+psycopg://…`.
+        pool_size: connections that may be open at the same time; Postgres only.
+
+    Raises:
+        ConfigurationError: SQLite's file cannot be there: its directory does not exist.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.url: URL = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine: Engine = (
+            self._sqlite_engine()
+            if self.is_sqlite
+            else _postgres().make_engine(self.url, pool_size)
+        )
+        # SQLite lets one writer in; those of one process queue here rather than in its busy
+        # handler, which sleeps and is not fair.
+        self._turn = threading.Lock()
+        self._breaker = CircuitBreaker(self._ask)
+
+    @property
+    def path(self) -> Path | None:
+        """SQLite's file; None on Postgres."""
+        return Path(self.url.database or "") if self.is_sqlite else None
+
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """Lend a connection; on SQLite, to one thread at a time.
+
+        Raises:
+            DatabaseError: the database failed, or somebody has just waited for it in vain.
+        """
+        self._breaker.check()
+        # And again: it may have turned out while others had their turns.
+        with self._taken_turn(), self._breaker.guard(), self._lent() as connection:
+            yield connection
+
+    @contextmanager
+    def _lent(self) -> Iterator[Connection]:
+        with translated_errors(self.path), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _taken_turn(self) -> Iterator[None]:
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._turn.acquire(timeout=_SQLITE_TURN_SECONDS):
+            raise DatabaseError(f"database {self.path}: busy with other accounts' polls")
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _ask(self) -> None:
+        with self._taken_turn(), self._lent() as connection:
+            if not self.is_sqlite:
+                _postgres().set_client_timeout(connection)
+            connection.execute(text("SELECT 1"))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Run one transaction: committed at the end of the block, rolled back on any error.
+
+        On Postgres, each of its statements may take 10 s; `bound` allows more.
+
+        Raises:
+            DatabaseError: the database failed, in one line without SQL or parameters.
+        """
+        with self.connected() as connection, connection.begin():
+            if not self.is_sqlite:
+                self._begin_on_postgres(connection)
+            yield connection
+
+    def execute_one(
+        self, statement: Executable, parameters: Mapping[str, Any], *, durable: bool = True
+    ) -> tuple[Any, ...] | None:
+        """Run one statement in a transaction of its own: on Postgres, in one message.
+
+        There the ways to the server and back take longer than a small statement does.
+
+        Args:
+            statement: bounded as those of `transaction` are. Put together once: on Postgres its
+                text is kept.
+            parameters: of the statement.
+            durable: whether it must survive a power cut. If not, committing it waits for no disk;
+                later durable transactions make it durable too.
+
+        Returns:
+            Its first row, of texts, integers, booleans and instants; None if it has none.
+
+        Raises:
+            DatabaseError: the database failed, in one line without SQL or parameters.
+        """
+        with self.connected() as connection:
+            if not self.is_sqlite:
+                row: tuple[Any, ...] | None = _postgres().execute_one(
+                    connection, statement, parameters, durable=durable
+                )
+                return row
+            with _synchronous(connection, durable=durable), connection.begin():
+                found = connection.execute(statement, parameters).first()
+        return None if found is None else tuple(found)
+
+    def _begin_on_postgres(self, connection: Connection) -> None:
+        _postgres().begin(connection)
+
+    def enable_wal(self) -> None:
+        """Have SQLite log ahead, so that nobody who reads waits for a writer, nor the reverse.
+
+        Only a file with our schema: the setting stays in the file.
+
+        Raises:
+            DatabaseError: the database failed.
+        """
+        if not self.is_sqlite:
+            return
+        until = elapsed() + _SQLITE_BUSY_SECONDS
+        with self.connected() as connection:
+            while True:
+                try:
+                    _pragma(connection, "journal_mode=WAL")
+                except sqlite3.OperationalError:
+                    # Another process does the same: SQLite does not wait for it by itself here.
+                    if elapsed() > until:
+                        raise
+                    time.sleep(0.05)
+                else:
+                    return
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._breaker.close()
+        self.engine.dispose()
+
+    def _sqlite_engine(self) -> Engine:
+        path = Path(self.url.database or "")
+        if not path.parent.is_dir():
+            raise ConfigurationError(
+                f"database.url: the directory {path.parent} does not exist: create it, or"
+                " correct the path"
+            )
+
+        def connect() -> sqlite3.Connection:
+            # mode=rw: only `migrate` makes a database; one that is gone is no empty one.
+            connection = sqlite3.connect(
+                f"file:{quote(str(path))}?mode=rw",
+                uri=True,
+                timeout=_SQLITE_BUSY_SECONDS,
+                # sqlite3's own transaction control would begin late and commit DDL on its own.
+                isolation_level=None,
+                check_same_thread=False,  # the pool lends it to one thread at a time
+            )
+            # Each commit survives a power cut: what was seen once is not forgotten.
+            connection.execute("PRAGMA synchronous=FULL")
+            # What a reader that stayed for hours made of the journal is given back.
+            connection.execute(f"PRAGMA journal_size_limit={wal.LARGE}")
+            return connection
+
+        engine = create_engine(self.url, creator=connect, pool_size=1, max_overflow=4)
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            # Writers take their turn at the start: a transaction never fails halfway for another.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+
+
+@contextmanager
+def _synchronous(connection: Connection, *, durable: bool) -> Iterator[None]:
+    """Commit inside the block as `durable` says, on SQLite."""
+    if durable:
+        yield
+        return
+    _pragma(connection, "synchronous=NORMAL")
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            _pragma(connection, "synchronous=FULL")
+
+
+def _pragma(connection: Connection, setting: str) -> None:
+    """Set it on SQLite's own connection: outside of the transaction that SQLAlchemy would begin."""
+    driver = connection.connection.driver_connection
+    assert driver is not None  # noqa: S101  # a connection in use has one
+    driver.execute(f"PRAGMA {setting}")
+
+
+def _postgres() -> ModuleType:
+    """The module for Postgres, which needs an extra.
+
+    Raises:
+        ConfigurationError: it is not installed, or does not work here.
+    """
+    try:
+        from exporter.database import postgres  # noqa: PLC0415  # as said
+    except ImportError as error:
+        # Without its libraries, of which it names each that it misses on a line of its own.
+        what = str(error).splitlines()[0] if str(error) else "it cannot be imported"
+        raise ConfigurationError(
+            f"database.url: the Postgres driver psycopg does not work here, {what}: pip install"
+            " 'kalshi-exporter[postgres]', which brings libpq along"
+        ) from error
+    return postgres
+
+
+def bound(connection: Connection, *, rows: int = 0, seconds: float | None = None) -> None:
+    """Bound how long each statement from here to the end of the transaction may take.
+
+    On Postgres, where a lock, a slow disk or a hung server would be waited for without end; so
+    would be this process, should it be stopped or cut off while it holds the account's row. The
+    bounds of `Database.transaction` are for few rows.
+
+    Args:
+        connection: in a transaction.
+        rows: how many the statements may write, which takes its time.
+        seconds: that each may take apart from that; as for a poll if None.
+    """
+    # SQLite waits for its lock alone, and never long.
+    if connection.dialect.name != "sqlite":
+        _postgres().bound(connection, rows=rows, seconds=seconds)
+
+
+@contextmanager
+def translated_errors(path: Path | None) -> Iterator[None]:
+    """Turn the drivers' errors into `DatabaseError`, one line each.
+
+    Args:
+        path: SQLite's file, which its errors do not name; None on Postgres, whose errors name the
+            server.
+
+    Raises:
+        PoisonPollError: for values that it can never hold.
+        DatabaseError: for any other error of SQLAlchemy or the driver below it.
+    """
+    try:
+        yield
+    except (DataError, IntegrityError) as error:
+        raise PoisonPollError(_one_line(error.orig or error, path)) from error
+    except DBAPIError as error:
+        raise DatabaseError(_one_line(error.orig or error, path)) from error
+    except sqlite3.Error as error:  # of a pragma, which passes by SQLAlchemy
+        raise DatabaseError(_one_line(error, path)) from error
+    except SQLAlchemyError as error:
+        raise DatabaseError(_one_line(error, path)) from error
+
+
+def _one_line(error: BaseException, path: Path | None) -> str:
+    """The first line of an error's text, which holds neither SQL nor parameters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    where = "database" if path is None else f"database {path}"
+    hint = _WAITED_IN_VAIN if getattr(error, "sqlstate", None) in _TIMEOUTS else ""
+    return f"{where}: {lines[0].strip()[:300]}{hint}"
+
+
+# What Postgres says once it has waited for a lock, or worked on a statement, for long enough.
+_TIMEOUTS = ("55P03", "57014")
+_WAITED_IN_VAIN = (
+    "; another session holds a lock (pg_stat_activity and pg_locks tell which), or the server is"
+    " very slow: try again once it is free"
+)

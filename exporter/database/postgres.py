@@ -1,0 +1,244 @@
+"""Connections to Postgres whose every wait is bounded; imported by `database` where it is used.
+
+Nothing here rests on session state, so that a pooler in transaction mode may stand between.
+"""
+
+import logging
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, cast
+
+import psycopg
+from sqlalchemy import (
+    ClauseElement,
+    Connection,
+    Dialect,
+    Engine,
+    Executable,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.engine import URL, Compiled
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from exporter.clock import elapsed
+
+_CONNECT_SECONDS = 5
+_DEAD_PEER_SECONDS = 10
+_SILENT_PEER_SECONDS = 10
+_PING_SECONDS = 5.0
+_FRESH_SECONDS = 1.0  # so long after its last use nobody asks whether a connection still works
+_STATEMENT_SECONDS = 10.0
+_IDLE_SECONDS = 20.0
+# What a server that still runs needs to say that it has given up.
+_LENIENCE_SECONDS = 1.0
+
+_USED_AT = "used_at"
+
+# It warns of a connection that is lost while rows are copied, and then raises it.
+logging.getLogger("psycopg").setLevel(logging.ERROR)
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection on which every wait for the server ends after its `patience`, in seconds.
+
+    A server that hangs keeps its connections and answers nothing: nobody else would end the wait.
+    """
+
+    patience: float | None = _PING_SECONDS
+
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
+        """Wait as psycopg does, but not longer than `patience`; all waits come through here."""
+        return super().wait(self._bounded(gen), *args, **kwargs)
+
+    def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        began = elapsed()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and elapsed() - began > (self.patience or math.inf):
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(
+                        f"no answer from the server in {self.patience:g} s"
+                    )
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+
+def make_engine(url: URL, pool_size: int) -> Engine:
+    """Make an engine that keeps up to `pool_size` connections."""
+    defaults = {
+        "connect_timeout": str(_CONNECT_SECONDS),
+        "tcp_user_timeout": str(_DEAD_PEER_SECONDS * 1000),
+        # A server that vanishes while it owes an answer has acknowledged all there was: only
+        # probes find it gone, which the system sends after two hours by itself.
+        "keepalives_idle": str(_SILENT_PEER_SECONDS),
+        "keepalives_interval": str(_SILENT_PEER_SECONDS),
+        "keepalives_count": "2",
+        "application_name": "kalshi-exporter",
+        # Else the database's own, in which the driver could not even say what it cannot hold.
+        "client_encoding": "utf8",
+    }
+    defaults = {key: value for key, value in defaults.items() if key not in url.query}
+    engine = create_engine(
+        url.update_query_dict(defaults),
+        # Prepared statements belong to a session, which a pooler takes away between transactions.
+        connect_args={"prepare_threshold": None},
+        pool_size=pool_size,
+        max_overflow=0,
+        # `begin` begins transactions, together with what else there is to say then: the driver
+        # would ask the server one more time.
+        isolation_level="AUTOCOMMIT",
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: object, _record: object, args: Any, kwargs: Any) -> Any:
+        return BoundedConnection.connect(*args, **kwargs)
+
+    @event.listens_for(engine, "checkout")
+    def _taken(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+        # A connection that died between two polls is replaced, not reported.
+        if elapsed() - record.info.get(_USED_AT, math.inf) > _FRESH_SECONDS:
+            try:
+                engine.dialect.do_ping(connection)
+            except psycopg.Error as error:
+                raise InvalidatePoolError from error
+        connection.patience = None
+
+    @event.listens_for(engine, "checkin")
+    def _given_back(connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_USED_AT] = elapsed()
+        if connection is not None:
+            connection.patience = _PING_SECONDS
+
+    return engine
+
+
+def begin(connection: Connection) -> None:
+    """Begin a transaction in which each statement is bounded as those of a poll are.
+
+    Args:
+        connection: to Postgres.
+    """
+    set_client_timeout(connection)
+    # At once, for the sake of the way to the server.
+    connection.exec_driver_sql(
+        f"BEGIN; {_statement_timeout()};"
+        f" SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS * 1000:.0f}ms'"
+    )
+
+
+def _statement_timeout() -> str:
+    # LOCAL, for the session may be a pooler's.
+    return f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms'"
+
+
+def execute_one(
+    connection: Connection, statement: Executable, parameters: Mapping[str, Any], *, durable: bool
+) -> tuple[Any, ...] | None:
+    """Do for Postgres what `Database.execute_one` says.
+
+    Parameters go to the driver, and values come from it, as they are, but for instants: no type of
+    SQLAlchemy's has a say.
+
+    Raises:
+        DBAPIError: SQLAlchemy's, as from its own statements.
+    """
+    set_client_timeout(connection)
+    settings = _statement_timeout()
+    if not durable:
+        settings += "; SET LOCAL synchronous_commit = off"
+    query = compiled(statement, connection.dialect)
+    # By the driver itself: SQLAlchemy would take a tenth of a small poll's time for it. A message
+    # of several statements has no parameters, so this cursor writes them into the text.
+    with (
+        _sqlalchemy_s_errors(connection, str(query)),
+        psycopg.ClientCursor(_driver(connection)) as cursor,
+    ):
+        # One message is one transaction, which the server commits at its end.
+        cursor.execute(f"{settings}; {query}", query.construct_params(parameters))
+        while cursor.description is None and cursor.nextset():
+            pass
+        row = cursor.fetchone()
+    return None if row is None else tuple(_in_utc(value) for value in row)
+
+
+@cache
+def compiled(statement: Executable, dialect: Dialect) -> Compiled:
+    """Give a statement's text, which takes SQLAlchemy longer to write than Postgres to run."""
+    query: Compiled = cast("ClauseElement", statement).compile(dialect=dialect)
+    return query
+
+
+def _in_utc(value: Any) -> Any:
+    """What SQLAlchemy's types make of a value: the driver gives instants in the session's zone."""
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
+
+
+def copy_in(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Copy rows into a table: the server takes the first while the last are still being sent.
+
+    Args:
+        connection: in a transaction.
+        statement: COPY … FROM STDIN.
+        rows: with a value for each column; texts may stand for any type.
+
+    Raises:
+        DBAPIError: SQLAlchemy's, as from its own statements.
+    """
+    with (
+        _sqlalchemy_s_errors(connection, statement),
+        _driver(connection).cursor() as cursor,
+        cursor.copy(statement) as copy,
+    ):
+        for row in rows:
+            copy.write_row(row)
+
+
+def _driver(connection: Connection) -> BoundedConnection:
+    return cast("BoundedConnection", connection.connection.driver_connection)
+
+
+@contextmanager
+def _sqlalchemy_s_errors(connection: Connection, statement: str) -> Iterator[None]:
+    """Raise the driver's errors as SQLAlchemy does, and give up a connection that is lost."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if _driver(connection).closed:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            statement, None, error, psycopg.Error, dialect=connection.dialect
+        ) from error
+
+
+def set_client_timeout(connection: Connection, seconds: float | None = None) -> None:
+    """Wait so long for each answer, and a little longer for the server to say that it gave up.
+
+    What ends a wait here ends none there: the server has bounds of its own, in a transaction.
+    """
+    _driver(connection).patience = (seconds or _STATEMENT_SECONDS) + _LENIENCE_SECONDS
+
+
+def bound(connection: Connection, *, rows: int, seconds: float | None) -> None:
+    """Do for Postgres what `database.bound` says."""
+    seconds = (seconds or _STATEMENT_SECONDS) + rows / 1000
+    set_client_timeout(connection, seconds)
+    connection.execute(
+        _BOUND,
+        {"statement": f"{seconds * 1000:.0f}ms", "idle": f"{_IDLE_SECONDS + rows / 1000:.0f}s"},
+    )
+
+
+# For the transaction, not the session, which may be a pooler's.
+_BOUND = text(
+    "SELECT set_config('statement_timeout', :statement, true),"
+    " set_config('idle_in_transaction_session_timeout', :idle, true)"
+)

@@ -1,0 +1,1 @@
+"""Checks of everything that a poll needs, for `kalshi-exporter check`."""

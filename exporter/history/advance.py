@@ -1,0 +1,174 @@
+"""The step that an observation makes: the poll's row, the head's next version, coverage.
+
+Of all exporters that observed the same account at a time, one makes it.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Executable,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from exporter.database.database import Database
+from exporter.history.gap_cause import NOT_RUNNING
+from exporter.history.head import Head, unless_owned
+from exporter.history.schema import accounts, coverage, gap_outcomes, polls
+
+COVERAGE_INTERVALS = 2.5
+"""A poll extends the latest stretch of coverage if it comes within so many intervals of its end."""
+
+
+def advance_in_one_statement(
+    database: Database, head: Head, poll: Mapping[str, Any], *, owner: str, interval: float
+) -> bool:
+    """Do all that `advance` does in one statement, if nothing speaks against it.
+
+    Postgres alone has such statements. Most polls see no change, and then the ways to the server
+    and back take longer than anything else: this needs one of them, and a transaction five.
+
+    Args:
+        database: Postgres.
+        head: as it was read.
+        poll: as for `advance`.
+        owner: who polls.
+        interval: seconds between polls of this account.
+
+    Returns:
+        Whether all of it is done. If not, nothing is: a gap ends, or the head has moved.
+
+    Raises:
+        DatabaseError: the database failed.
+    """
+    if _ends_gap(head, poll, interval):
+        return False
+    step = _step(head, poll, owner=owner) | {"since": head.coverage_started_at}
+    return database.execute_one(_one_statement(), {**poll, **step}) == (True,)
+
+
+def advance(
+    connection: Connection, head: Head, poll: Mapping[str, Any], *, owner: str, interval: float
+) -> tuple[int, bool]:
+    """Insert a poll; move the head from the version read, extend coverage, end the owner's claim.
+
+    Args:
+        connection: in a transaction.
+        head: as it was read.
+        poll: parameters of `INSERT_POLL`; `observed_at` as `next_instant` gave it.
+        owner: who polls.
+        interval: seconds between polls of this account.
+
+    Returns:
+        The poll's id, and whether the head was still at that version; if not, nothing but the
+        poll was written.
+    """
+    observed_at: datetime = poll["poll_observed_at"]
+    ends_gap = _ends_gap(head, poll, interval)
+    step = _step(head, poll, owner=owner)
+    step["since"] = observed_at if ends_gap else head.coverage_started_at
+    poll_id = connection.execute(INSERT_POLL, poll).scalar_one()
+    if connection.execute(_ADVANCE, step | {"poll_id": poll_id}).rowcount == 0:
+        return poll_id, False
+    if ends_gap:
+        row = {
+            "account": head.account,
+            "started_at": observed_at,
+            "ended_at": observed_at,
+            "polls": 1,
+            "gap_started_at": head.observed_at,
+            "gap_cause": _gap_cause(connection, head),
+        }
+        connection.execute(insert(coverage), row)
+    else:
+        connection.execute(_EXTEND, step)
+    connection.execute(_FORGET_OUTCOMES, step)
+    return poll_id, True
+
+
+def _ends_gap(head: Head, poll: Mapping[str, Any], interval: float) -> bool:
+    if head.observed_at is None:
+        return True
+    gap: timedelta = poll["poll_observed_at"] - head.observed_at
+    return gap > timedelta(seconds=COVERAGE_INTERVALS * interval)
+
+
+def _step(head: Head, poll: Mapping[str, Any], *, owner: str) -> dict[str, Any]:
+    return {
+        "of": head.account,
+        "from_version": head.version,
+        "to_version": head.version + 1,
+        "owner": owner,
+        "seen_at": poll["poll_observed_at"],
+        "seen_count": poll["poll_group_count"],
+    }
+
+
+def _gap_cause(connection: Connection, head: Head) -> str | None:
+    """The outcome that most polls since the last observation had, the latest of equals."""
+    if head.observed_at is None:
+        return None
+    return connection.execute(_MAIN_OUTCOME, {"of": head.account}).scalar() or NOT_RUNNING
+
+
+# Statements are put together once: doing so takes SQLAlchemy longer than running them. None of
+# their parameters is named as a column is: in a statement within a statement, SQLAlchemy would
+# write it into each table that has such a column. In VALUES it insists on that name; not in SELECT.
+
+_POLL = {column.name: column.type for column in polls.columns if column.name != "id"}
+_PARAMETERS = [bindparam(f"poll_{name}", type_=kind) for name, kind in _POLL.items()]
+INSERT_POLL = insert(polls).from_select(list(_POLL), select(*_PARAMETERS)).returning(polls.c.id)
+_ADVANCE = (
+    update(accounts)
+    .where(accounts.c.account == bindparam("of"), accounts.c.version == bindparam("from_version"))
+    .values(
+        version=bindparam("to_version"),
+        observed_at=bindparam("seen_at"),
+        last_poll_id=bindparam("poll_id"),
+        group_count=bindparam("seen_count"),
+        coverage_started_at=bindparam("since"),
+        failed_polls=0,
+        refused_polls=0,
+        claimed_until=unless_owned(),
+    )
+)
+_EXTEND = (
+    update(coverage)
+    .where(coverage.c.account == bindparam("of"), coverage.c.started_at == bindparam("since"))
+    .values(ended_at=bindparam("seen_at"), polls=coverage.c.polls + 1)
+)
+# They belong to no later gap, whatever the clock said when they were counted: it is a wrong clock
+# above all that makes polls fail.
+_FORGET_OUTCOMES = delete(gap_outcomes).where(gap_outcomes.c.account == bindparam("of"))
+_MAIN_OUTCOME = (
+    select(gap_outcomes.c.outcome)
+    .where(gap_outcomes.c.account == bindparam("of"))
+    .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
+    .limit(1)
+)
+
+
+@cache
+def _one_statement() -> Executable:
+    new = select(func.nextval(func.pg_get_serial_sequence("polls", "id")).label("id")).cte("new")
+    advanced = (
+        _ADVANCE.values(last_poll_id=select(new.c.id).scalar_subquery())
+        .returning(accounts.c.account)
+        .cte("advanced")
+    )
+    there = exists(select(advanced.c.account))
+    poll = insert(polls).from_select(["id", *_POLL], select(new.c.id, *_PARAMETERS).where(there))
+    return select(there).add_cte(
+        poll.cte("poll"),
+        _EXTEND.where(there).cte("extended"),
+        _FORGET_OUTCOMES.where(there).cte("forgotten"),
+    )

@@ -1,0 +1,1 @@
+"""HTTP with a total deadline and bounded bodies; knows no exchange."""

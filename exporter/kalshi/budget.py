@@ -1,0 +1,40 @@
+"""What one poll may spend and has spent: made by `poll`, spent by `session` and `order_groups`."""
+
+from exporter.clock import elapsed
+from exporter.errors import DeadlineError
+
+
+class RequestBudget:
+    """What one poll may spend, and what it has spent, whether or not it succeeds.
+
+    Args:
+        deadline: seconds that the whole poll may take, from now on.
+
+    Attributes:
+        attempts: HTTP requests sent, over all pages.
+        http_status: of the last attempt's response; None if none came.
+        clock_skew_ms: this machine's clock minus the exchange's, as last measured; or None.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self._ends_at = elapsed() + deadline
+        self.attempts = 0
+        self.http_status: int | None = None
+        self.clock_skew_ms: int | None = None
+
+    def remaining(self) -> float:
+        """Seconds; not positive once the deadline has passed."""
+        return self._ends_at - elapsed()
+
+    def check(self) -> None:
+        """Raises a DeadlineError once the deadline has passed."""
+        if self.remaining() <= 0:
+            raise self.timed_out()
+
+    def timed_out(self) -> DeadlineError:
+        """The error that says so."""
+        return DeadlineError(
+            f"no complete answer within the deadline of {self.deadline:g} s",
+            http_status=self.http_status,
+        )

@@ -1,0 +1,325 @@
+"""Decodes one page of the endpoint for `order_groups`: bytes become `OrderGroup`s, or an error.
+
+Two ways lead to the same result. The short one is for what the exchange sends in fact: plain
+ASCII, known fields, limits with two decimals; it makes the groups at once. The long one is for
+everything else, takes each group by itself, and decides what is valid and says where it is not.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from unicodedata import category
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from exporter.errors import InvalidResponseError
+from exporter.kalshi import strict_json
+from exporter.kalshi.strict_json import Number, Surrogates
+from exporter.model import MAX_ID_LENGTH, Int64, OrderGroup
+from exporter.text import sanitize
+
+# Goes into every digest: raise it whenever the same bytes would decode to something else, so that
+# equal digests keep meaning equal groups.
+VERSION = b"1"
+
+_LONGEST_CURSOR = 4096  # characters
+_DIGITS = 40  # of a number that this version understands, its two decimals included
+_SHOWN = 40  # characters of a wrong value that an error quotes
+
+# What an answer may hold in memory, whatever its sender made of the bytes that it may have.
+_MOST_GROUPS = 250_000  # two and a half times as many as a user may have
+_MOST_UNKNOWN = 32 * 1024 * 1024  # characters of all groups' `extra`
+_MOST_VALUES = 1_200_000  # on the long way: eleven fields of each of 100,000 groups
+_MOST_NAMES = 1_000  # beside `order_groups`
+_MOST_QUOTES = 12 * _MOST_GROUPS + 6  # on the short way, with all the fields that it knows
+
+_GROUPS_AT_A_TIME = 1_000  # between two looks at the clock
+
+_DECIMAL = re.compile(r"-?([0-9]+)(?:\.([0-9]+))?")
+_INTEGER = re.compile(rf"-?[0-9]{{1,{_DIGITS - 2}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page: its groups in the order sent, and the cursor of the next; None on the last."""
+
+    groups: list[OrderGroup]
+    cursor: str | None
+
+
+class Room:
+    """What all pages of one answer together may hold and take.
+
+    Args:
+        check: called now and then while decoding; raises once time is used up.
+    """
+
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        self.check = check
+        self._groups = _MOST_GROUPS
+        self._unknown = _MOST_UNKNOWN
+
+    def take_groups(self, count: int) -> None:
+        """Count groups; raises an InvalidResponseError for one too many."""
+        self._groups -= count
+        if self._groups < 0:
+            raise InvalidResponseError(f"the answer has more than {_MOST_GROUPS} groups")
+
+    def take_unknown(self, count: int) -> None:
+        """Count characters of unknown fields; raises an InvalidResponseError for one too many."""
+        self._unknown -= count
+        if self._unknown < 0:
+            raise InvalidResponseError(
+                f"the fields that this version does not know have more than {_MOST_UNKNOWN}"
+                " characters"
+            )
+
+
+def decode(body: bytes, room: Room | None = None) -> Page:
+    """Decodes the body of a 200.
+
+    The fields are those of https://docs.kalshi.com/api-reference/orders/get-order-groups and those
+    that the service has been seen to send: `contracts_limit_fp` and `exchange_index`, and
+    `contracts_limit` in older answers. Null in one of these three is the same as not sent.
+
+    Args:
+        body: as received.
+        room: that the pages before this one left.
+
+    Raises:
+        InvalidResponseError: the body is not one complete, valid page; the text says where.
+    """
+    room = room or Room()
+    return _decode_fast(body, room) or _decode_strict(body, room)
+
+
+class _Page(msgspec.Struct, forbid_unknown_fields=True):
+    order_groups: list[OrderGroup]
+    cursor: str | UnsetType | None = UNSET
+
+
+_decoder = msgspec.json.Decoder(_Page)
+
+
+def _decode_fast(body: bytes, room: Room) -> Page | None:
+    """The page, if it is as plain as it usually is; None if the long way has to be taken."""
+    # Without escapes, every string stands in the body as it is, and holds no control character:
+    # msgspec refuses bare ones.
+    if not body.isascii() or b"\\" in body or b"\x7f" in body:
+        return None
+    quotes = body.count(b'"')
+    if quotes > _MOST_QUOTES:
+        return None
+    try:
+        page = _decoder.decode(body)
+        cursor = _next(page.cursor or None)
+    except (msgspec.DecodeError, RecursionError, InvalidResponseError):
+        return None  # the long way finds it again, and says where
+    groups = page.order_groups
+    limits = [group.contracts_limit for group in groups]
+    indexes = [group.exchange_index for group in groups]
+    # msgspec takes the last of duplicate keys in silence. But a body in which nothing stands twice
+    # has two quotes for each string that was decoded, its keys included, and no more.
+    strings = 1 + (page.cursor is not UNSET) + isinstance(page.cursor, str)
+    strings += 6 * len(groups) - 2 * limits.count(None) - indexes.count(None)
+    if quotes != 2 * strings or not all(map(_is_canonical, set(limits))):
+        return None
+    room.take_groups(len(groups))
+    return Page(groups, cursor)
+
+
+def _decode_strict(body: bytes, room: Room) -> Page:
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise InvalidResponseError(f"the answer has more than {_MOST_VALUES} values")
+    surrogates = Surrogates(body)
+    members = _members(surrogates.hidden(body), surrogates)
+    # Beside the groups nothing is used but the cursor, yet all of it has to be valid.
+    others = {
+        name: strict_json.decode(sanitize(name, _SHOWN), surrogates.restored(value))
+        for name, value in members.items()
+        if name != "order_groups"
+    }
+    elements = _elements(members.get("order_groups"))
+    if elements is None:
+        # Only where nothing else is said does silence mean that there are no groups: an object
+        # with a cursor or an error in it was meant to be something else, and taking it for an
+        # empty list would end the history of every group.
+        if others:
+            raise InvalidResponseError(
+                "the answer has no order_groups, but " + sanitize(", ".join(sorted(others)), 100)
+            )
+        return Page([], None)
+    cursor = others.get("cursor")
+    if cursor is not None and not isinstance(cursor, str):
+        raise _wrong("cursor", "a string", cursor)
+    room.take_groups(len(elements))
+    next_cursor = _next(cursor)
+    return Page(list(_groups(elements, surrogates, room)), next_cursor)
+
+
+class _Name:
+    """A key, not equal to another with the same text: so a dictionary holds both."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _members(body: bytes, surrogates: Surrogates) -> dict[str, msgspec.Raw]:
+    """What the answer consists of, not yet decoded."""
+    names: list[str] = []
+
+    def name(_: type, text: str) -> _Name:
+        names.append(surrogates.restored_name(text))
+        if len(names) > _MOST_NAMES:
+            raise InvalidResponseError(f"the answer has more than {_MOST_NAMES} keys")
+        return _Name(names[-1])
+
+    try:
+        members = msgspec.json.decode(body, type=dict[_Name, msgspec.Raw], dec_hook=name)
+    except msgspec.ValidationError:
+        got = strict_json.decode("the answer", body)
+        raise _wrong("the answer", "an object", got) from None
+    except UnicodeDecodeError as error:
+        raise InvalidResponseError(f"the answer is not UTF-8: {error.reason}") from None
+    except msgspec.DecodeError as error:
+        raise InvalidResponseError(f"the answer is not JSON: {sanitize(str(error), 100)}") from None
+    except RecursionError:
+        raise InvalidResponseError("the answer is nested too deep") from None
+    if len(set(names)) != len(names):
+        strict_json.refuse_duplicate(names)
+    return {name.text: value for name, value in members.items()}
+
+
+def _elements(groups: msgspec.Raw | None) -> list[msgspec.Raw] | None:
+    """The groups, not yet decoded; None if there are none because nothing or null was sent."""
+    if groups is None:
+        return None
+    try:
+        return msgspec.json.decode(groups, type=list[msgspec.Raw] | None)
+    except msgspec.ValidationError:
+        got = strict_json.decode("order_groups", groups)
+        raise _wrong("order_groups", "an array", got) from None
+
+
+def _groups(
+    elements: list[msgspec.Raw], surrogates: Surrogates, room: Room
+) -> Iterator[OrderGroup]:
+    elements.reverse()
+    for index in range(len(elements)):
+        if not index % _GROUPS_AT_A_TIME:
+            room.check()
+        where = f"order_groups[{index}]"
+        # Each gives up its memory to the group that it becomes.
+        group = _group(where, strict_json.decode(where, surrogates.restored(elements.pop())))
+        room.take_unknown(len(group.extra or ""))
+        yield group
+
+
+def _group(where: str, fields: object) -> OrderGroup:
+    if not isinstance(fields, dict):
+        raise _wrong(where, "an object", fields)
+    for name in ("id", "is_auto_cancel_enabled"):
+        if name not in fields:
+            raise InvalidResponseError(f"{where}.{name}: missing")
+    group_id = _id(f"{where}.id", fields.pop("id"))
+    enabled = fields.pop("is_auto_cancel_enabled")
+    if not isinstance(enabled, bool):
+        raise _wrong(f"{where}.is_auto_cancel_enabled", "true or false", enabled)
+    limit = _fixed_point(f"{where}.contracts_limit_fp", fields.pop("contracts_limit_fp", None))
+    older = _integer(f"{where}.contracts_limit", fields.get("contracts_limit"))
+    # If the older field contradicts the newer, that one holds, and the older goes where unknown
+    # fields go: nothing sent is lost.
+    if older is None or limit in {None, older}:
+        limit = limit or older
+        fields.pop("contracts_limit", None)
+    index = _int64(f"{where}.exchange_index", fields.pop("exchange_index", None))
+    extra = strict_json.canonical(where, fields) if fields else None
+    return OrderGroup(group_id, enabled, limit, index, extra)
+
+
+def _id(where: str, value: object) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_LENGTH:
+        raise _wrong(where, f"a string of 1 to {MAX_ID_LENGTH} characters", value)
+    if not value.isprintable() and any(category(each) in {"Cc", "Cs"} for each in value):
+        # Nor a lone surrogate, which no database can store.
+        raise _wrong(where, "a string without control characters", value)
+    return value
+
+
+def _fixed_point(where: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _wrong(where, "a string", value)
+    try:
+        return decimal(value)
+    except InvalidResponseError:
+        raise _wrong(where, f"a plain decimal of at most {_DIGITS} digits", value) from None
+
+
+def _integer(where: str, value: object) -> str | None:
+    """An integer as a decimal."""
+    if value is None:
+        return None
+    if not isinstance(value, Number) or not _INTEGER.fullmatch(value.text):
+        raise _wrong(where, f"an integer of at most {_DIGITS - 2} digits", value)
+    return decimal(value.text)
+
+
+def _int64(where: str, value: object) -> int | None:
+    if value is None:
+        return None
+    try:
+        # As on the short way, which takes 1e3 for the integer that it is.
+        return msgspec.json.decode(value.text if isinstance(value, Number) else '""', type=Int64)
+    except msgspec.ValidationError:
+        raise _wrong(where, "an integer of at most 64 bits", value) from None
+
+
+def _next(cursor: str | None) -> str | None:
+    """The cursor of the next page; None if this is the last."""
+    if cursor is None or cursor == "":
+        return None
+    if len(cursor) > _LONGEST_CURSOR:
+        raise InvalidResponseError(f"cursor: expected at most {_LONGEST_CURSOR} characters")
+    if any(category(each) == "Cs" for each in cursor):
+        raise InvalidResponseError("cursor: holds a lone surrogate")
+    return cursor
+
+
+def decimal(text: str) -> str:
+    """A plain decimal with at least two decimals and no more than it needs: one form per value.
+
+    Raises:
+        InvalidResponseError: another form, such as an exponent, or more than 40 digits in this one.
+    """
+    match = _DECIMAL.fullmatch(text)
+    if match is None:
+        raise InvalidResponseError("not a plain decimal")
+    digits = f"{match[1].lstrip('0') or '0'}.{(match[2] or '').rstrip('0').ljust(2, '0')}"
+    if len(digits) > _DIGITS + len("."):
+        raise InvalidResponseError("too many digits")
+    return f"-{digits}" if text[0] == "-" and digits != "0.00" else digits
+
+
+def _is_canonical(limit: str | None) -> bool:
+    try:
+        return limit is None or decimal(limit) == limit
+    except InvalidResponseError:
+        return False
+
+
+def _wrong(where: str, expected: str, got: object) -> InvalidResponseError:
+    match got:
+        case str():
+            shown = sanitize(f'"{got}"', _SHOWN)
+        case dict():
+            shown = "an object"
+        case list():
+            shown = "an array"
+        case _:
+            shown = sanitize(strict_json.canonical(where, got), _SHOWN)
+    return InvalidResponseError(f"{where}: expected {expected}, got {shown}")

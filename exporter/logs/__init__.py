@@ -1,0 +1,1 @@
+"""Log lines: their set-up, formats, redaction and deduplication."""

@@ -1,0 +1,200 @@
+"""Format log records as text or JSON, harmless and short."""
+
+import logging
+import math
+import re
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from exporter.logs.redaction import redact
+
+ROOT = "exporter"
+"""The logger above all of this package's."""
+
+# A log line is read by people and stored by tools that cut long ones; a traceback, which only DEBUG
+# shows, is worth more room.
+_LINE = 2_000
+_LINE_WITH_TRACEBACK = 20_000
+_MESSAGE = 1_000
+_FIELD = 300
+_TRACEBACK = 12_000
+_NAME = 100
+
+# journald takes the priority from the beginning of a line, as syslog counts them.
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_DEBUG_PRIORITY = 7
+
+# What every reader of JSON takes for the same number.
+_LARGEST_INTEGER = 2**53
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_BARE_VALUE = re.compile(r"[^\s\"'=\\]+")
+
+
+def is_own(name: str) -> bool:
+    """Return whether a logger is this package's."""
+    return name == ROOT or name.startswith(f"{ROOT}.")
+
+
+class _Formatter(logging.Formatter):
+    """What both formats share: the facts of a record, harmless and short."""
+
+    def __init__(self, with_traceback: bool) -> None:
+        super().__init__()
+        self._with_traceback = with_traceback
+
+    def facts(self, record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
+        """The fields that the caller gave, then what is known of an exception."""
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                yield name, value
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            yield "exception", f"{type(error).__name__}: {_text(error)}".removesuffix(": ")
+            if self._with_traceback:
+                yield "traceback", self.formatException(record.exc_info)
+            elif frames := traceback.extract_tb(error.__traceback__):
+                yield "at", f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+
+
+def _longest(facts: list[tuple[str, Any]]) -> int:
+    """Characters that a line with these facts may have."""
+    with_traceback = any(name == "traceback" for name, _value in facts)
+    return _LINE_WITH_TRACEBACK if with_traceback else _LINE
+
+
+def _limit(name: str) -> int:
+    """Characters that the value of a fact may have."""
+    return _TRACEBACK if name == "traceback" else _FIELD
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return redact(record.getMessage())
+    except Exception:  # noqa: BLE001 - arguments that do not fit must not cost the line
+        return _text(record.msg)
+
+
+def _text(value: object) -> str:
+    """Any value as text without secrets."""
+    try:
+        return redact(str(value))
+    except Exception:  # noqa: BLE001 - a value that cannot be shown must not cost the line
+        return f"<{type(value).__name__}>"
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    """UTC with milliseconds, such as 2026-11-23T01:02:03.456Z."""
+    instant = datetime.fromtimestamp(record.created, UTC)
+    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _visible(text: str) -> str:
+    """The text on one line: whatever moves a cursor or hides is spelled out, as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+class TextFormatter(_Formatter):
+    """`2026-11-23T01:02:03.456Z WARNING main: poll_failed: the exchange failed http_status=503`.
+
+    Who (the account, or the library's logger) and which event come first, then the sentence, then
+    the other facts. In the journal, which knows the time and the level, a priority precedes it.
+    """
+
+    def __init__(self, with_traceback: bool, *, journald: bool) -> None:
+        super().__init__(with_traceback)
+        self._journald = journald
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without its end."""
+        facts = [(name, value) for name, value in self.facts(record) if value is not None]
+        given = dict(facts)
+        who = given.get("account", None if is_own(record.name) else record.name)
+        before = [_text(part) for part in (who, given.get("event")) if part is not None]
+        sentence = ": ".join([*(_cut(part, _FIELD) for part in before), _message(record)])
+        parts = [_visible(_cut(sentence, _MESSAGE))]
+        parts += [
+            f"{_visible(_cut(name, _NAME))}={_quoted(_cut(_text(value), _limit(name)))}"
+            for name, value in facts
+            if name not in {"account", "event"}
+        ]
+        line = self._prefix(record) + " ".join(parts)
+        return _cut(line, _longest(facts))
+
+    def _prefix(self, record: logging.LogRecord) -> str:
+        if not self._journald:
+            return f"{_timestamp(record)} {record.levelname:<7} "
+        for level, priority in _PRIORITIES:
+            if record.levelno >= level:
+                return f"<{priority}>"
+        return f"<{_DEBUG_PRIORITY}>"
+
+
+def _quoted(value: str) -> str:
+    """The value so that one can tell where it ends: bare if it is one plain word."""
+    if _BARE_VALUE.fullmatch(value) and value.isprintable():
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{_visible(escaped)}"'
+
+
+class JsonFormatter(_Formatter):
+    """One object per line, in ASCII: timestamp, level, logger, event, message, and the facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without its end; its texts are cut until it is short enough."""
+        import json  # noqa: PLC0415 - not needed for text
+
+        facts = list(self.facts(record))
+        longest = _longest(facts)
+        line = ""
+        # Escapes are longer than what they stand for, so how much fits is only known afterwards.
+        for share in (1.0, 0.3, 0.1, 0.0):
+            fields = {
+                "timestamp": _timestamp(record),
+                "level": record.levelname,
+                "logger": _json_text(record.name, _NAME),
+            }
+            kept = {
+                _json_text(name, _NAME): _json_value(value, int(_limit(name) * share))
+                for name, value in facts
+                if share
+            }
+            if "event" in kept:
+                fields["event"] = kept["event"]
+            fields["message"] = _json_text(_message(record), int(_MESSAGE * max(share, 0.05)))
+            # DEL is the one control character that json leaves as it is. `fields` stands
+            # twice: it comes first, and no fact of the same name replaces one of it.
+            line = json.dumps(fields | kept | fields).replace("\x7f", "\\u007f")
+            if len(line) <= longest:
+                break
+        return line
+
+
+def _json_text(text: str, limit: int) -> str:
+    # A lone surrogate fits no encoding, and strict readers refuse the line that holds its escape.
+    return _cut(text, limit).encode("utf-8", "backslashreplace").decode()
+
+
+def _json_value(value: object, limit: int) -> Any:
+    """Numbers, truths and null as they are, where JSON has them; everything else as text."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    return _json_text(_text(value), limit)

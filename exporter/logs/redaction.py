@@ -1,0 +1,54 @@
+"""Redact secrets: `***` stands in their place in every log line and message."""
+
+from urllib.parse import quote
+
+# Replacing a shorter secret would shred the lines and show where it stood.
+_SHORTEST_SECRET = 4
+
+
+class _Secrets:
+    """The texts that no line may hold: thousands of accounts have thousands of them."""
+
+    def __init__(self) -> None:
+        self._forms: dict[str, tuple[str, ...]] = {}  # by how they begin, the longest first
+
+    def add(self, secret: str) -> None:
+        if len(secret) < _SHORTEST_SECRET:
+            return
+        # Libraries repeat a secret as it is, as a URL has it, or as Python spells it.
+        encoded = quote(secret.encode("utf-8", "surrogateescape"), safe="")
+        for form in {secret, encoded, repr(secret)[1:-1]}:
+            head = form[:_SHORTEST_SECRET]
+            known = {form, *self._forms.get(head, ())}
+            # So that a secret within a secret leaves nothing of the longer one.
+            self._forms[head] = tuple(sorted(known, key=len, reverse=True))
+
+    def redact(self, text: str) -> str:
+        shown: list[str] = []
+        done = at = 0
+        while self._forms and at <= len(text) - _SHORTEST_SECRET:
+            for form in self._forms.get(text[at : at + _SHORTEST_SECRET], ()):
+                if text.startswith(form, at):
+                    shown += (text[done:at], "***")
+                    done = at = at + len(form)
+                    break
+            else:
+                at += 1
+        return "".join((*shown, text[done:])) if shown else text
+
+
+_secrets = _Secrets()
+
+
+def protect(secret: str) -> None:
+    """Have every later line show `***` where this text would stand, as it is or encoded.
+
+    A last line of defence: what is secret should not be logged in the first place. Secrets of fewer
+    than four characters are let be.
+    """
+    _secrets.add(secret)
+
+
+def redact(text: str) -> str:
+    """The text with `***` in place of each secret, for what is told elsewhere than in the log."""
+    return _secrets.redact(text)

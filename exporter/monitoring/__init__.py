@@ -1,0 +1,1 @@
+"""Who is told how recording goes: metrics, systemd, a dead man's switch."""

@@ -1,0 +1,77 @@
+"""Tells systemd how the daemon does, by the protocol of sd_notify(3)."""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+from exporter.hooks import Listener
+from exporter.monitoring.health import HEARTBEAT_SECONDS, Health
+
+
+class Systemd(Listener):
+    """READY, STATUS, WATCHDOG, RELOADING and STOPPING.
+
+    Args:
+        health: what STATUS tells.
+        address: of the socket, as `NOTIFY_SOCKET` has it; with @ in front if it is abstract.
+        watchdog_seconds: without a sign of life for which systemd ends the process; None if it
+            does not watch.
+    """
+
+    def __init__(self, health: Health, address: str, watchdog_seconds: float | None) -> None:
+        self._health = health
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._watched = watchdog_seconds is not None
+        self._status = ""
+        self.heartbeat_seconds = min(HEARTBEAT_SECONDS, (watchdog_seconds or float("inf")) / 2)
+
+    def ready(self) -> None:
+        """Say that it polls."""
+        self._send("READY=1", *self._news())
+
+    def heartbeat(self) -> None:
+        """Feed the watchdog: called by the scheduler's loop, so that a stuck one starves it."""
+        messages = [*(["WATCHDOG=1"] if self._watched else []), *self._news()]
+        if messages:
+            self._send(*messages)
+
+    def reloading(self) -> None:
+        """Say that it reads its configuration."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
+
+    def stopping(self) -> None:
+        """Say that it ends."""
+        self._send("STOPPING=1", "STATUS=stopping")
+
+    def _news(self) -> list[str]:
+        """The status, if it is another than the one that systemd knows."""
+        status = self._health.summary()
+        if status == self._status:
+            return []
+        self._status = status
+        return [f"STATUS={status}"]
+
+    def _send(self, *messages: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            # A systemd that does not read must not stop the scheduler.
+            sender.setblocking(False)
+            sender.sendto("\n".join(messages).encode(), self._address)
+
+
+def systemd(health: Health, environment: Mapping[str, str] = os.environ) -> Systemd | None:
+    """What tells systemd, if it started this process and wants to be told.
+
+    Args:
+        health: what is told.
+        environment: where systemd says how.
+    """
+    address = environment.get("NOTIFY_SOCKET")
+    if not address or address[0] not in "/@":
+        return None
+    timeout = environment.get("WATCHDOG_USEC", "")
+    # It may be meant for a process that started this one.
+    mine = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    watchdog_seconds = int(timeout) / 1e6 if mine and timeout.isdecimal() and int(timeout) else None
+    return Systemd(health, address, watchdog_seconds)

@@ -1,1 +1,0 @@
-"""What operators need around the polls: logs and checks."""

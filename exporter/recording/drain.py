@@ -1,0 +1,125 @@
+"""Writes the polls that wait in the spool: in order, and for no longer than a tick may take."""
+
+import logging
+from collections.abc import Callable
+
+from exporter.clock import elapsed
+from exporter.errors import PoisonPollError, SpoolError
+from exporter.history.store import Store, WriteResult
+from exporter.hooks import Listeners
+from exporter.model import Poll
+from exporter.spool.spool import Loss, Spool
+
+# As ever, for who reads the log: it is a poll that writes them.
+_log = logging.getLogger("exporter.recording.poller")
+
+# The poll of the tick itself may add one to those that wait: writing one a tick would never end.
+_LEAST = 2
+
+
+class Backlog:
+    """What waits in the spool for one account.
+
+    Args:
+        account: its name.
+        spool: where polls wait.
+        store: notes those that are lost.
+        write: writes one that waited.
+        listeners: are told of each that was written.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        *,
+        spool: Spool,
+        store: Store,
+        write: Callable[[Poll], WriteResult],
+        listeners: Listeners,
+    ) -> None:
+        self._account = account
+        self._spool = spool
+        self._store = store
+        self._write = write
+        self._listeners = listeners
+        self.drained = 0
+        """How many polls the latest `drain` has written."""
+
+    def drain(self, seconds: float) -> bool:
+        """Write what waits, the oldest first; at least two polls, if there are as many.
+
+        Args:
+            seconds: after which no other is begun.
+
+        Returns:
+            Whether nothing waits any more. What cannot be read does not count: it is reported,
+            stays where it is, and those behind it are written all the same.
+
+        Raises:
+            DatabaseError: the database failed; what was not written waits on.
+        """
+        self.drained = 0
+        emptied = True
+        try:
+            emptied = self._drain(elapsed() + seconds)
+        except SpoolError as error:
+            self._warn("spool_failed", str(error))
+        try:
+            if emptied and (loss := self._spool.loss(self._account)) is not None:
+                self._note(loss)
+        except SpoolError as error:
+            self._warn("spool_failed", str(error))
+        if self.drained:
+            _log.info(
+                "polls from the spool are in the database",
+                extra={"event": "drained", "account": self._account, "polls": self.drained},
+            )
+        return emptied
+
+    def _drain(self, until: float) -> bool:
+        loss = self._spool.loss(self._account)
+        for done, (number, poll) in enumerate(self._spool.polls(self._account)):
+            if done >= _LEAST and elapsed() > until:
+                return False
+            if loss is not None and poll.started_at > loss.last_started_at:
+                # This one found room again: the gap before it is where the others are missing.
+                self._note(loss)
+                loss = None
+            try:
+                written = self._write(poll)
+            except PoisonPollError as error:
+                self._give_up(poll, error)
+            else:
+                self._tell(written)
+                self.drained += 1
+            self._spool.remove(self._account, number)
+        return True
+
+    def _note(self, loss: Loss) -> None:
+        self._store.note_loss(self._account, polls=loss.polls, last_started_at=loss.last_started_at)
+        # Only now: noting it twice does no harm.
+        self._spool.forget_loss(self._account)
+        self._warn("polls_lost", f"{loss.polls} polls were kept nowhere and are lost")
+
+    def _give_up(self, poll: Poll, error: PoisonPollError) -> None:
+        """Count a poll as lost that the database would refuse for ever, and all behind it wait."""
+        self._store.note_loss(self._account, polls=1, last_started_at=poll.started_at)
+        _log.error(
+            "%s; the poll of %s can never be written and is lost",
+            error,
+            poll.started_at.isoformat(timespec="seconds"),
+            extra={"event": "poll_lost", "account": self._account},
+        )
+
+    def _tell(self, written: WriteResult) -> None:
+        self._listeners.tell(
+            lambda listener: listener.drained(
+                self._account,
+                added=written.added or 0,
+                changed=written.changed or 0,
+                removed=written.removed or 0,
+            )
+        )
+
+    def _warn(self, event: str, text: str) -> None:
+        _log.warning("%s", text, extra={"event": event, "account": self._account})

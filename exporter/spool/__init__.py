@@ -1,0 +1,1 @@
+"""Where polls and events wait while the database is away."""

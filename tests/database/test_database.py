@@ -1,0 +1,265 @@
+"""Connections: private files, transactions that are whole, and errors of one line."""
+
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url, text
+
+from exporter.database.database import Database
+from exporter.database.postgres import copy_in
+from exporter.errors import ConfigurationError, DatabaseError, PoisonPollError
+from exporter.history.migrate import migrate
+from exporter.history.store import Store
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Database]:
+    """A SQLite database with the schema, and one small table beside it."""
+    database = Database(sqlite_url)
+    migrate(database)
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE t (n INTEGER)"))
+    yield database
+    database.close()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_new_sqlite_file_and_its_journals_are_private(sqlite_url: str) -> None:
+    old_umask = os.umask(0)
+    database = Database(sqlite_url)
+    assert database.path is not None
+    database.path.unlink()
+    try:
+        migrate(database)
+        with database.transaction():
+            pass
+        modes = {path.name: mode(path) for path in database.path.parent.iterdir()}
+    finally:
+        os.umask(old_umask)
+        database.close()
+    assert modes == dict.fromkeys(
+        ("order_groups.db", "order_groups.db-wal", "order_groups.db-shm"), 0o600
+    )
+
+
+def test_a_database_that_is_gone_is_no_empty_one(sqlite: Database) -> None:
+    sqlite.close()
+    assert sqlite.path is not None
+    sqlite.path.unlink()
+
+    with pytest.raises(DatabaseError, match="unable to open database file"), sqlite.transaction():
+        pass
+    assert not sqlite.path.exists()
+
+
+def test_a_sqlite_file_with_content_keeps_the_mode_that_somebody_gave_it(sqlite: Database) -> None:
+    assert sqlite.path is not None
+    sqlite.path.chmod(0o640)
+    again = Database(str(sqlite.url))
+    with again.transaction():
+        pass
+    again.close()
+    assert mode(sqlite.path) == 0o640
+
+
+def test_sqlite_commits_survive_a_power_cut_and_let_readers_read(sqlite: Database) -> None:
+    with sqlite.transaction() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+        assert sqlite.path is not None
+        with closing(sqlite3.connect(sqlite.path)) as reader:
+            assert reader.execute("SELECT COUNT(*) FROM t").fetchone() == (0,)
+
+
+def test_a_directory_that_does_not_exist_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"database\.url: the directory .*/absent does"):
+        Database(f"sqlite:///{tmp_path / 'absent' / 'order_groups.db'}")
+
+
+def test_a_transaction_that_fails_leaves_nothing(empty_database: Database) -> None:
+    with empty_database.transaction() as connection:
+        connection.execute(text("CREATE TABLE t (n INTEGER)"))
+
+    def fail() -> None:
+        with empty_database.transaction() as connection:
+            connection.execute(text("INSERT INTO t VALUES (1)"))
+            connection.execute(text("CREATE TABLE u (n INTEGER)"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with empty_database.transaction() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar() == 0
+    with pytest.raises(DatabaseError), empty_database.transaction() as connection:
+        connection.execute(text("SELECT * FROM u"))
+
+
+def test_threads_of_one_process_write_in_turn(empty_database: Database) -> None:
+    with empty_database.transaction() as connection:
+        connection.execute(text("CREATE TABLE t (n INTEGER)"))
+
+    def write() -> None:
+        for number in range(20):
+            with empty_database.transaction() as connection:
+                connection.execute(text("INSERT INTO t VALUES (:n)"), {"n": number})
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with empty_database.transaction() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar() == 80
+
+
+def test_a_thread_waits_for_its_turn_no_longer_than_for_another_program(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.database.database._SQLITE_TURN_SECONDS", 0.2)
+    with sqlite.transaction(), ThreadPoolExecutor(1) as other:
+        waited = other.submit(sqlite.transaction().__enter__).exception(10)
+    assert isinstance(waited, DatabaseError)
+    assert "busy with other accounts' polls" in str(waited)
+    # That was no silence of the database's.
+    with sqlite.transaction() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar() == 0
+
+
+def test_an_error_is_one_line_without_sql_or_parameters(empty_database: Database) -> None:
+    with pytest.raises(DatabaseError) as caught, empty_database.transaction() as connection:
+        connection.execute(text("SELECT * FROM absent WHERE x = :secret"), {"secret": "hunter2"})
+    said = str(caught.value)
+    assert said.startswith("database")
+    assert "absent" in said
+    assert "\n" not in said
+    assert "hunter2" not in said
+    assert "SELECT" not in said
+    assert int(caught.value.exit_code) == 74
+
+
+def test_a_server_that_is_away_is_one_line_without_the_password() -> None:
+    database = Database("postgresql+psycopg://me:hunter2@127.0.0.1:1/db")
+    with pytest.raises(DatabaseError) as caught, database.transaction():
+        pass
+    database.close()
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_connection_that_died_between_two_transactions_is_replaced(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.database.postgres._FRESH_SECONDS", 0.0)
+    database = Database(postgres_url, pool_size=1)
+    with database.transaction() as connection:
+        process = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    other = Database(postgres_url)
+    with other.transaction() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:p, 5000)"), {"p": process})
+    other.close()
+    with database.transaction() as connection:
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != process
+    database.close()
+
+
+def test_settings_in_the_url_outdo_the_defaults(postgres_url: str) -> None:
+    url = make_url(postgres_url).update_query_dict({"application_name": "mine"})
+    database = Database(url.render_as_string(hide_password=False))
+    with database.transaction() as connection:
+        assert connection.execute(text("SHOW application_name")).scalar_one() == "mine"
+    database.close()
+
+
+def test_who_gives_up_on_a_lock_leaves_nobody_waiting_for_it(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.database.postgres._STATEMENT_SECONDS", 0.3)
+    database, other = Database(postgres_url), Database(postgres_url)
+    migrate(database)
+    store = Store(database, owner="first")
+    waiting = text("SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    with other.transaction() as connection:
+        connection.execute(text("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE"))
+        for _ in range(2):
+            with pytest.raises(DatabaseError, match="another session holds a lock"):
+                store.claim("main", now=datetime.now(UTC), lease=1.0)
+            connection.execute(text("SELECT pg_stat_clear_snapshot()"))
+            assert connection.execute(waiting).scalar_one() == 0
+    other.close()
+    database.close()
+
+
+def test_a_connection_lost_while_rows_are_copied_is_replaced_without_a_word(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database, other = Database(postgres_url), Database(postgres_url)
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE t (n integer, said text)"))
+
+    def rows(process: int) -> Iterator[tuple[int, str]]:
+        for number in range(100):
+            if number == 50:
+                with other.transaction() as ending:
+                    ending.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": process})
+            yield number, "x" * 100_000
+
+    def copy() -> None:
+        with database.transaction() as connection:
+            process = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            copy_in(connection, "COPY t FROM STDIN", rows(process))
+
+    with pytest.raises(DatabaseError):
+        copy()
+    with database.transaction() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar_one() == 0
+    assert not caplog.records
+    other.close()
+    database.close()
+
+
+def test_a_statement_in_one_message_is_whole_or_not_at_all(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(postgres_url)
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE t (n integer PRIMARY KEY)"))
+    insert = text("INSERT INTO t VALUES (:n) RETURNING n")
+    assert database.execute_one(insert, {"n": 7}) == (7,)
+    with pytest.raises(PoisonPollError, match="duplicate key"):
+        database.execute_one(insert, {"n": 7})
+    with pytest.raises(DatabaseError, match="terminating connection"):
+        database.execute_one(text("SELECT pg_terminate_backend(pg_backend_pid())"), {})
+    lost = text("WITH lost AS (INSERT INTO t VALUES (8)) SELECT pg_terminate_backend(:process)")
+    with database.transaction() as connection:
+        process = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with pytest.raises(DatabaseError, match="terminating connection"):
+        database.execute_one(lost, {"process": process})
+    assert database.execute_one(text("SELECT n FROM t WHERE n > :n"), {"n": 7}) is None
+    assert database.execute_one(text("SELECT n FROM t"), {}) == (7,)
+    assert database.execute_one(text("SELECT n, '100 %' FROM t"), {}) == (7, "100 %")
+    assert not caplog.records
+    database.close()
+
+
+def test_what_a_message_sets_ends_with_it(postgres_url: str) -> None:
+    database = Database(postgres_url, pool_size=1)
+    settings = text(
+        "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"
+    )
+    assert database.execute_one(settings, {}) == ("on", "10s")
+    assert database.execute_one(settings, {}, durable=False) == ("off", "10s")
+    with database.connected() as connection:
+        assert tuple(connection.execute(settings).one()) == ("on", "0")
+    database.close()

@@ -1,0 +1,131 @@
+"""The pages: no link leads nowhere, on GitHub or in the site, and what is generated is fresh."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from exporter.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+
+_FENCED = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """The places in a page that a link can lead to, as GitHub names them."""
+    text = _FENCED.sub("", page.read_text("utf-8"))
+    headings = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_its_links_lead_somewhere_on_github(page: Path) -> None:
+    for link in _LINK.findall(_FENCED.sub("", page.read_text("utf-8"))):
+        url = urlsplit(link)
+        if url.scheme:
+            assert url.scheme == "https", link
+            continue
+        target = (page.parent / unquote(url.path)).resolve() if url.path else page
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), link
+        assert not url.fragment or url.fragment in anchors(target), link
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    specification = importlib.util.spec_from_file_location(
+        "make_commands", ROOT / "docs" / "make_commands.py"
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    made = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(made)
+    page = made.page()
+    for name, command in main.commands.items():
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        for parameter in command.params:
+            assert max(parameter.opts, key=len).lower() in section.lower() or (
+                parameter.name == "what" and "groups|history" in section
+            )
+    assert made.PAGE.read_text("utf-8") == page, "run: python docs/make_commands.py"
+
+
+class _Fetched(HTMLParser):
+    """What a browser fetches for a page by itself, and where its links lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in {"script", "img", "iframe", "source"} and (source := values.get("src")):
+            self.fetched.append(source)
+        if tag == "link" and values.get("rel") != "canonical" and (link := values.get("href")):
+            self.fetched.append(link)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site as its extra builds it; any warning is an error."""
+    pytest.importorskip("material", reason="SKIPPED LOUDLY: pip install 'kalshi-exporter[docs]'")
+    directory = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(directory)]
+    built = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "WARNING" not in built.stderr
+    return directory
+
+
+def test_the_site_has_every_page(site: Path) -> None:
+    for page in PAGES[2:]:
+        path = page.relative_to(ROOT / "docs").with_suffix("")
+        place = site if path.name == "index" else site / path
+        assert "<h1" in (place / "index.html").read_text("utf-8"), page
+    assert (site / "repository" / "CHANGELOG" / "index.html").exists()
+    assert not list(site.rglob("*.py"))
+
+
+def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
+    fetched = 0
+    for page in site.rglob("*.html"):
+        parser = _Fetched()
+        parser.feed(page.read_text("utf-8"))
+        for link in parser.fetched:
+            url = urlsplit(link)
+            assert not url.netloc, (page, link)
+            if page.name == "404.html":
+                continue  # whose links are of the site's root, wherever that is
+            assert (page.parent / unquote(url.path)).resolve().exists(), (page, link)
+            fetched += 1
+    assert fetched > 50
+    for sheet in site.rglob("*.css"):
+        assert "//fonts." not in sheet.read_text("utf-8")
+
+
+def test_the_site_shows_recipes_as_blocks(site: Path) -> None:
+    text = (site / "upgrading" / "index.html").read_text("utf-8")
+    assert "```" not in text
+    assert text.count('<div class="highlight">') > 3

@@ -1,0 +1,283 @@
+"""The questions of docs/recipes/questions.md have the right answers on both databases."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+
+from exporter import __version__
+from exporter.database.database import Database
+from exporter.history.migrate import migrate
+from exporter.history.schema import to_text
+from exporter.history.store import Store
+from exporter.model import Observation, OrderGroup, Poll
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes" / "questions.md"
+
+NIGHT = "2026-11-22T"
+DAY = "2026-11-23T"
+
+
+def day(clock: str) -> str:
+    return f"2026-11-23T{clock}:00.000000Z"
+
+
+def night(clock: str) -> str:
+    return f"2026-11-22T{clock}:00.000000Z"
+
+
+HOUR = 3600
+ANSWERS: dict[int, list[tuple[Any, ...]]] = {
+    1: [("main", "alpha", True), ("main", "gamma", True)],
+    2: [("hedge",), ("idle",)],
+    3: [("hedge", "observed"), ("idle", "observed"), ("main", "not_running")],
+    4: [
+        ("hedge", "omega", 100, 17 * HOUR),
+        ("main", "alpha", 10, 1.5 * HOUR),
+        ("main", "alpha", 25, 15.5 * HOUR),
+        ("main", "beta", 5, 5 * HOUR),
+        ("main", "beta", 7.5, 7 * HOUR),
+        ("main", "gamma", None, 14 * HOUR),
+    ],
+    5: [
+        (night("23:30"), "main", "alpha", "changed"),
+        (day("01:00"), "main", "gamma", "appeared"),
+        (day("02:00"), "main", "alpha", "changed"),
+        (day("02:40"), "main", "alpha", "changed"),
+        (day("03:00"), "main", "beta", "disappeared"),
+    ],
+    6: [("gamma", day("01:00"), 600), ("beta", day("08:00"), 600)],
+    7: [
+        ("hedge", "omega", 100, None),
+        ("main", "alpha", 25, None),
+        ("main", "beta", 7.5, None),
+        ("main", "gamma", None, None),
+    ],
+    8: [
+        ("hedge", "omega", night("22:00"), night("22:00")),
+        ("main", "alpha", night("22:00"), day("14:00")),
+        ("main", "beta", night("22:00"), day("08:00")),
+        ("main", "gamma", day("01:00"), day("01:00")),
+    ],
+    9: [("main", "beta", day("02:50"), day("03:00"))],
+    10: [("main", "beta", day("03:00"), day("08:00"))],
+    11: [("main", "alpha", 40 * 60 + HOUR), ("main", "gamma", 14 * HOUR)],
+    12: [
+        ("hedge", "omega", 100),
+        ("main", "alpha", 25),
+        ("main", "beta", 7.5),
+        ("main", "gamma", None),
+    ],
+    13: [(night("23:30"), "main", "alpha", 10, 25)],
+    14: [("hedge", 100), ("idle", 100), ("main", 62.5)],
+    15: [
+        ("main", day("06:00"), HOUR, "unauthorized"),
+        ("main", day("11:00"), 2 * HOUR, "not_running"),
+    ],
+    16: [("2026-11-23T06:00", "timeout", 1), ("2026-11-23T06:00", "unauthorized", 4)],
+    17: [("hedge", 1), ("idle", 0), ("main", 3)],
+    18: [("alpha", day("14:00"), __version__)],
+    19: [
+        ("main", "alpha", "different"),
+        ("main", "beta", "different"),
+        ("main", "gamma", "new"),
+    ],
+    20: [("main", "gamma", '{"note":"unknown"}')],
+}
+
+
+@pytest.fixture(scope="module")
+def sqlite(
+    tmp_path_factory: pytest.TempPathFactory, write_day: Callable[[str], Database]
+) -> Iterator[Database]:
+    """The day in SQLite."""
+    path = tmp_path_factory.mktemp("questions") / "order_groups.db"
+    with closing(write_day(f"sqlite:///{path}")) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def postgres(postgres_server: str, write_day: Callable[[str], Database]) -> Iterator[Database]:
+    """The day in Postgres."""
+    import psycopg
+
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE questions")
+    url = make_url(postgres_server).set(drivername="postgresql+psycopg", database="questions")
+    with closing(write_day(url.render_as_string(hide_password=False))) as database:
+        yield database
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("DROP DATABASE questions WITH (FORCE)")
+
+
+def questions() -> dict[int, dict[str, str]]:
+    """The queries by number and database."""
+    found: dict[int, dict[str, str]] = {}
+    for section in DOCUMENT.read_text("utf-8").split("\n## ")[1:]:
+        number = int(section.partition(".")[0])
+        for kind, query in re.findall(r"```sql(?: (\w+))?\n(.*?);\n```", section, re.DOTALL):
+            for database in [kind] if kind else ["sqlite", "postgres"]:
+                assert database not in found.setdefault(number, {}), number
+                found[number][database] = query
+    return found
+
+
+def test_there_are_twenty_each_for_both_databases() -> None:
+    assert list(questions()) == list(range(1, 21)) == list(ANSWERS)
+    assert all(set(queries) == {"sqlite", "postgres"} for queries in questions().values())
+
+
+def value(raw: Any) -> Any:
+    """One of a database's values in the form that both share."""
+    if isinstance(raw, datetime):
+        return to_text(raw)
+    if isinstance(raw, dict):
+        return str(raw).replace("'", '"').replace(": ", ":")
+    if isinstance(raw, str) and re.fullmatch(r"[0-9]+\.[0-9]+", raw):
+        return Decimal(raw)
+    return raw
+
+
+@pytest.mark.parametrize("number", ANSWERS)
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_the_answer_is_right(kind: str, number: int, request: pytest.FixtureRequest) -> None:
+    database: Database = request.getfixturevalue(kind)
+    with database.transaction() as connection:
+        rows = connection.exec_driver_sql(questions()[number][kind]).all()
+    assert [tuple(value(each) for each in row) for row in rows] == ANSWERS[number]
+
+
+def ask(recorder: Any, number: int, **instants: float) -> list[tuple[Any, ...]]:
+    """Ask a question with other instants in the place of those it has, by their clock."""
+    query = questions()[number]["sqlite" if recorder.database.is_sqlite else "postgres"]
+    for clock, seconds in instants.items():
+        instant = rf"2026-11-2[23]T{clock[1:3]}:{clock[3:]}:00(\.000000)?Z"
+        query, count = re.subn(instant, to_text(recorder.at(seconds)), query)
+        assert count, clock
+    with recorder.database.transaction() as connection:
+        rows = connection.exec_driver_sql(query).all()
+    return [tuple(value(each) for each in row) for row in rows]
+
+
+def test_the_edges(recorder: Any) -> None:
+    on, off = OrderGroup("g", True), OrderGroup("g", False)
+    recorder.ok(0, [off])
+    recorder.ok(60, [off, OrderGroup("new", True)])
+    recorder.ok(0, [], account="empty")
+    recorder.ok(60, [], account="empty")
+    recorder.fail(30, "rejected", account="refused")
+    recorder.fail(200, "timeout")
+    recorder.ok(600, [OrderGroup("g", True, "5.00")])
+    recorder.ok(660, [OrderGroup("g", True, "5.00")])
+    recorder.ok(720, [on])
+    recorder.ok(780, [off])
+
+    # Inside of a gap, at its ends, and outside of all that was observed.
+    for seconds, why in (
+        (-1, "before the first observation"),
+        (0, "observed"),
+        (60, "observed"),
+        (61, "timeout"),
+        (599, "timeout"),
+        (600, "observed"),
+        (780, "observed"),
+        (781, "after the last observation"),
+    ):
+        answers = dict(ask(recorder, 3, t1200=seconds))
+        assert answers["main"] == why, seconds
+        assert answers["refused"] == "never observed"
+        observed = [account for (account,) in ask(recorder, 2, t1200=seconds)]
+        assert ("main" in observed) == (why == "observed")
+    # No groups are something that was seen.
+    assert ask(recorder, 2, t1200=30) == [("empty",), ("main",)]
+    # What was seen last before says that nobody looked then.
+    assert ask(recorder, 1, t1403=60) == [("main", "g", True)]
+    assert ask(recorder, 1, t1403=61) == [("main", "g", False)]
+    # What was there at the first look did not appear then; what came later did.
+    appeared = ask(recorder, 6)
+    assert [row[0] for row in appeared] == ["new"]
+    assert ask(recorder, 5, t2200=-60, t0600=70) == [
+        (to_text(recorder.at(60)), "main", "new", "appeared")
+    ]
+    # A limit that comes or goes is a limit that changes.
+    assert [row[3:] for row in ask(recorder, 13)] == [(None, 5), (5, None)]
+    # Accounts that were not observed at all count as that.
+    shares = dict(ask(recorder, 14, t0600=-28_800, t1400=-1))
+    assert shares == {"main": 0, "empty": 0, "refused": 0}
+    # There and back again is no difference.
+    assert ask(recorder, 19, t2300=0, t1403=780) == []
+    assert ask(recorder, 19, t2300=60, t1403=720) == [
+        ("main", "g", "different"),
+        ("main", "new", "gone"),
+    ]
+
+
+def groups_of_main(clock: str) -> list[OrderGroup]:
+    on = not (DAY + "02:00" <= clock < DAY + "02:40" or clock >= DAY + "14:00")
+    groups = [OrderGroup("alpha", on, "10.00" if clock < NIGHT + "23:30" else "25.00")]
+    if clock < DAY + "03:00":
+        groups.append(OrderGroup("beta", True, "5.00"))
+    elif clock >= DAY + "08:00":
+        groups.append(OrderGroup("beta", True, "7.50"))
+    if clock >= DAY + "01:00":
+        groups.append(OrderGroup("gamma", False, extra='{"note":"unknown"}'))
+    return groups
+
+
+def outcome_of_main(clock: str) -> str | None:
+    if DAY + "11:00" < clock < DAY + "13:00":
+        return None
+    if DAY + "06:00" < clock < DAY + "07:00":
+        return "timeout" if clock == DAY + "06:20" else "unauthorized"
+    return "ok"
+
+
+@pytest.fixture(scope="module")
+def write_day() -> Callable[[str], Database]:
+    """Write a night and a day of three accounts, polled every ten minutes."""
+    start = datetime(2026, 11, 22, 22, tzinfo=UTC)
+
+    def write(url: str) -> Database:
+        database = Database(url)
+        migrate(database)
+        store = Store(database, owner="test")
+        for number in range(17 * 6 + 1):
+            at = start + timedelta(minutes=10 * number)
+            clock = to_text(at)[:16]
+            for account in ("main", "hedge", "idle"):
+                outcome = outcome_of_main(clock) if account == "main" else "ok"
+                if outcome is None:
+                    continue
+                groups = {
+                    "main": groups_of_main(clock),
+                    "hedge": [OrderGroup("omega", True, "100.00")],
+                    "idle": [],
+                }[account]
+                store.write(
+                    Poll(
+                        account=account,
+                        started_at=at - timedelta(milliseconds=200),
+                        finished_at=at,
+                        outcome=outcome,  # type: ignore[arg-type]  # one of the literals
+                        attempts=1,
+                        observation=Observation(
+                            observed_at=at,
+                            digest=repr(groups),
+                            groups={group.id: group for group in groups},
+                        )
+                        if outcome == "ok"
+                        else None,
+                    ),
+                    head=store.claim(account, now=at, lease=5.0),
+                    interval=600,
+                    confirm_removal=2,
+                )
+        return database
+
+    return write

@@ -1,0 +1,412 @@
+"""The doctor: every fault is a finding that says what to do, and nothing is changed."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import rsa
+from sqlalchemy import make_url
+
+from exporter.cli import main
+from exporter.config.keys import ENVIRONMENTS
+from exporter.config.load import load
+from exporter.database.database import Database
+from exporter.demo.exchange import Exchange
+from exporter.doctor.check import Finding, check
+from exporter.doctor.filesystem import git_tree_of, network_filesystem_of
+from exporter.history.migrate import _ADVISORY_LOCK, migrate
+from exporter.history.schema import REVISION
+from exporter.model import Poll
+from exporter.spool.spool import Spool
+from tests.reliability.conftest import Link
+
+if TYPE_CHECKING:
+    # Tests are no package: these are for the type checker alone.
+    from tests.conftest import KeyPair, RunCli, WriteConfig
+
+MOUNTS = r"""
+21 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+30 21 0:41 / /srv rw,relatime shared:9 - nfs4 filer:/export/srv rw,vers=4.2
+31 30 254:2 / /srv/fast rw,relatime - xfs /dev/vdb rw
+32 21 0:43 / /mnt/two\040words rw - cifs //nas/a\040share rw
+33 21 0:44 / /data rw - ext4 /dev/vdc rw
+34 33 0:45 / /data rw - fuse.sshfs me@far:/data rw
+35 21 0:46 / /again rw - nfs filer:/old rw
+36 35 254:3 / /again rw - ext4 /dev/vdd rw
+a line that is none
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/home/me/order_groups.db", None),
+        ("/srv/order_groups.db", "nfs4 (filer:/export/srv)"),
+        ("/srv", "nfs4 (filer:/export/srv)"),
+        ("/srv2/order_groups.db", None),
+        ("/srv/fast/order_groups.db", None),
+        ("/srv/fast/../slow/order_groups.db", "nfs4 (filer:/export/srv)"),
+        ("/mnt/two words/order_groups.db", "cifs (//nas/a share)"),
+        ("/data/order_groups.db", "fuse.sshfs (me@far:/data)"),
+        ("/again/order_groups.db", None),
+    ],
+)
+def test_the_mount_that_a_path_lies_on_tells(path: str, found: str | None) -> None:
+    assert network_filesystem_of(Path(path), MOUNTS) == found
+
+
+def test_a_link_onto_a_network_lies_there(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "near.db").symlink_to(tmp_path / "far" / "real.db")
+    mounts = f"1 0 0:1 / {tmp_path.resolve()}/far rw - nfs filer:/x rw"
+    assert network_filesystem_of(tmp_path / "near.db", mounts) == "nfs (filer:/x)"
+
+
+@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="only Linux tells")
+def test_this_machine_s_own_mounts_can_be_read() -> None:
+    assert network_filesystem_of(Path("/proc/self/status")) is None
+
+
+@pytest.mark.parametrize("kind", ["clone", "worktree"])
+def test_a_git_tree_is_found_from_anywhere_in_it(tmp_path: Path, kind: str) -> None:
+    deep = tmp_path / "tree" / "a" / "b"
+    deep.mkdir(parents=True)
+    marker = tmp_path / "tree" / ".git"
+    marker.mkdir() if kind == "clone" else marker.write_text("gitdir: elsewhere\n")
+    (tmp_path / "outside.pem").touch()
+    (deep / "link.pem").symlink_to(tmp_path / "outside.pem")
+    assert git_tree_of(deep / "kalshi.pem") == tmp_path.resolve() / "tree"
+    assert git_tree_of(deep / "link.pem") is None
+    assert git_tree_of(tmp_path / "outside.pem") is None
+
+
+def lines(finished: Any) -> dict[str, str]:
+    """What check said, by subject; of one that comes twice, the last."""
+    found = {}
+    for line in finished.stdout.splitlines():
+        subject, _, text = line[7:].partition(": ")
+        found[subject] = f"{line[:5].strip()}: {text}"
+    return found
+
+
+def test_all_is_well_and_nothing_was_changed(
+    exchange: Exchange,
+    key_pair: "KeyPair",
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+    tmp_path: Path,
+) -> None:
+    exchange.groups(key_pair.key_id).create("a")
+    config = write_config()
+    before = sorted(tmp_path.rglob("*"))
+    finished = run_cli("check")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert sorted(tmp_path.rglob("*")) == before
+    found = lines(finished)
+    assert found["configuration"] == f"ok: {config}; accounts: main"
+    assert found["key of main"] == f"ok: RSA 2048, {key_pair.private_key_file}, mode 0600"
+    assert found["database"].endswith("does not exist; the first poll makes it")
+    assert found["spool"] == f"ok: {tmp_path}/spool; empty"
+    assert found["account main"].startswith(f"ok: 1 groups from {exchange.base_url} in 0.")
+    assert run_cli("run-once").returncode == 0
+    assert lines(run_cli("check"))["database"].endswith(f"; schema {REVISION}; writable")
+
+
+def test_offline_asks_the_exchange_nothing(
+    exchange: Exchange, write_config: "WriteConfig", run_cli: "RunCli"
+) -> None:
+    write_config()
+    finished = run_cli("check", "--offline")
+    assert finished.returncode == 0
+    assert list(lines(finished)) == ["configuration", "key of main", "database", "spool"]
+    assert exchange.requests == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("key id", "no such key in this environment: check key_id, and environment"),
+        ("key file", "private_key_file is not the key that belongs to this key_id"),
+        ("clock", "this machine's clock is 3600 s behind the exchange's"),
+        ("scope", "the key may not read this: it needs the scope read, and this subaccount"),
+    ],
+)
+def test_a_refusal_is_told_apart(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_pair: "KeyPair",
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+    fault: str,
+    said: str,
+) -> None:
+    key_id = key_pair.key_id
+    if fault == "key id":
+        key_id = "11111111-2222-3333-4444-555555555555"
+    elif fault == "key file":
+        other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        exchange.register(key_id, other.public_key())
+    elif fault == "clock":
+        exchange.clock_offset = 3600.0
+    else:
+        exchange.register(key_id, key_pair.public_key, scopes=("write",))
+    write_config(account={"key_id": key_id})
+    finished = run_cli("check")
+    assert finished.returncode == 77
+    text = lines(finished)["account main"]
+    assert text.startswith("WRONG: the exchange answered 40")
+    assert said in text
+    assert f"(key …{key_id[-4:]})" in text
+    assert key_id not in finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize(("ours", "other"), [("production", "demo"), ("demo", "production")])
+def test_an_unknown_key_may_be_the_other_environment_s(
+    exchange: Exchange,
+    write_config: "WriteConfig",
+    monkeypatch: pytest.MonkeyPatch,
+    ours: str,
+    other: str,
+) -> None:
+    monkeypatch.setitem(ENVIRONMENTS, ours, exchange.base_url)
+    config = write_config(account={"base_url": None, "environment": ours, "key_id": "unknown"})
+    finished = CliRunner().invoke(main, ["--config", str(config), "check"])
+    assert finished.exit_code == 77
+    assert f'that was made on {other} works with environment = "{other}"' in finished.stdout
+
+
+def test_a_key_in_a_git_tree_is_in_doubt(
+    key_pair: "KeyPair", write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
+) -> None:
+    (tmp_path / ".git").mkdir()
+    shutil.copy2(key_pair.private_key_file, tmp_path / "kalshi.pem")
+    (tmp_path / "passphrase").touch(mode=0o600)
+    (tmp_path / "passphrase").write_text("not needed")
+    write_config(
+        base_url="http://127.0.0.1:1/trade-api/v2",
+        account={
+            "private_key_file": "kalshi.pem",
+            "private_key_passphrase_file": "passphrase",
+        },
+    )
+    finished = run_cli("check", "--offline")
+    assert finished.returncode == 0
+    for name in ("kalshi.pem", "passphrase"):
+        said = f"doubt  key of main: {tmp_path}/{name} lies in the git working tree"
+        assert f"{said} {tmp_path.resolve()}, " in finished.stdout
+    assert finished.stdout.count("move it out of there") == 2
+
+
+def test_every_faulty_key_is_a_finding(
+    write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
+) -> None:
+    (tmp_path / "empty.pem").touch(mode=0o600)
+    write_config(
+        base_url="http://127.0.0.1:1/trade-api/v2",
+        account={"private_key_file": "none.pem"},
+        more_accounts=[{"name": "second", "private_key_file": "empty.pem"}],
+    )
+    finished = run_cli("check")
+    assert finished.returncode == 78
+    found = lines(finished)
+    assert found["key of main"].startswith("WRONG: ")
+    assert found["key of second"].endswith("empty.pem is empty: put the private key there")
+    assert "account main" not in found
+
+
+def test_sqlite_on_a_network_file_system_is_in_doubt(
+    write_config: "WriteConfig", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 0 0:1 / {tmp_path.resolve()} rw - nfs4 filer:/export rw\n")
+    monkeypatch.setattr("exporter.doctor.filesystem._MOUNTS", mounts)
+    config = load(write_config(base_url="http://127.0.0.1:1/trade-api/v2"))
+    (doubt,) = [each for each in check(config, offline=True) if each.doubtful]
+    assert doubt.subject == "database"
+    assert "a network file system, nfs4 (filer:/export)" in doubt.text
+    assert "use Postgres" in doubt.text
+
+
+def test_a_spool_that_cannot_be_made_is_wrong(
+    write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
+) -> None:
+    (tmp_path / "spool").touch()
+    write_config(base_url="http://127.0.0.1:1/trade-api/v2")
+    finished = run_cli("check", "--offline")
+    assert finished.returncode == 74
+    assert "WRONG: " in lines(finished)["spool"]
+
+
+def waiting(account: str) -> Poll:
+    now = datetime.now(UTC)
+    return Poll(
+        account=account,
+        started_at=now,
+        finished_at=now,
+        outcome="timeout",
+        attempts=1,
+        http_status=None,
+        clock_skew_ms=None,
+        error_code=None,
+        error_message=None,
+        error_details=None,
+        error_service=None,
+        observation=None,
+    )
+
+
+def test_what_waits_in_the_spool_is_counted_and_what_is_stranded_there_is_in_doubt(
+    write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
+) -> None:
+    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2")
+    ours = load(config).database.safe_url
+    for database, account, count in (
+        (ours, "main", 2),
+        (ours, "former", 3),
+        ("postgresql+psycopg://me:***@old/db", "main", 4),
+    ):
+        with closing(Spool(tmp_path / "spool", 2**20, database=database)) as spool:
+            for _ in range(count):
+                spool.put(waiting(account))
+    finished = run_cli("check", "--offline")
+    assert finished.returncode == 0
+    said = [line for line in finished.stdout.splitlines() if "spool: " in line]
+    assert [line[:5] for line in said] == ["ok   ", "doubt", "doubt"]
+    assert said[0].endswith("; 5 polls wait for the database")
+    assert "3 polls wait of the account former, which is not configured" in said[1]
+    assert "4 polls wait for another database, postgresql+psycopg://me:***@old/db" in said[2]
+
+
+def test_a_newer_schema_and_one_that_may_not_be_migrated(
+    write_config: "WriteConfig", run_cli: "RunCli", sqlite_url: str
+) -> None:
+    with closing(Database(sqlite_url)) as database:
+        migrate(database, to="0001")
+    away = "http://127.0.0.1:1/trade-api/v2"
+    write_config(base_url=away, database_url=sqlite_url)
+    finished = run_cli("check", "--offline")
+    assert finished.returncode == 0
+    assert f"schema 0001: the first poll migrates it to {REVISION}" in finished.stdout
+    write_config(base_url=away, database_url=sqlite_url, database={"auto_migrate": False})
+    finished = run_cli("check", "--offline")
+    assert finished.returncode == 78
+    assert "run `kalshi-exporter migrate`" in lines(finished)["database"]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for many seconds is waited for half of one."""
+    monkeypatch.setattr("exporter.database.postgres._STATEMENT_SECONDS", 0.5)
+    monkeypatch.setattr("exporter.history.migrate._WAIT_SECONDS", 0.5)
+    monkeypatch.setattr("exporter.history.prune._COUNT_SECONDS", 0.5)
+
+
+@pytest.fixture
+def far(postgres_url: str) -> Iterator[tuple[Link, psycopg.Connection[Any]]]:
+    """A way to a Postgres that can hang, and a session that can lock its tables."""
+    link = Link(postgres_url)
+    libpq = make_url(postgres_url).set(drivername="postgresql")
+    with psycopg.connect(libpq.render_as_string(hide_password=False)) as other:
+        yield link, other
+    link.close()
+
+
+def finding(config: Path) -> Finding:
+    (found,) = [each for each in check(load(config), offline=True) if each.subject == "database"]
+    return found
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("table", ["accounts", "alembic_version"])
+def test_locked_tables_keep_no_command_waiting_for_ever(
+    far: tuple[Link, psycopg.Connection[Any]],
+    write_config: "WriteConfig",
+    table: str,
+) -> None:
+    link, other = far
+    with closing(Database(link.url)) as database:
+        migrate(database)
+        other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=link.url)
+        found = finding(config)
+        assert int(found.exit_code) == 74
+        assert "another session holds a lock" in found.text
+        for dry in (["--dry-run"], []):
+            began = time.monotonic()
+            pruned = CliRunner().invoke(
+                main, ["--config", str(config), "prune", "--older-than", "1d", *dry]
+            )
+            assert pruned.exit_code == 74
+            assert "another session holds a lock" in pruned.stderr
+            assert time.monotonic() - began < 8
+
+
+@pytest.mark.usefixtures("impatient")
+def test_locked_tables_keep_a_migration_waiting_for_a_bounded_time(
+    far: tuple[Link, psycopg.Connection[Any]], write_config: "WriteConfig"
+) -> None:
+    link, other = far
+    with closing(Database(link.url)) as database:
+        migrate(database, to="0001")
+    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=link.url)
+    # First whoever migrates, then somebody who reads for long.
+    for statement in (
+        f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})",
+        "LOCK TABLE order_group_snapshots IN ACCESS SHARE MODE",
+    ):
+        other.execute(statement)
+        refused = CliRunner().invoke(main, ["--config", str(config), "migrate"])
+        assert refused.exit_code == 74, statement
+        assert "another session holds a lock" in refused.stderr
+        other.rollback()
+    done = CliRunner().invoke(main, ["--config", str(config), "migrate"])
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_says_nothing_keeps_nobody_waiting_for_ever(
+    far: tuple[Link, psycopg.Connection[Any]], write_config: "WriteConfig"
+) -> None:
+    link, _ = far
+    with closing(Database(link.url)) as database:
+        migrate(database, to="0001")
+    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=link.url)
+    link.frozen.set()
+    began = time.monotonic()
+    assert int(finding(config).exit_code) == 74
+    for command in (["migrate"], ["status"], ["prune", "--older-than", "1d"]):
+        refused = CliRunner().invoke(main, ["--config", str(config), *command])
+        assert refused.exit_code == 74
+    assert time.monotonic() - began < 40
+
+
+def test_status_says_how_many_polls_wait_while_the_database_is_away(
+    write_config: "WriteConfig", run_cli: "RunCli"
+) -> None:
+    write_config(database_url="postgresql://nobody@127.0.0.1:1/kalshi")
+    for _ in range(2):
+        assert run_cli("run-once").returncode == 75
+    finished = run_cli("status")
+    assert finished.returncode == 74
+    assert finished.stderr.rstrip().endswith("; polls that wait for it in the spool: 2")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_is_not_writable_is_wrong(
+    write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
+) -> None:
+    place = tmp_path / "sealed"
+    place.mkdir(mode=0o500)
+    write_config(
+        base_url="http://127.0.0.1:1/trade-api/v2", database_url="sqlite:///sealed/groups.db"
+    )
+    finished = run_cli("check", "--offline")
+    assert finished.returncode == 74
+    assert "is not writable: change its owner or mode" in lines(finished)["database"]

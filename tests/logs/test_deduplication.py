@@ -1,0 +1,174 @@
+"""An error that comes with each poll: logged when it begins, changes and ends."""
+
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter.demo.answers import Answer
+from exporter.demo.exchange import Exchange
+from exporter.errors import Exit
+from exporter.hooks import PollFinished
+from exporter.logs.deduplication import RepeatFilter
+from tests.support.processes import ending
+
+if TYPE_CHECKING:
+    from tests.conftest import WriteConfig
+
+ROOT = Path(__file__).parent.parent.parent
+UNAUTHORIZED_THRESHOLD = 90.0  # seconds until a test gives up on what takes one or two
+
+AT = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
+WELL = PollFinished(
+    account="main",
+    started_at=AT,
+    finished_at=AT,
+    seconds=0.1,
+    outcome="ok",
+    attempts=1,
+    clock_skew_ms=None,
+    kept="database",
+    exit_code=Exit.OK,
+)
+FAILED = replace(WELL, outcome="server_error", exit_code=Exit.UNAVAILABLE)
+
+log = logging.getLogger("exporter.recording.poller")
+
+
+@pytest.fixture
+def repeats(caplog: pytest.LogCaptureFixture) -> Iterator[RepeatFilter]:
+    caplog.set_level(logging.INFO, logger="exporter")
+    made = RepeatFilter()
+    made.accounts_changed({"main": 60.0, "other": 60.0})
+    made.attach()
+    yield made
+    made.detach()
+
+
+def fail(repeats: RepeatFilter, text: str, *, account: str = "main", **facts: Any) -> None:
+    log.error("%s", text, extra={"event": "poll_failed", "account": account, **facts})
+    repeats.polled(replace(FAILED, account=account))
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_what_repeats_is_logged_once_until_it_changes_or_ends(
+    repeats: RepeatFilter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for second in range(5):
+        fail(repeats, f"failed in {second}.5 s, port {second}", http_status=503)
+    fail(repeats, "failed in 5.5 s, port 5", http_status=502)
+    fail(repeats, "failed in 6.5 s, port 6", http_status=503)
+    repeats.polled(WELL)
+    repeats.polled(WELL)
+    fail(repeats, "failed in 7.5 s, port 7", http_status=503)
+    assert messages(caplog) == [
+        "failed in 0.5 s, port 0",
+        "failed in 5.5 s, port 5",
+        "failed in 6.5 s, port 6",
+        "polled again; 7 polls failed since 2026-11-23T14:03:00Z",
+        "failed in 7.5 s, port 7",
+    ]
+    facts = [vars(record) for record in caplog.records]
+    assert [each.get("failed_polls") for each in facts] == [None, 5, 6, 7, None]
+    assert facts[3]["suppressed"] == 4
+    assert facts[3]["levelname"] == "WARNING"
+
+
+def test_accounts_are_told_apart(repeats: RepeatFilter, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        fail(repeats, "failed")
+        fail(repeats, "failed", account="other")
+        fail(repeats, "failed", account="nobody's")
+    assert messages(caplog) == ["failed"] * 5
+    repeats.accounts_changed({"main": 60.0})
+    fail(repeats, "failed", account="other")
+    assert messages(caplog) == ["failed"] * 6
+
+
+def test_retries_that_help_each_time_are_logged_once(
+    repeats: RepeatFilter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        for attempt in (1, 2):
+            log.warning(
+                "the exchange failed",
+                extra={"event": "attempt_failed", "account": "main", "attempt": attempt},
+            )
+        repeats.polled(WELL)
+    assert messages(caplog) == ["the exchange failed"]
+
+
+def test_at_debug_all_are_logged_and_good_news_always(
+    repeats: RepeatFilter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        log.info("polled", extra={"account": "main"})
+        repeats.polled(WELL)
+    caplog.set_level(logging.DEBUG, logger="exporter")
+    fail(repeats, "failed")
+    fail(repeats, "failed")
+    assert messages(caplog) == ["polled"] * 3 + ["failed"] * 2
+
+
+def test_the_daemon_logs_an_outage_in_a_few_lines(
+    write_config: "WriteConfig", exchange: Exchange, key_id: str
+) -> None:
+    exchange.script(key_id, *[Answer.server_error()] * 12)
+    config = write_config(
+        poll={"interval": "200ms", "deadline": "5s", "max_attempts": 1}, log={"format": "json"}
+    )
+    file = config.parent / "daemon.log"
+    with file.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "exporter", "--config", str(config), "daemon"], stderr=stderr
+        )
+    with ending(process):
+        until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+        while '"recovered"' not in file.read_text():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    events = [record["event"] for record in records]
+    assert events.count("poll_failed") == 1
+    (recovered,) = [record for record in records if record["event"] == "recovered"]
+    assert recovered["failed_polls"] == 12
+    assert recovered["message"].startswith("polled again; 12 polls failed since 20")
+
+
+def test_the_page_names_every_event_and_no_other() -> None:
+    found = set()
+    for file in (ROOT / "exporter").rglob("*.py"):
+        if "demo" not in file.parts:
+            text = file.read_text()
+            found |= set(re.findall(r'"event": "(\w+)"', text))
+            found |= set(re.findall(r'self\._warn\(\s*"(\w+)"', text))
+    page = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/logs.md").read_text(), re.MULTILINE))
+    assert page == found
+
+
+def test_another_defect_behind_the_same_words_is_logged(
+    repeats: RepeatFilter, caplog: pytest.LogCaptureFixture
+) -> None:
+    for error in (LookupError("a"), LookupError("b"), AttributeError("c")):
+        facts = {"event": "unexpected", "account": "main"}
+        log.error("unexpected failure", exc_info=error, extra=facts)
+        repeats.polled(FAILED)
+    assert [record.exc_info and record.exc_info[0] for record in caplog.records] == [
+        LookupError,
+        AttributeError,
+    ]

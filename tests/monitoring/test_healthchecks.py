@@ -1,0 +1,241 @@
+"""The dead man's switch, against a server on this machine that remembers what it was told."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from exporter.config.load import load
+from exporter.demo.answers import Answer
+from exporter.demo.exchange import Exchange
+from exporter.errors import ConfigurationError
+from exporter.logs import redaction
+from exporter.monitoring import healthchecks
+from exporter.monitoring.health import Health
+from exporter.monitoring.healthchecks import DaemonHealth, Healthcheck
+from tests.support.processes import ending
+
+if TYPE_CHECKING:
+    from tests.conftest import RunCli, WriteConfig
+
+UNAUTHORIZED_THRESHOLD = 60.0  # seconds until a test gives up on what takes one or two
+
+
+@dataclass(frozen=True)
+class Ping:
+    """What the service was told."""
+
+    method: str
+    path: str
+    run_id: str
+    body: str
+
+
+class Service:
+    """Stands for healthchecks.io."""
+
+    def __init__(self) -> None:
+        self.pings: list[Ping] = []
+        self.status = 200
+        self.closing = threading.Event()
+        self.hangs = False
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+                run_id = parse_qs(parts.query)["rid"][0]
+                service.pings.append(Ping(self.command, parts.path, run_id, body))
+                if service.hangs:
+                    service.closing.wait(UNAUTHORIZED_THRESHOLD)
+                self.send_response(service.status)
+                self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_POST = do_GET  # noqa: N815  # http.server calls it
+
+            def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # its name
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that leave
+        self.url = f"http://127.0.0.1:{self._server.server_port}/ping/0123-secret"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def told(self) -> list[str]:
+        """What, without the address."""
+        return [f"{ping.method} {ping.path.partition('0123-secret')[2]}" for ping in self.pings]
+
+    def wait_for(self, *told: str) -> None:
+        until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+        while self.told[: len(told)] != list(told):
+            assert time.monotonic() < until, self.told
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    running = Service()
+    yield running
+    running.close()
+
+
+def test_a_run_tells_its_start_and_its_success(
+    write_config: "WriteConfig", run_cli: "RunCli", service: Service
+) -> None:
+    config = write_config(notify={"healthcheck_url": service.url})
+    assert run_cli("--config", config, "run-once").returncode == 0
+    assert service.told == ["GET /start", "GET "]
+    assert len({ping.run_id for ping in service.pings}) == 1
+    assert str(uuid.UUID(service.pings[0].run_id)) == service.pings[0].run_id
+
+
+def test_a_run_tells_its_exit_code_and_why(
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+    service: Service,
+    exchange: Exchange,
+    key_id: str,
+) -> None:
+    exchange.script(key_id, Answer.unauthorized())
+    config = write_config(notify={"healthcheck_url": service.url})
+    assert run_cli("--config", config, "run-once").returncode == 77
+    assert service.told == ["GET /start", "POST /77"]
+    body = service.pings[1].body
+    assert body.startswith("main: ")
+    assert "401" in body
+    assert "\n" not in body
+
+
+def test_a_fault_that_keeps_it_from_polling_is_told(
+    write_config: "WriteConfig", run_cli: "RunCli", service: Service
+) -> None:
+    config = write_config(
+        notify={"healthcheck_url": service.url}, account={"private_key_file": "gone.pem"}
+    )
+    assert run_cli("--config", config, "run-once").returncode == 78
+    assert service.told == ["GET /start", "POST /78"]
+    assert "gone.pem" in service.pings[1].body
+
+
+@pytest.mark.parametrize("fault", ["gone", "hangs", "500", "redirect"])
+def test_a_switch_that_fails_harms_no_poll_and_costs_a_line(
+    write_config: "WriteConfig", run_cli: "RunCli", service: Service, fault: str
+) -> None:
+    url = service.url
+    if fault == "gone":
+        url = "http://127.0.0.1:1/ping/0123-secret"
+    service.hangs = fault == "hangs"
+    service.status = {"500": 500, "redirect": 302}.get(fault, 200)
+    config = write_config(notify={"healthcheck_url": url})
+    began = time.monotonic()
+    finished = run_cli("--config", config, "--log-level", "WARNING", "run-once")
+    assert finished.returncode == 0
+    assert time.monotonic() - began < 30  # 8 and a start on a busy machine
+    (line,) = finished.stderr.splitlines()
+    assert "healthcheck_failed: the healthcheck could not be told; polls go on" in line
+    assert "secret" not in finished.stderr
+
+
+def test_runs_that_overlap_raise_no_alarm(
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+    service: Service,
+    exchange: Exchange,
+    key_id: str,
+) -> None:
+    config = write_config(
+        notify={"healthcheck_url": service.url}, poll={"interval": "60s", "deadline": "40s"}
+    )
+    assert run_cli("--config", config, "run-once").returncode == 0
+    exchange.script(key_id, Answer.hang(60))
+    with subprocess.Popen(
+        [sys.executable, "-m", "exporter", "--config", str(config), "run-once"],
+        stderr=subprocess.DEVNULL,
+    ) as other:
+        exchange.wait_for_requests(2, seconds=UNAUTHORIZED_THRESHOLD)
+        assert run_cli("--config", config, "run-once").returncode == 75
+        other.kill()
+    assert service.told == ["GET /start", "GET ", "GET /start", "GET /start", "POST /log"]
+    assert service.pings[-1].body == "another exporter is polling main"
+
+
+def test_the_daemon_tells_once_all_is_well_and_why_it_is_not(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healthchecks, "_OFTEN", 1.0)
+    health = Health()
+    switch = DaemonHealth(Healthcheck(service.url), health)
+    for listener in (health, switch):
+        listener.accounts_changed({"main": 1.0})
+    switch.ready()
+    service.wait_for("GET /start", "POST /1")
+    assert service.pings[1].body == "main: no success yet"
+    health.tick_skipped("main")
+    service.wait_for("GET /start", "POST /1", "GET ")
+    switch.close(78, "the schema\nis wrong")
+    assert service.told[-1] == "POST /78"
+    assert service.pings[-1].body == "the schema is wrong"
+
+
+def test_a_daemon_that_is_told_to_stop_says_nothing_at_the_end(
+    write_config: "WriteConfig", service: Service
+) -> None:
+    config = write_config(notify={"healthcheck_url": service.url})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exporter", "--config", str(config), "daemon"],
+        stderr=subprocess.DEVNULL,
+    )
+    with ending(process):
+        # Not a minute later: as soon as every account has been polled.
+        service.wait_for("GET /start", "GET ")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert service.told == ["GET /start", "GET "]
+
+
+def test_a_reason_shows_no_secret(service: Service) -> None:
+    redaction.protect("hush-hush")
+    switch = Healthcheck(service.url)
+    switch.start()
+    switch.fail(1, "it said hush-hush\n" + "x" * 1000)
+    switch.close()
+    assert service.pings[1].body.startswith("it said *** xxx")
+    assert len(service.pings[1].body) <= 500
+
+
+@pytest.mark.parametrize(
+    "url", ["http://hc-ping.com/x", "ftp://hc-ping.com/x", "https://u:hush@hc-ping.com/x", "x"]
+)
+def test_an_address_that_others_could_read_along_is_refused(
+    write_config: "WriteConfig", url: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"notify\.healthcheck_url") as caught:
+        load(write_config(notify={"healthcheck_url": url}), os.environ)
+    assert "hush" not in str(caught.value)
+
+
+def test_the_address_is_shown_nowhere(write_config: "WriteConfig") -> None:
+    url = "https://hc-ping.com/0123-secret"
+    configuration = load(write_config(notify={"healthcheck_url": url}), {})
+    assert configuration.notify.healthcheck_url == url
+    assert "0123-secret" not in repr(configuration)
+    assert {url, "0123-secret"} <= set(configuration.secrets)

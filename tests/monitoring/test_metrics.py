@@ -1,0 +1,389 @@
+"""Metrics as Prometheus sees them, and the two addresses that say whether the daemon is well."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.demo.answers import Answer
+from exporter.demo.exchange import Exchange
+from exporter.errors import Exit, SpoolError
+from exporter.hooks import PollFinished
+from exporter.monitoring.health import Health
+from exporter.monitoring.metrics import Endpoint, Metrics
+from tests.support.processes import ending
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from tests.conftest import RunCli, WriteConfig
+
+ROOT = Path(__file__).parent.parent.parent
+PREFIX = "kalshi_exporter_"
+UNAUTHORIZED_THRESHOLD = 60.0  # seconds until a test gives up on what takes one or two
+
+
+def ended(account: str = "main", **fields: Any) -> PollFinished:
+    now = datetime.now(UTC)
+    event = PollFinished(
+        account=account,
+        started_at=now,
+        finished_at=now,
+        seconds=0.07,
+        outcome="ok",
+        attempts=2,
+        clock_skew_ms=-1500,
+        kept="database",
+        exit_code=Exit.OK,
+        last_success_at=now,
+        groups=3,
+        added=2,
+        changed=1,
+        removed=0,
+    )
+    return replace(event, **fields)
+
+
+def failed(account: str = "main", **fields: Any) -> PollFinished:
+    event = ended(account, groups=None, added=None, changed=None, removed=None)
+    facts: dict[str, Any] = {
+        "outcome": "server_error",
+        "exit_code": Exit.UNAVAILABLE,
+        "reason": "the exchange failed",
+        "last_success_at": None,
+    }
+    return replace(event, **(facts | fields))
+
+
+class Scrape:
+    """What one answer says."""
+
+    def __init__(self, text: str) -> None:
+        self.samples = {
+            (sample.name.removeprefix(PREFIX), tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def __call__(self, name: str, **labels: str) -> float | None:
+        """The value of one series; None if there is none."""
+        return self.samples.get((name, tuple(sorted(labels.items()))))
+
+
+def get(port: int | None, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def health() -> Health:
+    watched = Health()
+    watched.accounts_changed({"main": 60.0})
+    return watched
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    made = Metrics(lambda: {"main": 4, "other": 1}, process=True)
+    made.accounts_changed({"main": 60.0})
+    return made
+
+
+@pytest.fixture
+def endpoint(metrics: Metrics, health: Health) -> Iterator[Endpoint]:
+    serving = Endpoint(metrics, health, "127.0.0.1", 0)
+    serving.ready()
+    yield serving
+    serving.close()
+
+
+def test_polls_are_counted(metrics: Metrics, endpoint: Endpoint) -> None:
+    metrics.polled(event := ended())
+    metrics.polled(failed())
+    metrics.drained("main", added=0, changed=0, removed=5)
+    status, text = get(endpoint.port, "/metrics")
+    scrape = Scrape(text)
+    assert status == 200
+    assert scrape("polls_total", account="main", outcome="ok") == 1
+    assert scrape("polls_total", account="main", outcome="server_error") == 1
+    assert scrape("polls_total", account="main", outcome="timeout") == 0
+    assert scrape("poll_attempts_total") == 4
+    assert scrape("poll_duration_seconds_count") == 2
+    assert scrape("poll_duration_seconds_bucket", le="0.05") == 0
+    assert scrape("poll_interval_seconds", account="main") == 60
+    assert scrape("order_groups", account="main") == 3
+    assert scrape("changes_total", account="main", change="added") == 2
+    assert scrape("changes_total", account="main", change="removed") == 5
+    assert scrape("clock_skew_seconds") == -1.5
+    assert scrape("spool_polls") == 5
+    assert event.last_success_at is not None
+    # The failure after it knew of no success, and takes none back.
+    success = scrape("last_success_timestamp_seconds", account="main")
+    assert success == pytest.approx(event.last_success_at.timestamp(), abs=0.001)
+    assert scrape("last_attempt_timestamp_seconds", account="main") is not None
+    assert f"{PREFIX}build_info" in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_accounts_come_and_go(metrics: Metrics, endpoint: Endpoint) -> None:
+    metrics.polled(ended())
+    metrics.accounts_changed({"other": 10.0})
+    metrics.polled(ended())  # that was under way
+    text = get(endpoint.port, "/metrics")[1]
+    assert 'account="main"' not in text
+    assert Scrape(text)("polls_total", account="other", outcome="ok") == 0
+    # Nothing is known of it yet, which is not 1970.
+    assert Scrape(text)("last_success_timestamp_seconds", account="other") is None
+
+
+def test_a_spool_that_cannot_be_read_costs_one_number(metrics: Metrics, endpoint: Endpoint) -> None:
+    def fail() -> dict[str, int]:
+        raise SpoolError("broken")
+
+    metrics.spooled = fail
+    status, text = get(endpoint.port, "/metrics")
+    assert status == 200
+    assert f"{PREFIX}spool_polls NaN" in text
+
+
+def test_readyz_is_fresh_data(health: Health, endpoint: Endpoint) -> None:
+    assert get(endpoint.port, "/readyz") == (503, "main: no success yet\n")
+    health.polled(ended())
+    assert get(endpoint.port, "/readyz") == (200, "ok\n")
+    health.polled(failed())
+    assert get(endpoint.port, "/readyz")[0] == 200
+    health.accounts_changed({"main": 0.001})
+    time.sleep(0.01)
+    assert get(endpoint.port, "/readyz") == (
+        503,
+        "main: no success for 0 s: the exchange failed\n",
+    )
+    health.tick_skipped("main")
+    health.accounts_changed({"main": 60.0})
+    assert get(endpoint.port, "/readyz")[0] == 200
+
+
+def test_an_old_observation_in_the_database_is_not_fresh(health: Health) -> None:
+    hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    health.polled(failed(last_success_at=hour_ago))
+    assert health.stale() == {"main": "no success for 3600 s: the exchange failed"}
+    assert health.summary() == (
+        f"1 account, 1 stale, 0 order groups, last success {hour_ago:%Y-%m-%dT%H:%M:%SZ}"
+    )
+    health.polled(ended())
+    assert not health.stale()
+
+
+def test_livez_is_the_scheduler_moving(
+    health: Health, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert get(endpoint.port, "/livez") == (200, "ok\n")
+    monkeypatch.setattr(health, "_heartbeat", health._heartbeat - 31)
+    status, text = get(endpoint.port, "/livez")
+    assert status == 503
+    assert text.startswith("the scheduler stands since 31 s")
+    health.heartbeat()
+    assert get(endpoint.port, "/livez")[0] == 200
+
+
+def test_other_addresses_name_those_that_there_are(endpoint: Endpoint) -> None:
+    assert get(endpoint.port, "/") == (404, "see /metrics, /livez and /readyz\n")
+
+
+def test_a_port_that_is_taken_costs_the_metrics_only_and_is_tried_again(
+    metrics: Metrics, health: Health, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = Endpoint(metrics, health, *taken.getsockname()[:2])
+        endpoint.ready()
+        endpoint.ready()
+    (record,) = caplog.records
+    assert "Address already in use" in record.getMessage()
+    endpoint.heartbeat()
+    assert endpoint.port is None  # a minute has not passed
+    endpoint.ready()
+    try:
+        assert get(endpoint.port, "/livez")[0] == 200
+    finally:
+        endpoint.close()
+
+
+def daemon(config: Path) -> "AbstractContextManager[subprocess.Popen[bytes]]":
+    return ending(
+        subprocess.Popen(
+            [sys.executable, "-m", "exporter", "--config", str(config), "daemon"],
+            stderr=subprocess.DEVNULL,
+        )
+    )
+
+
+def test_the_daemon_answers_while_it_polls(
+    write_config: "WriteConfig", exchange: Exchange, key_id: str
+) -> None:
+    exchange.groups(key_id).create("g-1")
+    port = free_port()
+    config = write_config(metrics={"listen": f"127.0.0.1:{port}"}, poll={"interval": "500ms"})
+
+    def status(path: str) -> int:
+        try:
+            return get(port, path)[0]
+        except urllib.error.URLError:
+            return 0
+
+    with daemon(config) as process:
+        wait_until(lambda: status("/readyz") == 200)
+        assert status("/livez") == 200
+        scrape = Scrape(get(port, "/metrics")[1])
+        assert (scrape("polls_total", account="main", outcome="ok") or 0) >= 1
+        assert scrape("order_groups", account="main") == 1
+        assert scrape("changes_total", account="main", change="added") == 1
+        exchange.script(key_id, *[Answer.server_error()] * 200)
+        wait_until(lambda: status("/readyz") == 503)
+        assert status("/livez") == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_run_once_leaves_the_same_in_a_file(
+    write_config: "WriteConfig", run_cli: "RunCli", exchange: Exchange, key_id: str, tmp_path: Path
+) -> None:
+    exchange.groups(key_id).create("g-1")
+    config = write_config(
+        metrics={"textfile": "exporter.prom"}, poll={"max_attempts": 1, "interval": "60s"}
+    )
+    file = tmp_path / "exporter.prom"
+    before = os.umask(0o077)
+    try:
+        assert run_cli("--config", config, "run-once").returncode == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    first = Scrape(file.read_text())
+    assert first("polls_total", account="main", outcome="ok") == 1
+    assert first("order_groups", account="main") == 1
+    # The next failure takes the last success from the database.
+    exchange.script(key_id, Answer.server_error())
+    assert run_cli("--config", config, "run-once").returncode == 69
+    second = Scrape(file.read_text())
+    assert second("polls_total", account="main", outcome="server_error") == 1
+    success = second("last_success_timestamp_seconds", account="main")
+    assert success == first("last_success_timestamp_seconds", account="main")
+    assert [path.name for path in tmp_path.iterdir() if "prom" in path.name] == [file.name]
+
+
+def test_a_file_that_cannot_be_written_costs_one_line(
+    write_config: "WriteConfig", run_cli: "RunCli"
+) -> None:
+    config = write_config(metrics={"textfile": "missing/exporter.prom"})
+    finished = run_cli("--config", config, "--log-level", "ERROR", "run-once")
+    assert finished.returncode == 0
+    (line,) = finished.stderr.splitlines()
+    assert "metrics_failed: cannot write metrics.textfile" in line
+
+
+@pytest.mark.parametrize("command", ["daemon", "run-once"])
+def test_without_the_library_the_extra_is_named(
+    write_config: "WriteConfig", tmp_path: Path, command: str
+) -> None:
+    config = write_config(metrics={"textfile": "exporter.prom"})
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules['prometheus_client'] = None\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-m", "exporter", "--config", config, command],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=UNAUTHORIZED_THRESHOLD,
+        check=False,
+    )
+    assert finished.returncode == 78
+    (line,) = finished.stderr.splitlines()
+    assert line.endswith(
+        "config.toml: metrics: needs prometheus_client: pip install 'kalshi-exporter[metrics]'"
+    )
+
+
+def test_run_once_without_a_textfile_does_not_load_the_library(
+    write_config: "WriteConfig",
+) -> None:
+    config = write_config(metrics={"listen": "127.0.0.1:9464"})
+    code = (
+        "import sys; from exporter.cli import main\n"
+        f"main(['--config', {str(config)!r}, 'run-once'], standalone_mode=False)\n"
+        "assert 'prometheus_client' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=UNAUTHORIZED_THRESHOLD)
+
+
+# What is deployed beside it
+
+
+def known_names(metrics: Metrics) -> set[str]:
+    metrics.polled(ended())
+    return {
+        sample.name
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name.startswith(PREFIX)
+    }
+
+
+def expressions() -> list[str]:
+    dashboard = json.loads((ROOT / "deploy/grafana-dashboard.json").read_text())
+    rules = yaml.safe_load((ROOT / "deploy/prometheus-rules.yml").read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]] + [
+        rule["expr"] for group in rules["groups"] for rule in group["rules"]
+    ]
+
+
+def test_rules_dashboard_and_page_name_metrics_that_exist(metrics: Metrics) -> None:
+    import re
+
+    known = known_names(metrics)
+    for expression in expressions():
+        named = set(re.findall(rf"{PREFIX}\w+", expression))
+        assert named <= known
+        assert named or "up{" in expression
+    page = set(re.findall(rf"`({PREFIX}\w+)", (ROOT / "docs/metrics.md").read_text()))
+    base = {name for name in known if not name.endswith(("_created", "_bucket", "_count", "_sum"))}
+    assert page == base | {f"{PREFIX}poll_duration_seconds"}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian: prometheus) is missing")
+def test_promtool_accepts_the_rules() -> None:
+    subprocess.run(["promtool", "check", "rules", ROOT / "deploy/prometheus-rules.yml"], check=True)

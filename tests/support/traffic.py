@@ -1,0 +1,57 @@
+"""What goes to databases, counted: what was sent, and what they themselves say was written."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from sqlalchemy import Connection, Engine, Executable, event
+
+from exporter.database import postgres
+
+
+class Sent(NamedTuple):
+    """A message, as it was before its parameters were put in."""
+
+    engine: Engine
+    statement: str
+
+
+@contextmanager
+def listened() -> Iterator[list[Sent]]:
+    """Lists what is sent meanwhile, to any database."""
+    sent: list[Sent] = []
+
+    def note(connection: Connection, _cursor: object, statement: str, *_: Any) -> None:
+        sent.append(Sent(connection.engine, statement))
+
+    execute_one, compiled = postgres.execute_one, postgres.compiled
+
+    def note_execute_one(
+        connection: Connection, statement: Executable, *args: Any, **kw: Any
+    ) -> Any:
+        sent.append(Sent(connection.engine, str(compiled(statement, connection.dialect))))
+        return execute_one(connection, statement, *args, **kw)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        # It passes by SQLAlchemy, and so by its events.
+        with patch.object(postgres, "execute_one", note_execute_one):
+            yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def rows_written(engine: Engine) -> int:
+    """The rows written so far: on SQLite, through the one connection in the engine's pool."""
+    # By the driver, lest it be listened to.
+    with closing(engine.raw_connection()) as connection:
+        driver: Any = connection.driver_connection
+        if isinstance(driver, sqlite3.Connection):
+            return driver.total_changes
+        driver.execute("SELECT pg_stat_force_next_flush()")
+        ((rows,),) = driver.execute(
+            "SELECT SUM(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables"
+        )
+        return int(rows)

@@ -14,8 +14,11 @@ from exporter.config.values import (
     KEY_ID,
     LISTEN,
     PATH,
+    PROXY,
+    STREAM_URL,
     Kind,
     choice,
+    count,
     duration,
     integer,
     size,
@@ -74,6 +77,12 @@ SECTIONS: Mapping[str, tuple[Key, ...]] = {
         ),
     ),
     "poll": POLL,
+    "stream": (
+        Key("enabled", BOOLEAN, "whether the daemon listens to the accounts' events", default=True),
+    ),
+    "http": (
+        Key("proxy", PROXY, "the proxy through which the exchange is reached, absent for none"),
+    ),
     "spool": (
         Key("directory", PATH, "where observations wait while the database is away", "spool"),
         Key("max_size", size("1MiB", "1024GiB"), "how much may wait there", "256MiB"),
@@ -105,6 +114,12 @@ ACCOUNT = (
     ),
     Key("environment", choice(*ENVIRONMENTS), "which of Kalshi's exchanges the key belongs to"),
     Key("base_url", BASE_URL, "the API's address, instead of environment"),
+    Key(
+        "exchange",
+        choice("predictions", "margin"),
+        "which exchange of that environment has the order groups",
+        "predictions",
+    ),
     Key("key_id", KEY_ID, "the id that Kalshi shows beside the API key", required=True),
     Key(
         "private_key_file",
@@ -117,5 +132,7 @@ ACCOUNT = (
         PATH,
         "a file with the passphrase of an encrypted private key",
     ),
-    Key("subaccount", integer(0, 32), "the one subaccount to poll, absent for all"),
+    Key("subaccount", count(), "the one subaccount to poll, absent for all"),
+    Key("stream", BOOLEAN, "whether the daemon listens to this account's events"),
+    Key("stream_url", STREAM_URL, "the WebSocket's address, absent to derive it"),
 )

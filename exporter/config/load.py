@@ -17,11 +17,13 @@ from exporter.config.model import (
     Account,
     Configuration,
     Database,
+    Http,
     Log,
     Metrics,
     Notify,
     PollSettings,
     Spool,
+    Stream,
 )
 from exporter.errors import ConfigurationError
 
@@ -88,6 +90,8 @@ class _Reader:
         return Configuration(
             path=path,
             database=Database(**tables["database"]),
+            stream=Stream(**tables["stream"]),
+            http=Http(**tables["http"]),
             spool=Spool(**tables["spool"]),
             log=Log(**tables["log"]),
             metrics=(
@@ -96,7 +100,7 @@ class _Reader:
                 else None
             ),
             notify=Notify(**tables["notify"]),
-            accounts=tuple(_account(values, tables["poll"]) for values in accounts),
+            accounts=tuple(_account(values, tables) for values in accounts),
         )
 
     def _accounts(self, raw: object) -> list[dict[str, Any]]:
@@ -152,13 +156,15 @@ class _Reader:
         self.faults.append((where, f"{shown}: {reason}"))
 
 
-def _account(values: Mapping[str, Any], section: Mapping[str, Any]) -> Account:
+def _account(values: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> Account:
     poll = {
-        key.name: section[key.name] if values[key.name] is None else values[key.name]
+        key.name: tables["poll"][key.name] if values[key.name] is None else values[key.name]
         for key in POLL
     }
     own = {key.name: values[key.name] for key in ACCOUNT}
     own["base_url"] = own["base_url"] or ENVIRONMENTS[own["environment"]]
+    if own["stream"] is None:
+        own["stream"] = tables["stream"]["enabled"]
     return Account(**own, poll=PollSettings(**poll))
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from exporter.config.values import passwords, without_password
 
@@ -36,6 +37,33 @@ class PollSettings:
     max_attempts: int
     max_response_size: int
     confirm_removal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """`enabled`: whether a daemon listens; an account's `stream` overrides it."""
+
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Http:
+    """How the exchange is reached.
+
+    Attributes:
+        proxy: http://host:port, perhaps with a percent-encoded user:password@, which is a secret;
+            None for a direct connection.
+    """
+
+    proxy: str | None
+
+    @property
+    def safe_proxy(self) -> str | None:
+        """The proxy's URL with `***` in place of its password."""
+        return None if self.proxy is None else without_password(self.proxy)
+
+    def __repr__(self) -> str:
+        return f"Http(proxy={self.safe_proxy!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +113,10 @@ class Account:
     Attributes:
         base_url: up to and including /trade-api/v2, without a trailing slash.
         environment: production, demo, or None if the entry gave a base_url.
+        exchange: predictions or margin.
         subaccount: None for all of them in one answer.
+        stream: whether a daemon listens to its events: what the entry says, else `[stream]`.
+        stream_url: of the WebSocket; None to derive it from the environment or the base_url.
         poll: the `[poll]` section with what this account sets otherwise.
     """
 
@@ -95,7 +126,10 @@ class Account:
     key_id: str
     private_key_file: Path
     private_key_passphrase_file: Path | None
+    exchange: Literal["predictions", "margin"]
     subaccount: int | None
+    stream: bool
+    stream_url: str | None
     poll: PollSettings
 
     @property
@@ -113,6 +147,8 @@ class Configuration:
 
     path: Path
     database: Database
+    stream: Stream
+    http: Http
     spool: Spool
     log: Log
     metrics: Metrics | None
@@ -125,7 +161,12 @@ class Configuration:
         keys = (account.key_id for account in self.accounts)
         # Libraries also repeat the path alone.
         address = self.notify.healthcheck_url or ""
-        return (*passwords(self.database.url), *keys, *filter(None, [address, _path_of(address)]))
+        return (
+            *passwords(self.database.url),
+            *passwords(self.http.proxy or ""),
+            *keys,
+            *filter(None, [address, _path_of(address)]),
+        )
 
 
 def _path_of(url: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 # What no text here may hold: it would end a line, garble a terminal, or fit no encoding.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -229,6 +229,18 @@ def integer(least: int, most: int) -> Kind:
     return Kind(toml_type=int, expected=f"a whole number from {least} to {most}", parse=parse)
 
 
+def count() -> Kind:
+    """A whole number, however large: its bound is not ours to know."""
+
+    def parse(value: int, _directory: Path) -> int:
+        # Python refuses to spell out the largest integers.
+        if not 0 <= value < _HUGE:
+            raise ValueError
+        return value
+
+    return Kind(toml_type=int, expected="a whole number, 0 or larger", parse=parse)
+
+
 def choice(*choices: str) -> Kind:
     """One of these words, in whatever case; spelled as here afterwards."""
     spelling = {word.lower(): word for word in choices}
@@ -278,23 +290,53 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _base_url(value: str, _directory: Path) -> str:
+def _address(value: str, secure: str, plain: str) -> SplitResult:
+    """Take a URL apart that is an address and nothing else; plain only on this machine."""
+    parts = _split(value)
+    if "@" in parts.netloc or "?" in value or "#" in value:
+        raise ValueError("must not hold a user, a query or a fragment")
+    if parts.scheme not in {secure, plain} or not parts.hostname:
+        raise ValueError
+    if parts.netloc.endswith(":") or parts.port == 0:
+        raise ValueError(_ADDRESS)
+    if parts.scheme == plain and not _is_loopback(parts.hostname):
+        raise ValueError(f"must be {secure}, {plain} is only for this machine itself (127.0.0.1)")
+    return parts
+
+
+def _split(value: str) -> SplitResult:
     if not re.fullmatch("[!-~]+", value):
         raise ValueError
     try:
         parts = urlsplit(value)
-        port = parts.port
+        _ = parts.port
     except ValueError:  # whose text repeats what may be a secret
         raise ValueError(_ADDRESS) from None
-    if "@" in parts.netloc or "?" in value or "#" in value:
-        raise ValueError("must not hold a user, a query or a fragment")
-    host = parts.hostname
-    if parts.scheme not in {"https", "http"} or not host:
+    return parts
+
+
+def _base_url(value: str, _directory: Path) -> str:
+    _address(value, "https", "http")
+    return value.rstrip("/")
+
+
+def _stream_url(value: str, _directory: Path) -> str:
+    _address(value, "wss", "ws")
+    return value
+
+
+def _proxy(value: str, _directory: Path) -> str:
+    parts = _split(value)
+    if parts.scheme in {"https", "socks4", "socks5", "socks5h"}:
+        raise ValueError("must begin with http://, no other kind of proxy is supported")
+    if parts.scheme != "http" or not parts.hostname:
         raise ValueError
-    if parts.netloc.endswith(":") or port == 0:
-        raise ValueError(_ADDRESS)
-    if parts.scheme == "http" and not _is_loopback(host):
-        raise ValueError("must be https, http is only for this machine itself (127.0.0.1)")
+    if not parts.port:
+        raise ValueError(f"must have a port from 1 to {_LARGEST_PORT}")
+    if "@" in parts.netloc.rpartition("@")[0]:
+        raise ValueError("must have an @ in its user or password written as %40")
+    if parts.path not in {"", "/"} or "?" in value or "#" in value:
+        raise ValueError("must end after the port")
     return value.rstrip("/")
 
 
@@ -365,6 +407,7 @@ def passwords(url: str) -> tuple[str, ...]:
 
 
 _LONGEST_NAME = 64
+_HUGE = 10**100
 
 BOOLEAN = Kind(toml_type=bool, expected="true or false", parse=lambda value, _directory: value)
 ACCOUNT_NAME = Kind(
@@ -385,6 +428,19 @@ BASE_URL = Kind(
     expected="a URL such as https://external-api.kalshi.com/trade-api/v2",
     parse=_base_url,
     shown=False,
+)
+STREAM_URL = Kind(
+    toml_type=str,
+    expected="a URL such as wss://external-api-ws.kalshi.com/trade-api/ws/v2",
+    parse=_stream_url,
+    shown=False,
+)
+PROXY = Kind(
+    toml_type=str,
+    expected="a URL such as http://proxy.example:3128 or http://user:password@proxy.example:3128",
+    parse=_proxy,
+    shown=False,
+    expand=expand_url,
 )
 DATABASE_URL = Kind(
     toml_type=str,

@@ -88,6 +88,9 @@ def test_the_smallest_configuration_has_the_defaults(directory: Directory) -> No
     assert account.private_key_file == directory.path / "kalshi.pem"
     assert account.private_key_passphrase_file is None
     assert account.subaccount is None
+    assert account.exchange == "predictions"
+    assert (configuration.stream.enabled, account.stream, account.stream_url) == (True, True, None)
+    assert configuration.http.proxy is None
     assert (account.poll.interval, account.poll.deadline) == (60.0, 20.0)
     assert (account.poll.max_attempts, account.poll.confirm_removal) == (4, 2)
     assert account.poll.max_response_size == 64 * 2**20
@@ -99,6 +102,24 @@ def test_an_account_overrides_the_poll_section(directory: Directory) -> None:
     main, fast = (account.poll for account in configuration.accounts)
     assert (main.interval, main.max_attempts) == (90.0, 4)
     assert (fast.interval, fast.max_attempts) == (0.25, 1)
+
+
+def test_an_account_overrides_whether_it_is_listened_to(directory: Directory) -> None:
+    accounts = "".join(
+        ACCOUNT_TOML.replace("main", f"account {number}") + more
+        for number, more in enumerate(["", "stream = true\n", "stream = false\n"])
+    )
+    for enabled, expected in ((True, [True, True, False]), (False, [False, True, False])):
+        text = f"[stream]\nenabled = {str(enabled).lower()}\n"
+        configuration = directory.load(text, account=accounts)
+        assert configuration.stream.enabled is enabled
+        assert [account.stream for account in configuration.accounts] == expected
+
+
+@pytest.mark.parametrize("subaccount", [0, 63, 64, 10**20])
+def test_a_subaccount_has_no_bound_of_ours(directory: Directory, subaccount: int) -> None:
+    account = f"{ACCOUNT_TOML}subaccount = {subaccount}\n"
+    assert directory.load("", account=account).accounts[0].subaccount == subaccount
 
 
 def test_everything_else_is_read(directory: Directory) -> None:
@@ -197,8 +218,11 @@ def test_the_example_with_everything_on_loads(tmp_path: Path) -> None:
     file.write_text(text.replace('environment = "production"\n', ""), encoding="utf-8")
     configuration = load(file, {})
     assert configuration.metrics is not None
-    assert configuration.accounts[0].subaccount == 0
-    assert configuration.accounts[0].poll.interval == 10.0
+    account = configuration.accounts[0]
+    assert (account.subaccount, account.stream) == (0, False)
+    assert account.stream_url == "wss://proxy.example/trade-api/ws/v2"
+    assert configuration.http.proxy == "http://proxy.example:3128"
+    assert account.poll.interval == 10.0
 
 
 # Faults
@@ -221,7 +245,7 @@ lines that are logged)
 14: accounts[1].private_key_file: is missing (the private key that Kalshi gave once, as a PEM file)
 14: accounts[1]: must have one of environment and base_url, neither is set
 16: accounts[1].intervall: unknown key, did you mean "interval"? (how often an account is polled)
-17: accounts[1].subaccount = 33: must be a whole number from 0 to 32 (the one subaccount to poll, \
+17: accounts[1].subaccount = -1: must be a whole number, 0 or larger (the one subaccount to poll, \
 absent for all)
 """.replace("\\\n", "").strip()
 
@@ -248,7 +272,7 @@ private_key_file = "k.pem"
 [[accounts]]
 name = "b"
 intervall = "5s"
-subaccount = 33
+subaccount = -1
 """
     assert directory.faults(text, account=account) == ALL_FAULTS.split("\n")
 
@@ -314,9 +338,11 @@ def test_a_fault_says_what_is_wrong(directory: Directory, text: str, reason: str
         ("0123456789abcdef", "k" * 201, "ASCII characters without blanks"),
         ('key_id = "0123456789abcdef"', "", "key_id: is missing"),
         ('"kalshi.pem"', '"""-----BEGIN PRIVATE KEY-----\nMII"""', "not the key itself"),
-        ('"kalshi.pem"', '"kalshi.pem"\nsubaccount = -1', "from 0 to 32"),
-        ('"kalshi.pem"', '"kalshi.pem"\nsubaccount = 33', "from 0 to 32"),
-        ('"kalshi.pem"', '"kalshi.pem"\nsubaccount = false', "from 0 to 32"),
+        ('"kalshi.pem"', '"kalshi.pem"\nsubaccount = -1', "0 or larger"),
+        ('"kalshi.pem"', f'"kalshi.pem"\nsubaccount = 0x{"f" * 5000}', "a huge number: must be"),
+        ('"kalshi.pem"', '"kalshi.pem"\nsubaccount = false', "0 or larger"),
+        ('"kalshi.pem"', '"kalshi.pem"\nexchange = "sports"', '"predictions" or "margin"'),
+        ('"kalshi.pem"', '"kalshi.pem"\nstream = "no"', "true or false"),
         ("[[accounts]]", "[accounts]", "[[accounts]], with two brackets"),
     ],
 )
@@ -366,6 +392,74 @@ def test_a_base_url_is_https_and_nothing_but_an_address(
 def test_a_base_url_may_be_http_on_this_machine(directory: Directory, url: str) -> None:
     account = ACCOUNT_TOML.replace('environment = "demo"', f'base_url = "{url}//"')
     assert directory.load("", account=account).accounts[0].base_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ws://example.com/trade-api/ws/v2", "must be wss"),
+        ("ws://10.0.0.1/", "must be wss"),
+        ("https://example.com/trade-api/ws/v2", "must be a URL such as wss://"),
+        ("wss://user:hush@example.com/", "must not hold a user"),
+        ("wss://example.com/?hush", "must not hold a user, a query"),
+        ("wss://example.com:hush/", "a port from 1 to 65535"),
+    ],
+)
+def test_a_stream_url_is_wss_and_nothing_but_an_address(
+    directory: Directory, url: str, reason: str
+) -> None:
+    fault = directory.fault("", account=f'{ACCOUNT_TOML}stream_url = "{url}"\n')
+    assert reason in fault
+    assert "hush" not in fault
+
+
+@pytest.mark.parametrize(
+    "url", ["wss://example.com/trade-api/ws/v2", "ws://127.0.0.1:1/x", "ws://[::1]:1/x"]
+)
+def test_a_stream_url_may_be_ws_on_this_machine(directory: Directory, url: str) -> None:
+    configuration = directory.load("", account=f'{ACCOUNT_TOML}stream_url = "{url}"\n')
+    assert configuration.accounts[0].stream_url == url
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("http://proxy.example:3128", "http://proxy.example:3128"),
+        ("http://proxy.example:3128/", "http://proxy.example:3128"),
+        ("http://[::1]:3128", "http://[::1]:3128"),
+        ("http://me:hu%40sh@proxy:1", "http://me:hu%40sh@proxy:1"),
+        ("http://me:${PASSWORD}@proxy:1", "http://me:hu%2Fsh%40@proxy:1"),
+        ("${PROXY}", "http://proxy:8080"),
+    ],
+)
+def test_a_proxy_may_have_a_password_which_nothing_shows(
+    directory: Directory, written: str, url: str
+) -> None:
+    directory.environment.update(PASSWORD="hu/sh@", PROXY="http://proxy:8080")
+    configuration = directory.load(f'[http]\nproxy = "{written}"\n')
+    assert configuration.http.proxy == url
+    assert "hu" not in repr(configuration.http)
+    assert ("hu/sh@" in configuration.secrets) == ("hu%2F" in url)
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("https://proxy:1", "must begin with http://"),
+        ("socks5://me:hush@proxy:1", "must begin with http://"),
+        ("proxy:3128", "must be a URL such as http://proxy.example:3128"),
+        ("http://proxy", "must have a port"),
+        ("http://proxy:0", "must have a port"),
+        ("http://me:hush@proxy:port", "a port from 1 to 65535"),
+        ("http://me:hu@sh@proxy:1", "must have an @ in its user or password written as %40"),
+        ("http://proxy:1/hush", "must end after the port"),
+        ("http://proxy:1?hush", "must end after the port"),
+    ],
+)
+def test_what_is_no_proxy_is_refused(directory: Directory, written: str, reason: str) -> None:
+    fault = directory.fault(f'[http]\nproxy = "{written}"\n')
+    assert reason in fault
+    assert "hush" not in fault
 
 
 def test_names_that_differ_in_case_only_are_the_same(directory: Directory) -> None:

@@ -44,6 +44,35 @@ class OrderGroup(
     extra: str | None = msgspec.field(default=None, name="\x7fextra")
 
 
+class OrderGroupEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One event of an order group, as the exchange's channel `order_group_updates` sent it.
+
+    It names no account: a connection belongs to a key and an exchange, and several accounts may
+    share one. Nor does it hold anything of its delivery, such as the sequence number or the time
+    of sending, so that two connections that hear the same event give the same values, all but
+    `received_at`.
+
+    A struct outside the garbage collector's reach, because a burst may have 100,000 of them.
+
+    Attributes:
+        order_group_id: 1 to 256 characters, none of them a control character.
+        event_type: "created", "triggered", "reset", "deleted", "limit_updated" or whatever was
+            sent, under the same rule as an id.
+        event_at: the matching engine's time, UTC, to the millisecond; None if not sent.
+        contracts_limit: exact, in the same form as an `OrderGroup`'s; None if not sent.
+        received_at: when this process had read the message, UTC.
+        extra: the fields of the event that this version does not know, in the same form as an
+            `OrderGroup`'s; None if there were none.
+    """
+
+    order_group_id: str
+    event_type: str
+    event_at: datetime | None = None
+    contracts_limit: str | None = None
+    received_at: datetime
+    extra: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """The complete, valid set of order groups that a successful poll saw.

@@ -2,14 +2,14 @@
 
 In the order in which they are best read:
 
-    order_groups  the endpoint: all pages of it become an Observation
-    session       signed requests, attempts, waits
-    budget        what one poll may spend
-    transport     connections with a total deadline and a bound on bytes
-    answers       bodies and headers, read within bounds
-    refusals      what an error response means
-    decoding      a body becomes order groups, or is not valid
-    strict_json   JSON without leniency
-    text          text from the exchange, made harmless
-    keys          private keys, and signatures made with them
+    order_groups        the endpoint: all pages of it become an Observation
+    session             signed requests, attempts, waits
+    budget              what one poll may spend
+    error_response      what an error response means
+    decode              a body becomes order groups, or is not valid
+    stream_protocol     one subscription: messages become events, acknowledgements, ends
+    stream_messages     one message, decoded
+    fields              single values of either, checked
+    strict_json         JSON without leniency
+    keys                private keys, and signatures made with them
 """

@@ -5,7 +5,6 @@ ASCII, known fields, limits with two decimals; it makes the groups at once. The 
 everything else, takes each group by itself, and decides what is valid and says where it is not.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from unicodedata import category
@@ -15,8 +14,9 @@ from msgspec import UNSET, UnsetType
 
 from exporter.errors import InvalidResponseError
 from exporter.kalshi import strict_json
-from exporter.kalshi.strict_json import Number, Surrogates
-from exporter.model import MAX_ID_LENGTH, Int64, OrderGroup
+from exporter.kalshi.fields import identifier, int64, is_canonical, take_limit, wrong
+from exporter.kalshi.strict_json import Surrogates
+from exporter.model import OrderGroup
 from exporter.text import sanitize
 
 # Goes into every digest: raise it whenever the same bytes would decode to something else, so that
@@ -24,7 +24,6 @@ from exporter.text import sanitize
 VERSION = b"1"
 
 _LONGEST_CURSOR = 4096  # characters
-_DIGITS = 40  # of a number that this version understands, its two decimals included
 _SHOWN = 40  # characters of a wrong value that an error quotes
 
 # What an answer may hold in memory, whatever its sender made of the bytes that it may have.
@@ -35,9 +34,6 @@ _MOST_NAMES = 1_000  # beside `order_groups`
 _MOST_QUOTES = 12 * _MOST_GROUPS + 6  # on the short way, with all the fields that it knows
 
 _GROUPS_AT_A_TIME = 1_000  # between two looks at the clock
-
-_DECIMAL = re.compile(r"-?([0-9]+)(?:\.([0-9]+))?")
-_INTEGER = re.compile(rf"-?[0-9]{{1,{_DIGITS - 2}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +119,7 @@ def _decode_fast(body: bytes, room: Room) -> Page | None:
     # has two quotes for each string that was decoded, its keys included, and no more.
     strings = 1 + (page.cursor is not UNSET) + isinstance(page.cursor, str)
     strings += 6 * len(groups) - 2 * limits.count(None) - indexes.count(None)
-    if quotes != 2 * strings or not all(map(_is_canonical, set(limits))):
+    if quotes != 2 * strings or not all(map(is_canonical, set(limits))):
         return None
     room.take_groups(len(groups))
     return Page(groups, cursor)
@@ -152,7 +148,7 @@ def _decode_strict(body: bytes, room: Room) -> Page:
         return Page([], None)
     cursor = others.get("cursor")
     if cursor is not None and not isinstance(cursor, str):
-        raise _wrong("cursor", "a string", cursor)
+        raise wrong("cursor", "a string", cursor)
     room.take_groups(len(elements))
     next_cursor = _next(cursor)
     return Page(list(_groups(elements, surrogates, room)), next_cursor)
@@ -181,7 +177,7 @@ def _members(body: bytes, surrogates: Surrogates) -> dict[str, msgspec.Raw]:
         members = msgspec.json.decode(body, type=dict[_Name, msgspec.Raw], dec_hook=name)
     except msgspec.ValidationError:
         got = strict_json.decode("the answer", body)
-        raise _wrong("the answer", "an object", got) from None
+        raise wrong("the answer", "an object", got) from None
     except UnicodeDecodeError as error:
         raise InvalidResponseError(f"the answer is not UTF-8: {error.reason}") from None
     except msgspec.DecodeError as error:
@@ -201,7 +197,7 @@ def _elements(groups: msgspec.Raw | None) -> list[msgspec.Raw] | None:
         return msgspec.json.decode(groups, type=list[msgspec.Raw] | None)
     except msgspec.ValidationError:
         got = strict_json.decode("order_groups", groups)
-        raise _wrong("order_groups", "an array", got) from None
+        raise wrong("order_groups", "an array", got) from None
 
 
 def _groups(
@@ -220,63 +216,18 @@ def _groups(
 
 def _group(where: str, fields: object) -> OrderGroup:
     if not isinstance(fields, dict):
-        raise _wrong(where, "an object", fields)
+        raise wrong(where, "an object", fields)
     for name in ("id", "is_auto_cancel_enabled"):
         if name not in fields:
             raise InvalidResponseError(f"{where}.{name}: missing")
-    group_id = _id(f"{where}.id", fields.pop("id"))
+    group_id = identifier(f"{where}.id", fields.pop("id"))
     enabled = fields.pop("is_auto_cancel_enabled")
     if not isinstance(enabled, bool):
-        raise _wrong(f"{where}.is_auto_cancel_enabled", "true or false", enabled)
-    limit = _fixed_point(f"{where}.contracts_limit_fp", fields.pop("contracts_limit_fp", None))
-    older = _integer(f"{where}.contracts_limit", fields.get("contracts_limit"))
-    # If the older field contradicts the newer, that one holds, and the older goes where unknown
-    # fields go: nothing sent is lost.
-    if older is None or limit in {None, older}:
-        limit = limit or older
-        fields.pop("contracts_limit", None)
-    index = _int64(f"{where}.exchange_index", fields.pop("exchange_index", None))
+        raise wrong(f"{where}.is_auto_cancel_enabled", "true or false", enabled)
+    limit = take_limit(where, fields)
+    index = int64(f"{where}.exchange_index", fields.pop("exchange_index", None))
     extra = strict_json.canonical(where, fields) if fields else None
     return OrderGroup(group_id, enabled, limit, index, extra)
-
-
-def _id(where: str, value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_LENGTH:
-        raise _wrong(where, f"a string of 1 to {MAX_ID_LENGTH} characters", value)
-    if not value.isprintable() and any(category(each) in {"Cc", "Cs"} for each in value):
-        # Nor a lone surrogate, which no database can store.
-        raise _wrong(where, "a string without control characters", value)
-    return value
-
-
-def _fixed_point(where: str, value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise _wrong(where, "a string", value)
-    try:
-        return decimal(value)
-    except InvalidResponseError:
-        raise _wrong(where, f"a plain decimal of at most {_DIGITS} digits", value) from None
-
-
-def _integer(where: str, value: object) -> str | None:
-    """An integer as a decimal."""
-    if value is None:
-        return None
-    if not isinstance(value, Number) or not _INTEGER.fullmatch(value.text):
-        raise _wrong(where, f"an integer of at most {_DIGITS - 2} digits", value)
-    return decimal(value.text)
-
-
-def _int64(where: str, value: object) -> int | None:
-    if value is None:
-        return None
-    try:
-        # As on the short way, which takes 1e3 for the integer that it is.
-        return msgspec.json.decode(value.text if isinstance(value, Number) else '""', type=Int64)
-    except msgspec.ValidationError:
-        raise _wrong(where, "an integer of at most 64 bits", value) from None
 
 
 def _next(cursor: str | None) -> str | None:
@@ -288,38 +239,3 @@ def _next(cursor: str | None) -> str | None:
     if any(category(each) == "Cs" for each in cursor):
         raise InvalidResponseError("cursor: holds a lone surrogate")
     return cursor
-
-
-def decimal(text: str) -> str:
-    """A plain decimal with at least two decimals and no more than it needs: one form per value.
-
-    Raises:
-        InvalidResponseError: another form, such as an exponent, or more than 40 digits in this one.
-    """
-    match = _DECIMAL.fullmatch(text)
-    if match is None:
-        raise InvalidResponseError("not a plain decimal")
-    digits = f"{match[1].lstrip('0') or '0'}.{(match[2] or '').rstrip('0').ljust(2, '0')}"
-    if len(digits) > _DIGITS + len("."):
-        raise InvalidResponseError("too many digits")
-    return f"-{digits}" if text[0] == "-" and digits != "0.00" else digits
-
-
-def _is_canonical(limit: str | None) -> bool:
-    try:
-        return limit is None or decimal(limit) == limit
-    except InvalidResponseError:
-        return False
-
-
-def _wrong(where: str, expected: str, got: object) -> InvalidResponseError:
-    match got:
-        case str():
-            shown = sanitize(f'"{got}"', _SHOWN)
-        case dict():
-            shown = "an object"
-        case list():
-            shown = "an array"
-        case _:
-            shown = sanitize(strict_json.canonical(where, got), _SHOWN)
-    return InvalidResponseError(f"{where}: expected {expected}, got {shown}")

@@ -20,7 +20,7 @@ from exporter.history import schema
 from exporter.history.head import Head
 from exporter.history.migrate import migrate
 from exporter.history.store import Store, WriteResult
-from exporter.kalshi.decode import decimal
+from exporter.kalshi.fields import decimal
 from exporter.model import Observation, OrderGroup, Poll
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

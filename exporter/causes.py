@@ -60,3 +60,21 @@ STREAM_GAP_CAUSES: Final[dict[StreamGapCause, str]] = {
     "not_kept": "neither the database nor the spool could keep the events",
 }
 """What each cause of a gap in the stream means, for people."""
+
+NOT_RUNNING: Final = "not_running"
+"""The cause of a gap inside which no poll is known."""
+
+NOT_KEPT: Final = "not_kept"
+"""The cause of a gap whose polls or events found room neither in the database nor in the spool."""
+
+
+def explain(cause: str) -> str:
+    """Return the sentence for people, followed by the identifier that the tables hold.
+
+    Args:
+        cause: of a gap, in polls or in the stream. The causes that both know mean the same.
+    """
+    for known, sentence in (*POLL_GAP_CAUSES.items(), *STREAM_GAP_CAUSES.items()):
+        if known == cause:
+            return f"{sentence} ({cause})"
+    return cause

@@ -48,7 +48,9 @@ _SEEDS = [
 
 def check(data: bytes) -> None:
     """Judge what becomes of these bytes as an answer and as an error."""
-    error = error_response.error_from_response(500, data, retry_after=None, clock_skew_ms=None, key_hint="abcd")
+    error = error_response.error_from_response(
+        500, data, retry_after=None, clock_skew_ms=None, key_hint="abcd"
+    )
     for text in (error.reason, error.code, error.message, error.details, error.service):
         assert text is None or (text.isprintable() and len(text) <= _LONGEST)
     try:

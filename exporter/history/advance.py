@@ -20,8 +20,8 @@ from sqlalchemy import (
     update,
 )
 
+from exporter.causes import NOT_RUNNING
 from exporter.database.database import Database
-from exporter.history.gap_cause import NOT_RUNNING
 from exporter.history.head import Head, unless_owned
 from exporter.history.schema import accounts, coverage, gap_outcomes, polls
 

@@ -6,6 +6,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from exporter.causes import POLL_GAP_CAUSES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
@@ -82,9 +84,8 @@ _VALID: _Columns = {
     "valid_to?": ("The first poll that saw otherwise; null while the state is open.", _UTC, POLL),
 }
 
-_CAUSE = (
-    "How most polls inside the gap ended; `not_running` if there were none, `not_kept` if they"
-    " found room neither in the database nor in the spool."
+_CAUSE = "How most polls inside the gap ended, or why there were none: " + "; ".join(
+    f"`{cause}`: {sentence}" for cause, sentence in POLL_GAP_CAUSES.items()
 )
 
 _OUTCOME = (
@@ -161,11 +162,7 @@ _OBJECTS: dict[str, tuple[str, _Columns]] = {
             "gap_start": ("The last observation before the gap.", _UTC, POLL),
             "gap_end": ("The first observation after the gap.", _UTC, POLL),
             "seconds": ("How long the gap lasted.", "seconds", VIEW),
-            "cause": (
-                _CAUSE,
-                "",
-                EXPORTER,
-            ),
+            "cause": (f"{_CAUSE}.", "", EXPORTER),
         },
     ),
     "order_group_snapshots": (

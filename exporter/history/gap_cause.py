@@ -8,13 +8,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select, update
 
+from exporter.causes import NOT_KEPT, NOT_RUNNING
 from exporter.history.schema import coverage, polls
-
-NOT_RUNNING = "not_running"
-"""The cause of a gap in which no poll is known of."""
-
-NOT_KEPT = "not_kept"
-"""The cause of a gap whose polls found room neither in the database nor in the spool."""
 
 
 def explain_late(

@@ -27,8 +27,9 @@ from sqlalchemy import (
     update,
 )
 
+from exporter.causes import NOT_KEPT
 from exporter.database.database import Database
-from exporter.history.gap_cause import NOT_KEPT, explain_late
+from exporter.history.gap_cause import explain_late
 from exporter.history.schema import Instant, accounts, gap_outcomes
 
 UNAUTHORIZED_THRESHOLD = 3

@@ -6,11 +6,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
+from exporter.causes import NOT_RUNNING, explain
 from exporter.history.advance import COVERAGE_INTERVALS
 from exporter.history.schema import accounts, coverage, gap_outcomes, to_text
-
-NOT_RUNNING = "not_running"
-"""The cause of a gap inside which no poll was recorded."""
 
 _USUAL_INTERVAL = 60.0  # seconds; of an account that is configured no more
 
@@ -71,9 +69,8 @@ def stale(
         since = "never observed"
         if observed_at is not None:
             since = f"as of {to_text(observed_at)}; not observed since"
-        notices.append(
-            f"{account}: {since}, because {present_cause(connection, account, observed_at)}"
-        )
+        cause = explain(present_cause(connection, account, observed_at))
+        notices.append(f"{account}: {since}, because {cause}")
     return tuple(notices)
 
 
@@ -115,9 +112,11 @@ def _not_observed(connection: Connection, account: str, instant: datetime) -> st
     if after is None:
         cause = present_cause(connection, account, before)
         if before is None:
-            return f"never observed, because {cause}"
-        return f"after the last observation at {to_text(before)}, because {cause}"
+            return f"never observed, because {explain(cause)}"
+        return f"after the last observation at {to_text(before)}, because {explain(cause)}"
     started_at, gap_started_at, gap_cause = after
     if gap_started_at is None:
         return f"before the first observation at {to_text(started_at)}"
-    return f"gap from {to_text(gap_started_at)} to {to_text(started_at)}, because {gap_cause}"
+    return (
+        f"gap from {to_text(gap_started_at)} to {to_text(started_at)}, because {explain(gap_cause)}"
+    )

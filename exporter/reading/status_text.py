@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from exporter.causes import explain
 from exporter.history.schema import to_text
 from exporter.reading.status import AccountStatus
 
@@ -49,7 +50,7 @@ def _remarks(each: AccountStatus) -> list[str]:
         since = "never observed"
         if each.gap.since is not None:
             since = f"not observed since {to_text(each.gap.since)}"
-        remarks.append(f"{since}, because {each.gap.cause}")
+        remarks.append(f"{since}, because {explain(each.gap.cause)}")
     if each.last_poll is not None and each.last_poll.error is not None:
         remarks.append(f"last poll: {each.last_poll.error}")
     if each.spooled:

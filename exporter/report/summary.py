@@ -5,24 +5,13 @@ The same words stand in the charts' legends: `CAUSES` goes to the page with the 
 
 from datetime import UTC, datetime
 
-from exporter.reading.coverage import NOT_RUNNING
+from exporter.causes import NOT_RUNNING, POLL_GAP_CAUSES
 from exporter.report.coverage import BEFORE, Observed
 from exporter.report.groups import Groups
 from exporter.report.polls import Polls
 from exporter.report.span import Span
 
-CAUSES = {
-    NOT_RUNNING: "the exporter was not running",
-    "unreachable": "the exchange could not be reached",
-    "timeout": "the exchange was too slow",
-    "server_error": "the exchange's servers failed",
-    "rate_limited": "the exchange asked for fewer requests",
-    "unauthorized": "the exchange refused the key",
-    "rejected": "the exchange refused the request",
-    "invalid_response": "the exchange's answer was not valid",
-    "superseded": "another exporter had recorded a newer answer",
-    BEFORE: "recording had not begun",
-}
+CAUSES: dict[str, str] = dict([*POLL_GAP_CAUSES.items(), (BEFORE, "recording had not begun")])
 """Why something was not observed, and how a failed poll ended, for people."""
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400

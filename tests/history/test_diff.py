@@ -123,12 +123,12 @@ def test_applied_the_difference_gives_the_observation_and_what_waits_to_be_confi
     before: OpenSnapshots, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
-    after = after(before, observation, difference, observed_at=NOW)
+    known = after(before, observation, difference, observed_at=NOW)
 
-    waiting = {group_id: before.groups[group_id] for group_id in after.missing}
-    assert after.groups == observation | waiting
+    waiting = {group_id: before.groups[group_id] for group_id in known.missing}
+    assert known.groups == observation | waiting
     assert not waiting.keys() & observation.keys()
-    for group_id, since in after.missing.items():
+    for group_id, since in known.missing.items():
         assert since == before.missing.get(group_id, NOW)
 
 
@@ -148,11 +148,11 @@ def test_the_same_observation_again_differs_in_nothing(
     before: OpenSnapshots, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
-    after = after(before, observation, difference, observed_at=NOW)
+    known = after(before, observation, difference, observed_at=NOW)
 
-    assert compare(after, observation, confirmed_since=LONG_BEFORE) == replace(
+    assert compare(known, observation, confirmed_since=LONG_BEFORE) == replace(
         NOTHING,
-        removed=tuple(sorted(i for i, since in after.missing.items() if since == LONG_BEFORE)),
+        removed=tuple(sorted(i for i, since in known.missing.items() if since == LONG_BEFORE)),
     )
 
 

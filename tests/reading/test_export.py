@@ -163,7 +163,7 @@ def test_groups_have_the_same_columns_at_any_instant(recorder: Any, read: Read) 
             False,
             (
                 "gap from 2026-03-01T12:03:00.123456Z to 2026-03-01T12:10:00.123456Z,"
-                " because unauthorized"
+                " because the exchange refused the key (unauthorized)"
             ),
         ),
         (600, ["a", "c"], True, None),
@@ -202,9 +202,10 @@ def test_groups_of_an_account_that_is_no_longer_observed_are_said_to_be_old(
         return read("groups", now=recorder.at(seconds), **how)[1].notices
 
     intervals = {"main": 60.0, "empty": 600.0}
-    never = "Zweites Konto: never observed, because rejected"
+    never = "Zweites Konto: never observed, because the exchange refused the request (rejected)"
     assert told(660 + 150, intervals=intervals) == (never,)
-    old = "main: as of 2026-03-01T12:11:00.123456Z; not observed since, because timeout"
+    slow = "because the exchange was too slow (timeout)"
+    old = f"main: as of 2026-03-01T12:11:00.123456Z; not observed since, {slow}"
     assert told(660 + 151, intervals=intervals) == (never, old)
     assert told(660 + 151, intervals=intervals, account_names=["empty"]) == ()
     assert len(told(5000)) == 3
@@ -215,10 +216,14 @@ def test_why_an_account_is_not_observed(recorder: Any, read: Read) -> None:
     write_history(recorder)
     recorder.fail(700, "timeout")
     _rows, done = read("groups", as_of=recorder.at(800))
+    last = "after the last observation at"
     assert [notice.partition(": ")[2].partition(": ")[2] for notice in done.notices] == [
-        "never observed, because rejected",
-        "after the last observation at 2026-03-01T12:01:00.123456Z, because not_running",
-        "after the last observation at 2026-03-01T12:11:00.123456Z, because timeout",
+        f"{since}, because {cause}"
+        for since, cause in (
+            ("never observed", "the exchange refused the request (rejected)"),
+            (f"{last} 2026-03-01T12:01:00.123456Z", "the exporter was not running (not_running)"),
+            (f"{last} 2026-03-01T12:11:00.123456Z", "the exchange was too slow (timeout)"),
+        )
     ]
     # An account known to be empty has no rows, and nothing to explain.
     rows, done = read("groups", as_of=recorder.at(30), account_names=["empty"])

@@ -125,10 +125,13 @@ def test_the_table(three: list[AccountStatus]) -> None:
         "ACCOUNT  STATE  OBSERVED  GROUPS  CHANGES 24H  LAST POLL",
         "main     ok     12 s ago       1            1  12 s ago: ok",
         "日本     stale  2 h ago        2            2  12 s ago: unauthorized",
-        "  not observed since 2026-03-01T12:00:00.123456Z, because unauthorized",
+        (
+            "  not observed since 2026-03-01T12:00:00.123456Z, because the exchange refused the key"
+            " (unauthorized)"
+        ),
         '  last poll: E1: said "no", twice',
         "new      never  -              -            0  -",
-        "  never observed, because not_running",
+        "  never observed, because the exporter was not running (not_running)",
         "  waiting for the database in the spool: 2",
     ]
 

@@ -12,6 +12,7 @@ const LOOKS = {
   observed: ["--observed", "plain"],
   before: ["--panel", "dots"],
   not_running: ["--grey", "rising"],
+  not_kept: ["--grey", "grid"],
   unreachable: ["--vermilion", "plain"],
   timeout: ["--orange", "falling"],
   server_error: ["--purple", "dots"],

@@ -1,0 +1,43 @@
+"""One vocabulary of causes: every one has a sentence, and all who show causes take it from here."""
+
+import re
+from pathlib import Path
+from typing import get_args
+
+from exporter import causes
+from exporter.causes import POLL_GAP_CAUSES, STREAM_GAP_CAUSES, explain
+from exporter.errors import Outcome
+from exporter.history import dictionary
+
+PACKAGE = Path(causes.__file__).parent
+
+
+def test_every_cause_has_a_sentence_for_people() -> None:
+    assert set(POLL_GAP_CAUSES) == set(get_args(causes.PollGapCause))
+    assert set(STREAM_GAP_CAUSES) == set(get_args(causes.StreamGapCause))
+    for cause, sentence in [*POLL_GAP_CAUSES.items(), *STREAM_GAP_CAUSES.items()]:
+        assert explain(cause).endswith(f"({cause})")
+        assert sentence[0].islower()
+        assert not sentence.endswith(".")
+
+
+def test_every_way_in_which_a_poll_can_fail_is_a_cause() -> None:
+    assert set(get_args(Outcome)) - {"ok"} == set(POLL_GAP_CAUSES) - {"not_running", "not_kept"}
+
+
+def test_a_cause_of_both_kinds_has_one_identifier_that_a_reader_can_tell() -> None:
+    for cause in POLL_GAP_CAUSES.keys() & STREAM_GAP_CAUSES.keys():
+        assert explain(cause) == f"{POLL_GAP_CAUSES[cause]} ({cause})"
+    assert explain("of_a_newer_version") == "of_a_newer_version"
+
+
+def test_the_dictionary_explains_every_cause_of_a_gap() -> None:
+    [line] = [line for line in dictionary.lines("coverage_gaps") if line.column == "cause"]
+    for cause, sentence in POLL_GAP_CAUSES.items():
+        assert f"`{cause}`: {sentence}" in line.meaning
+
+
+def test_the_report_gives_every_cause_a_look_of_its_own() -> None:
+    text = (PACKAGE / "report" / "static" / "paint.js").read_text(encoding="utf-8")
+    looks = dict(re.findall(r"^  ([a-z_]+): (\[.*\]),$", text, re.MULTILINE))
+    assert len({looks[cause] for cause in POLL_GAP_CAUSES}) == len(POLL_GAP_CAUSES)

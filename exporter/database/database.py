@@ -3,32 +3,22 @@
 Nothing here rests on session state, so that a pooler in transaction mode may stand between.
 """
 
-import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Executable, create_engine, event, text
+from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    SQLAlchemyError,
-)
 
-from exporter.clock import elapsed
-from exporter.database import wal
+from exporter.database import sqlite
 from exporter.database.circuit_breaker import CircuitBreaker
-from exporter.errors import ConfigurationError, DatabaseError, PoisonPollError
+from exporter.database.errors import translated_errors
+from exporter.errors import ConfigurationError, DatabaseError
 
-_SQLITE_BUSY_SECONDS = 10.0
-_SQLITE_TURN_SECONDS = 10.0  # for the other threads of this process
+_TURN_SECONDS = 10.0  # a thread waits this long for the other threads of its process
 
 
 class Database:
@@ -82,7 +72,7 @@ class Database:
         if not self.is_sqlite:
             yield
             return
-        if not self._turn.acquire(timeout=_SQLITE_TURN_SECONDS):
+        if not self._turn.acquire(timeout=_TURN_SECONDS):
             raise DatabaseError(f"database {self.path}: busy with other accounts' polls")
         try:
             yield
@@ -99,7 +89,7 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """Run one transaction: committed at the end of the block, rolled back on any error.
 
-        On Postgres, each of its statements may take 10 s; `bound` allows more.
+        On Postgres, each of its statements may take 10 s; `set_statement_timeout` allows more.
 
         Raises:
             DatabaseError: the database failed, in one line without SQL or parameters.
@@ -135,7 +125,7 @@ class Database:
                     connection, statement, parameters, durable=durable
                 )
                 return row
-            with _synchronous(connection, durable=durable), connection.begin():
+            with sqlite.synchronous(connection, durable=durable), connection.begin():
                 found = connection.execute(statement, parameters).first()
         return None if found is None else tuple(found)
 
@@ -143,27 +133,16 @@ class Database:
         _postgres().begin(connection)
 
     def enable_wal(self) -> None:
-        """Have SQLite log ahead, so that nobody who reads waits for a writer, nor the reverse.
+        """Switch SQLite to write-ahead logging, so that readers and the writer do not block.
 
-        Only a file with our schema: the setting stays in the file.
+        Only for a file with our schema: the setting stays in the file.
 
         Raises:
             DatabaseError: the database failed.
         """
-        if not self.is_sqlite:
-            return
-        until = elapsed() + _SQLITE_BUSY_SECONDS
-        with self.connected() as connection:
-            while True:
-                try:
-                    _pragma(connection, "journal_mode=WAL")
-                except sqlite3.OperationalError:
-                    # Another process does the same: SQLite does not wait for it by itself here.
-                    if elapsed() > until:
-                        raise
-                    time.sleep(0.05)
-                else:
-                    return
+        if self.is_sqlite:
+            with self.connected() as connection:
+                sqlite.enable_wal(connection)
 
     def close(self) -> None:
         """Close all connections."""
@@ -177,52 +156,7 @@ class Database:
                 f"database.url: the directory {path.parent} does not exist: create it, or"
                 " correct the path"
             )
-
-        def connect() -> sqlite3.Connection:
-            # mode=rw: only `migrate` makes a database; one that is gone is no empty one.
-            connection = sqlite3.connect(
-                f"file:{quote(str(path))}?mode=rw",
-                uri=True,
-                timeout=_SQLITE_BUSY_SECONDS,
-                # sqlite3's own transaction control would begin late and commit DDL on its own.
-                isolation_level=None,
-                check_same_thread=False,  # the pool lends it to one thread at a time
-            )
-            # Each commit survives a power cut: what was seen once is not forgotten.
-            connection.execute("PRAGMA synchronous=FULL")
-            # What a reader that stayed for hours made of the journal is given back.
-            connection.execute(f"PRAGMA journal_size_limit={wal.LARGE}")
-            return connection
-
-        engine = create_engine(self.url, creator=connect, pool_size=1, max_overflow=4)
-
-        @event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            # Writers take their turn at the start: a transaction never fails halfway for another.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-        return engine
-
-
-@contextmanager
-def _synchronous(connection: Connection, *, durable: bool) -> Iterator[None]:
-    """Commit inside the block as `durable` says, on SQLite."""
-    if durable:
-        yield
-        return
-    _pragma(connection, "synchronous=NORMAL")
-    try:
-        yield
-    finally:
-        if not connection.invalidated:
-            _pragma(connection, "synchronous=FULL")
-
-
-def _pragma(connection: Connection, setting: str) -> None:
-    """Set it on SQLite's own connection: outside of the transaction that SQLAlchemy would begin."""
-    driver = connection.connection.driver_connection
-    assert driver is not None  # noqa: S101  # a connection in use has one
-    driver.execute(f"PRAGMA {setting}")
+        return sqlite.make_engine(self.url)
 
 
 def _postgres() -> ModuleType:
@@ -243,7 +177,9 @@ def _postgres() -> ModuleType:
     return postgres
 
 
-def bound(connection: Connection, *, rows: int = 0, seconds: float | None = None) -> None:
+def set_statement_timeout(
+    connection: Connection, *, rows: int = 0, seconds: float | None = None
+) -> None:
     """Bound how long each statement from here to the end of the transaction may take.
 
     On Postgres, where a lock, a slow disk or a hung server would be waited for without end; so
@@ -257,44 +193,4 @@ def bound(connection: Connection, *, rows: int = 0, seconds: float | None = None
     """
     # SQLite waits for its lock alone, and never long.
     if connection.dialect.name != "sqlite":
-        _postgres().bound(connection, rows=rows, seconds=seconds)
-
-
-@contextmanager
-def translated_errors(path: Path | None) -> Iterator[None]:
-    """Turn the drivers' errors into `DatabaseError`, one line each.
-
-    Args:
-        path: SQLite's file, which its errors do not name; None on Postgres, whose errors name the
-            server.
-
-    Raises:
-        PoisonPollError: for values that it can never hold.
-        DatabaseError: for any other error of SQLAlchemy or the driver below it.
-    """
-    try:
-        yield
-    except (DataError, IntegrityError) as error:
-        raise PoisonPollError(_one_line(error.orig or error, path)) from error
-    except DBAPIError as error:
-        raise DatabaseError(_one_line(error.orig or error, path)) from error
-    except sqlite3.Error as error:  # of a pragma, which passes by SQLAlchemy
-        raise DatabaseError(_one_line(error, path)) from error
-    except SQLAlchemyError as error:
-        raise DatabaseError(_one_line(error, path)) from error
-
-
-def _one_line(error: BaseException, path: Path | None) -> str:
-    """The first line of an error's text, which holds neither SQL nor parameters."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    where = "database" if path is None else f"database {path}"
-    hint = _WAITED_IN_VAIN if getattr(error, "sqlstate", None) in _TIMEOUTS else ""
-    return f"{where}: {lines[0].strip()[:300]}{hint}"
-
-
-# What Postgres says once it has waited for a lock, or worked on a statement, for long enough.
-_TIMEOUTS = ("55P03", "57014")
-_WAITED_IN_VAIN = (
-    "; another session holds a lock (pg_stat_activity and pg_locks tell which), or the server is"
-    " very slow: try again once it is free"
-)
+        _postgres().set_statement_timeout(connection, rows=rows, seconds=seconds)

@@ -45,15 +45,15 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection on which every wait for the server ends after its `patience`, in seconds.
+    """A connection on which every wait for the server ends after its `timeout`, in seconds.
 
     A server that hangs keeps its connections and answers nothing: nobody else would end the wait.
     """
 
-    patience: float | None = _PING_SECONDS
+    timeout: float | None = _PING_SECONDS
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
-        """Wait as psycopg does, but not longer than `patience`; all waits come through here."""
+        """Wait as psycopg does, but not longer than `timeout`; all waits come through here."""
         return super().wait(self._bounded(gen), *args, **kwargs)
 
     def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
@@ -62,10 +62,10 @@ class BoundedConnection(psycopg.Connection[Any]):
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                if not ready and elapsed() - began > (self.patience or math.inf):
+                if not ready and elapsed() - began > (self.timeout or math.inf):
                     self.pgconn.finish()
                     raise psycopg.OperationalError(
-                        f"no answer from the server in {self.patience:g} s"
+                        f"no answer from the server in {self.timeout:g} s"
                     )
                 wanted = gen.send(ready)
         except StopIteration as end:
@@ -110,13 +110,13 @@ def make_engine(url: URL, pool_size: int) -> Engine:
                 engine.dialect.do_ping(connection)
             except psycopg.Error as error:
                 raise InvalidatePoolError from error
-        connection.patience = None
+        connection.timeout = None
 
     @event.listens_for(engine, "checkin")
     def _given_back(connection: Any, record: ConnectionPoolEntry) -> None:
         record.info[_USED_AT] = elapsed()
         if connection is not None:
-            connection.patience = _PING_SECONDS
+            connection.timeout = _PING_SECONDS
 
     return engine
 
@@ -224,11 +224,11 @@ def set_client_timeout(connection: Connection, seconds: float | None = None) -> 
 
     What ends a wait here ends none there: the server has bounds of its own, in a transaction.
     """
-    _driver(connection).patience = (seconds or _STATEMENT_SECONDS) + _LENIENCE_SECONDS
+    _driver(connection).timeout = (seconds or _STATEMENT_SECONDS) + _LENIENCE_SECONDS
 
 
-def bound(connection: Connection, *, rows: int, seconds: float | None) -> None:
-    """Do for Postgres what `database.bound` says."""
+def set_statement_timeout(connection: Connection, *, rows: int, seconds: float | None) -> None:
+    """Do for Postgres what `database.set_statement_timeout` says."""
     seconds = (seconds or _STATEMENT_SECONDS) + rows / 1000
     set_client_timeout(connection, seconds)
     connection.execute(

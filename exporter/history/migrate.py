@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
 
-from exporter.database.database import Database, bound
+from exporter.database.database import Database, set_statement_timeout
 from exporter.errors import DatabaseError, SchemaError
 from exporter.history.schema import REVISION, metadata
 from exporter.resources import shipped
@@ -125,7 +125,7 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
             _refuse_foreign_tables(connection)
         # While nobody writes, so that the copy lacks nothing.
         backup = None if before is None else _back_up(database, before)
-        bound(connection, seconds=_STEP_SECONDS)
+        set_statement_timeout(connection, seconds=_STEP_SECONDS)
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, to)
     database.enable_wal()
@@ -141,7 +141,7 @@ def _take_turn(connection: "Connection") -> None:
     """Wait until nobody else migrates, but not for ever; SQLite has let in one writer already."""
     if connection.dialect.name == "sqlite":
         return
-    bound(connection, seconds=_WAIT_SECONDS)
+    set_statement_timeout(connection, seconds=_WAIT_SECONDS)
     connection.execute(
         text("SELECT set_config('lock_timeout', :wait, true)"),
         {"wait": f"{_WAIT_SECONDS * 1000:.0f}ms"},

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
 
-from exporter.database.database import Database, bound
+from exporter.database.database import Database, set_statement_timeout
 from exporter.history.schema import accounts, order_group_snapshots, polls
 
 _BATCH = 10_000  # rows: about a tenth of a second of SQLite's only writer
@@ -45,7 +45,7 @@ def prune(database: Database, *, before: datetime, dry_run: bool, batch: int = _
         superfluous = _superfluous(account, before)
         if dry_run:
             with database.transaction() as connection:
-                bound(connection, seconds=_COUNT_SECONDS)
+                set_statement_timeout(connection, seconds=_COUNT_SECONDS)
                 statement = select(func.count()).select_from(polls).where(*superfluous)
                 total += connection.execute(statement).scalar_one()
             continue
@@ -54,7 +54,7 @@ def prune(database: Database, *, before: datetime, dry_run: bool, batch: int = _
         deleted = batch
         while deleted == batch:
             with database.transaction() as connection:
-                bound(connection, rows=batch)
+                set_statement_timeout(connection, rows=batch)
                 deleted = connection.execute(delete(polls).where(polls.c.id.in_(some))).rowcount
             total += deleted
             if database.is_sqlite and deleted == batch:

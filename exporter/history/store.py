@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select, update
 
 from exporter import __version__
 from exporter.database import wal
-from exporter.database.database import Database, bound
+from exporter.database.database import Database, set_statement_timeout
 from exporter.errors import BusyError, Outcome
 from exporter.history import head as heads
 from exporter.history import snapshots
@@ -242,7 +242,7 @@ class Store:
         )
         counts = _counts(difference)
         if difference:
-            bound(connection, rows=len(difference))
+            set_statement_timeout(connection, rows=len(difference))
             snapshots.write(connection, head, difference, observed_at=observed_at, poll_id=poll_id)
             _update_poll(connection, poll_id, **counts)
             known = after(known, groups, difference, observed_at=observed_at)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, func, select
 
-from exporter.database.database import bound
+from exporter.database.database import set_statement_timeout
 from exporter.history.advance import COVERAGE_INTERVALS
 from exporter.history.schema import accounts, polls
 from exporter.reading import views
@@ -99,7 +99,7 @@ def status(
         DatabaseError: the database failed.
     """
     with snapshot(url) as connection:
-        bound(connection, seconds=_SECONDS)
+        set_statement_timeout(connection, seconds=_SECONDS)
         changes = _changes(connection, now - _DAY)
         statuses = []
         for account, interval in configured:

@@ -127,7 +127,7 @@ def test_threads_of_one_process_write_in_turn(empty_database: Database) -> None:
 def test_a_thread_waits_for_its_turn_no_longer_than_for_another_program(
     sqlite: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.database.database._SQLITE_TURN_SECONDS", 0.2)
+    monkeypatch.setattr("exporter.database.database._TURN_SECONDS", 0.2)
     with sqlite.transaction(), ThreadPoolExecutor(1) as other:
         waited = other.submit(sqlite.transaction().__enter__).exception(10)
     assert isinstance(waited, DatabaseError)

@@ -20,8 +20,9 @@ from exporter.config.keys import ENVIRONMENTS
 from exporter.config.load import load
 from exporter.database.database import Database
 from exporter.demo.exchange import Exchange
-from exporter.doctor.check import Finding, check
+from exporter.doctor.check import check
 from exporter.doctor.filesystem import git_tree_of, network_filesystem_of
+from exporter.doctor.finding import Finding
 from exporter.history.migrate import _ADVISORY_LOCK, migrate
 from exporter.history.schema import REVISION
 from exporter.model import Poll

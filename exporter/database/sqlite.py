@@ -1,0 +1,86 @@
+"""Connections to a SQLite file that is written to."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+
+from exporter.clock import elapsed
+from exporter.database import wal
+
+_BUSY_SECONDS = 10.0  # SQLite waits this long for another process that writes
+
+
+def make_engine(url: URL) -> Engine:
+    """Make an engine that opens the file for writing and never creates it."""
+    path = Path(url.database or "")
+
+    def connect() -> sqlite3.Connection:
+        # mode=rw: only `migrate` creates a database. A missing file is not an empty database.
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=rw",
+            uri=True,
+            timeout=_BUSY_SECONDS,
+            # sqlite3's own transaction control would begin late and commit DDL by itself.
+            isolation_level=None,
+            check_same_thread=False,  # the pool lends it to one thread at a time
+        )
+        # Each commit survives a power cut: no observation is forgotten.
+        connection.execute("PRAGMA synchronous=FULL")
+        # A reader that stays for hours makes the journal grow. This gives the space back.
+        connection.execute(f"PRAGMA journal_size_limit={wal.LARGE}")
+        return connection
+
+    engine = create_engine(url, creator=connect, pool_size=1, max_overflow=4)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # Writers take their turn at the start: a transaction never fails halfway for another.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def synchronous(connection: Connection, *, durable: bool) -> Iterator[None]:
+    """Commit inside the block as `durable` says."""
+    if durable:
+        yield
+        return
+    _pragma(connection, "synchronous=NORMAL")
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            _pragma(connection, "synchronous=FULL")
+
+
+def enable_wal(connection: Connection) -> None:
+    """Switch the file to write-ahead logging, which stays in the file.
+
+    Raises:
+        sqlite3.Error: the file cannot be switched.
+    """
+    until = elapsed() + _BUSY_SECONDS
+    while True:
+        try:
+            _pragma(connection, "journal_mode=WAL")
+        except sqlite3.OperationalError:
+            # Another process is switching it too. SQLite does not wait by itself here.
+            if elapsed() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _pragma(connection: Connection, setting: str) -> None:
+    """Set it on the driver's connection, outside the transaction that SQLAlchemy would begin."""
+    driver = connection.connection.driver_connection
+    assert driver is not None  # noqa: S101  # a connection in use has one
+    driver.execute(f"PRAGMA {setting}")

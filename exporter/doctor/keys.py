@@ -1,0 +1,42 @@
+"""Looks at the accounts' private keys."""
+
+import stat
+from collections.abc import Iterator
+
+from exporter import wiring
+from exporter.config.model import Account
+from exporter.doctor.filesystem import git_tree_of
+from exporter.doctor.finding import Finding, failed
+from exporter.errors import PrivateKeyError
+from exporter.kalshi.keys import SigningKey
+
+
+def check_key(account: Account, keys: dict[str, SigningKey]) -> Iterator[Finding]:
+    """Load an account's key, and look where it lies.
+
+    Args:
+        account: whose key to load.
+        keys: takes the key by the account's name, if it can be used.
+    """
+    subject = f"key of {account.name}"
+    try:
+        keys[account.name] = key = wiring.key_of(account)
+    except PrivateKeyError as error:
+        yield from (failed(subject, error, fault) for fault in error.faults)
+    else:
+        yield from _key(subject, key, account)
+
+
+def _key(subject: str, key: SigningKey, account: Account) -> Iterator[Finding]:
+    path = account.private_key_file
+    mode = stat.S_IMODE(path.stat().st_mode)
+    yield Finding(subject=subject, text=f"{key.describe()}, {path}, mode {mode:04o}")
+    for each in filter(None, (path, account.private_key_passphrase_file)):
+        tree = git_tree_of(each)
+        if tree is not None:
+            yield Finding(
+                subject=subject,
+                text=f"{each} lies in the git working tree {tree}, one `git add` away from being"
+                " published: move it out of there; if it was ever committed, make a new key",
+                doubtful=True,
+            )

@@ -70,14 +70,14 @@ def test_both_services_are_hardened_alike() -> None:
 
 
 def test_restarts_end_where_only_a_person_can_help() -> None:
-    codes = setting(DEPLOY / "kalshi-exporter.daemon.reload", "Service", "RestartPreventExitStatus")
+    codes = setting(DEPLOY / "kalshi-exporter.service", "Service", "RestartPreventExitStatus")
     assert {int(code) for code in codes} == FINAL
 
 
 def test_the_daemon_is_given_the_time_that_it_takes_to_stop() -> None:
     from exporter.daemon.scheduler import _STOP_SECONDS
 
-    (seconds,) = setting(DEPLOY / "kalshi-exporter.daemon.reload", "Service", "TimeoutStopSec")
+    (seconds,) = setting(DEPLOY / "kalshi-exporter.service", "Service", "TimeoutStopSec")
     assert float(seconds.removesuffix("s")) >= _STOP_SECONDS + 2
 
 

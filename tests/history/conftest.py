@@ -22,8 +22,11 @@ from exporter.history.migrate import migrate
 from exporter.history.store import Store, WriteResult
 from exporter.kalshi.fields import decimal
 from exporter.model import Observation, OrderGroup, Poll
+from tests.support.recorder import recorder
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
+__all__ = ["recorder"]
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ class Observation:
 
     Attributes:
         observed_at: when the last byte arrived, UTC.
-        digest: of the answer's bytes and of the version of the decoder. Two observations of an
+        digest: of the response's bytes and of the version of the decoder. Two observations of an
             account with the same digest hold the same groups.
         groups: by id; None if the digest equals the one that the caller knew already, so that
             there was no need to decode.

@@ -1,13 +1,13 @@
-"""Makes text from the exchange harmless before `refusals` and `session` show or keep it."""
+"""Make text from elsewhere harmless before it is shown or stored."""
 
 
 def sanitize(text: str, limit: int) -> str:
-    r"""One line of at most `limit` characters that no terminal, log or database can trip over.
+    r"""Return one line of at most `limit` characters that is safe on terminals, in logs and tables.
 
     Control characters, line separators, bidirectional and other invisible marks and lone
     surrogates become visible escapes such as `\x1b`; what does not fit gives way to an ellipsis.
     """
-    # No escape is shorter than what it stands for, so what lies beyond the limit need not be seen.
+    # An escape is never shorter than its character, so text beyond the limit cannot fit.
     shown = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text[: limit + 1]

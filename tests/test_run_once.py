@@ -169,7 +169,7 @@ def test_cron_hears_nothing_of_a_success_and_one_line_of_a_failure(
     failed = run_cli("--config", config, "--log-level", "ERROR", "run-once")
     assert failed.returncode == 69
     (line,) = failed.stderr.splitlines()
-    assert " ERROR   main: poll_failed: the exchange answered 502 Bad Gateway " in line
+    assert " ERROR   main: poll_failed: the exchange responded 502 Bad Gateway " in line
     assert line.count("main") == 1
     assert line.count("internal server error") == 1
     assert len(line) < 250

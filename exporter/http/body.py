@@ -1,4 +1,4 @@
-"""Reads an answer within bounds for `session`: its body, and what its header says of time."""
+"""Read a response within bounds: its body, and what its header says of time."""
 
 import io
 import re
@@ -17,13 +17,13 @@ _LONGEST_RETRY_AFTER = 86_400.0  # seconds; more is a mistake or malice
 
 
 def read_body(response: requests.Response, limit: int, check_deadline: Callable[[], None]) -> bytes:
-    """The decoded body of a streamed answer.
+    """Return the decoded body of a streamed response.
 
     Args:
-        response: whose body has not been touched.
+        response: with its body unread.
         limit: bytes, after decompression.
-        check_deadline: called between blocks; raises once time is used up, since inflating
-            what has arrived takes time too.
+        check_deadline: called between blocks, because inflating takes time too; raises once the
+            deadline has passed.
 
     Raises:
         InvalidResponseError: larger than the limit, an unknown encoding, or broken gzip.
@@ -35,8 +35,8 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
     elif encoding in {"gzip", "x-gzip"}:
         inflater = _Inflater()
     else:
-        raise InvalidResponseError("the answer's Content-Encoding was not asked for")
-    # Not a list of blocks, which would all be copied at the end.
+        raise InvalidResponseError("the response's Content-Encoding was not asked for")
+    # A list of blocks would be copied once more at the end.
     body = io.BytesIO()
     size = 0
     while block := response.raw.read(_BLOCK, decode_content=False):
@@ -45,19 +45,19 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
             size += len(part)
             if size > limit:
                 raise InvalidResponseError(
-                    f"the answer is larger than max_response_size allows ({limit} bytes left)"
+                    f"the response is larger than max_response_size allows ({limit} bytes left)"
                 )
             body.write(part)
     if not size and "Content-Length" not in response.headers and not response.raw.chunked:
         # http.client takes a connection that ends inside the header for the end of the header.
         raise EOFError("the connection ended before the body")
     if inflater and not inflater.complete:
-        raise InvalidResponseError("the answer's gzip stream breaks off")
+        raise InvalidResponseError("the response's gzip stream breaks off")
     return body.getvalue()
 
 
 class _Inflater:
-    """Gzip in small portions, so that a bomb is seen before it has gone off."""
+    """Inflate gzip in small portions, so that a decompression bomb is refused early."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -71,31 +71,36 @@ class _Inflater:
             try:
                 yield self._member.decompress(data, _BLOCK)
             except zlib.error as error:
-                raise InvalidResponseError(f"the answer's gzip stream is broken: {error}") from None
+                raise InvalidResponseError(
+                    f"the response's gzip stream is broken: {error}"
+                ) from None
             self.complete = self._member.eof
             data = self._member.unused_data if self.complete else self._member.unconsumed_tail
 
 
 def clock_skew_ms(headers: Mapping[str, str], began: float, ended: float) -> int | None:
-    """This machine's clock minus the exchange's in milliseconds, to about half a second.
+    """Return this machine's clock minus the exchange's in milliseconds, to about half a second.
 
     Args:
-        headers: of the answer; None is returned without a readable Date.
+        headers: of the response.
         began: when the request went out, in seconds since 1970 by this machine's clock.
         ended: when the header had come, likewise.
+
+    Returns:
+        None without a readable Date.
     """
     date = _instant(headers.get("Date", ""))
     if date is None:
         return None
-    # A Date names the second that it falls in: on average it is half a second old.
+    # A Date has whole seconds: on average it is half a second old.
     return round(((began + ended) / 2 - (date.timestamp() + 0.5)) * 1000)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that the exchange asks us to wait; None if it does not, or unreadably.
+    """Return the seconds that the exchange asks us to wait; None if it names none that is readable.
 
-    Both forms of https://www.rfc-editor.org/rfc/rfc9110#name-retry-after are understood; a date is
-    measured against the answer's own, so that no clock but the exchange's matters.
+    Both forms of https://www.rfc-editor.org/rfc/rfc9110#name-retry-after count. A date is measured
+    against the response's own Date, so that only the exchange's clock matters.
     """
     text = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+", text):

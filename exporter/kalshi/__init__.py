@@ -3,8 +3,8 @@
 In the order in which they are best read:
 
     order_groups        the endpoint: all pages of it become an Observation
-    session             signed requests, attempts, waits
-    budget              what one poll may spend
+    session             signed requests, attempts, back-off
+    budget              the deadline of one poll, and what it has spent
     error_response      what an error response means
     decode              a body becomes order groups, or is not valid
     stream_protocol     one subscription: messages become events, acknowledgements, ends

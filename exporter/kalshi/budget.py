@@ -1,11 +1,11 @@
-"""What one poll may spend and has spent: made by `poll`, spent by `session` and `order_groups`."""
+"""The budget of one poll: its deadline, and the requests that it has sent."""
 
 from exporter.clock import elapsed
 from exporter.errors import DeadlineError
 
 
 class RequestBudget:
-    """What one poll may spend, and what it has spent, whether or not it succeeds.
+    """The deadline of one poll, and what it has spent, whether or not it succeeds.
 
     Args:
         deadline: seconds that the whole poll may take, from now on.
@@ -24,17 +24,21 @@ class RequestBudget:
         self.clock_skew_ms: int | None = None
 
     def remaining(self) -> float:
-        """Seconds; not positive once the deadline has passed."""
+        """Return the seconds left; not positive once the deadline has passed."""
         return self._ends_at - elapsed()
 
     def check(self) -> None:
-        """Raises a DeadlineError once the deadline has passed."""
+        """Go on only inside the deadline.
+
+        Raises:
+            DeadlineError: the deadline has passed.
+        """
         if self.remaining() <= 0:
             raise self.timed_out()
 
     def timed_out(self) -> DeadlineError:
-        """The error that says so."""
+        """Return the error that says that the deadline has passed."""
         return DeadlineError(
-            f"no complete answer within the deadline of {self.deadline:g} s",
+            f"no complete response within the deadline of {self.deadline:g} s",
             http_status=self.http_status,
         )

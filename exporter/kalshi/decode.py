@@ -26,7 +26,7 @@ VERSION = b"1"
 _LONGEST_CURSOR = 4096  # characters
 _SHOWN = 40  # characters of a wrong value that an error quotes
 
-# What an answer may hold in memory, whatever its sender made of the bytes that it may have.
+# What a response may hold in memory, whatever its sender made of the bytes that it may have.
 _MOST_GROUPS = 250_000  # two and a half times as many as a user may have
 _MOST_UNKNOWN = 32 * 1024 * 1024  # characters of all groups' `extra`
 _MOST_VALUES = 1_200_000  # on the long way: eleven fields of each of 100,000 groups
@@ -60,7 +60,7 @@ class Room:
         """Count groups; raises an InvalidResponseError for one too many."""
         self._groups -= count
         if self._groups < 0:
-            raise InvalidResponseError(f"the answer has more than {_MOST_GROUPS} groups")
+            raise InvalidResponseError(f"the response has more than {_MOST_GROUPS} groups")
 
     def take_unknown(self, count: int) -> None:
         """Count characters of unknown fields; raises an InvalidResponseError for one too many."""
@@ -127,7 +127,7 @@ def _decode_fast(body: bytes, room: Room) -> Page | None:
 
 def _decode_strict(body: bytes, room: Room) -> Page:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
-        raise InvalidResponseError(f"the answer has more than {_MOST_VALUES} values")
+        raise InvalidResponseError(f"the response has more than {_MOST_VALUES} values")
     surrogates = Surrogates(body)
     members = _members(surrogates.hidden(body), surrogates)
     # Beside the groups nothing is used but the cursor, yet all of it has to be valid.
@@ -143,7 +143,7 @@ def _decode_strict(body: bytes, room: Room) -> Page:
         # empty list would end the history of every group.
         if others:
             raise InvalidResponseError(
-                "the answer has no order_groups, but " + sanitize(", ".join(sorted(others)), 100)
+                "the response has no order_groups, but " + sanitize(", ".join(sorted(others)), 100)
             )
         return Page([], None)
     cursor = others.get("cursor")
@@ -164,26 +164,28 @@ class _Name:
 
 
 def _members(body: bytes, surrogates: Surrogates) -> dict[str, msgspec.Raw]:
-    """What the answer consists of, not yet decoded."""
+    """What the response consists of, not yet decoded."""
     names: list[str] = []
 
     def name(_: type, text: str) -> _Name:
         names.append(surrogates.restored_name(text))
         if len(names) > _MOST_NAMES:
-            raise InvalidResponseError(f"the answer has more than {_MOST_NAMES} keys")
+            raise InvalidResponseError(f"the response has more than {_MOST_NAMES} keys")
         return _Name(names[-1])
 
     try:
         members = msgspec.json.decode(body, type=dict[_Name, msgspec.Raw], dec_hook=name)
     except msgspec.ValidationError:
-        got = strict_json.decode("the answer", body)
-        raise wrong("the answer", "an object", got) from None
+        got = strict_json.decode("the response", body)
+        raise wrong("the response", "an object", got) from None
     except UnicodeDecodeError as error:
-        raise InvalidResponseError(f"the answer is not UTF-8: {error.reason}") from None
+        raise InvalidResponseError(f"the response is not UTF-8: {error.reason}") from None
     except msgspec.DecodeError as error:
-        raise InvalidResponseError(f"the answer is not JSON: {sanitize(str(error), 100)}") from None
+        raise InvalidResponseError(
+            f"the response is not JSON: {sanitize(str(error), 100)}"
+        ) from None
     except RecursionError:
-        raise InvalidResponseError("the answer is nested too deep") from None
+        raise InvalidResponseError("the response is nested too deep") from None
     if len(set(names)) != len(names):
         strict_json.refuse_duplicate(names)
     return {name.text: value for name, value in members.items()}

@@ -1,4 +1,4 @@
-"""The endpoint: a signed session and an budget become an `Observation`, through `decoding`.
+"""Fetch all pages of an account's order groups: responses become an `Observation`.
 
 https://docs.kalshi.com/api-reference/orders/get-order-groups
 """
@@ -10,6 +10,7 @@ from datetime import datetime
 from exporter.errors import InvalidResponseError
 from exporter.kalshi import decode
 from exporter.kalshi.budget import RequestBudget
+from exporter.kalshi.error_response import with_facts
 from exporter.kalshi.session import SignedSession
 from exporter.model import Observation, OrderGroup
 from exporter.text import sanitize
@@ -30,19 +31,19 @@ def fetch_order_groups(
     known_digest: str | None,
     now: Callable[[], datetime],
 ) -> Observation:
-    """Reads all pages of an account's order groups.
+    """Read all pages of an account's order groups.
 
     Args:
         session: of the account; its `max_response_size` holds for all pages together.
-        budget: bounds the time, and tells attempts, status and clock skew afterwards, whether
+        budget: sets the deadline; holds attempts, status and clock skew afterwards, whether
             this returns or raises.
         subaccount: the one to ask for; None for all of them in one answer.
-        known_digest: of the latest observation of this account with this subaccount, if any. An
-            answer with the same digest is not taken apart.
+        known_digest: of the latest observation of this account with this subaccount, if any. A
+            response with the same digest is not decoded.
         now: the instant in UTC; called when the last byte has arrived.
 
     Raises:
-        ApiError: no complete, valid answer came; nothing may be concluded from it.
+        ApiError: no complete, valid response came; it proves nothing about any group.
     """
     parameters = {} if subaccount is None else {"subaccount": str(subaccount)}
     digest = _Digest()
@@ -54,14 +55,15 @@ def fetch_order_groups(
         while True:
             body = session.get(_PATH, parameters, budget, left)
             observed_at = now()
-            # After the stamp, so that a pause between the two cannot date an old answer to today.
+            # Checked after the clock is read: a suspended process cannot date an old response to
+            # now.
             budget.check()
             left -= len(body)
             digest.add(body)
             if not cursors and digest.text() == known_digest:
                 # The same bytes were one complete, valid page before.
                 return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
-            page = decode.decode(body, room)
+            page = _decoded(body, room)
             groups += page.groups
             if page.cursor is not None or len(body) > _LARGE:
                 del body
@@ -80,9 +82,16 @@ def fetch_order_groups(
         raise
 
 
+def _decoded(body: bytes, room: decode.Room) -> decode.Page:
+    try:
+        return decode.decode(body, room)
+    except InvalidResponseError as error:
+        raise with_facts(error, body) from error
+
+
 def _follow(cursor: str, cursors: set[str]) -> None:
     if cursor in cursors:
-        raise InvalidResponseError("the answer's cursor came before: its pages go round")
+        raise InvalidResponseError("the response repeats a cursor: its pages form a loop")
     cursors.add(cursor)
 
 
@@ -97,10 +106,10 @@ def _by_id(groups: list[OrderGroup]) -> dict[str, OrderGroup]:
 
 
 class _Digest:
-    """Of all pages of an answer and of how they are decoded.
+    """The digest of all pages of a response and of the decoder's version.
 
-    BLAKE2b needs 13 ms for 13 MB on every machine; SHA-256 11 with the processor's help, and 30
-    without it.
+    BLAKE2b takes 13 ms for 13 MB on every machine; SHA-256 takes 11 ms with hardware support, and
+    30 ms without it.
     """
 
     def __init__(self) -> None:

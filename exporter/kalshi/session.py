@@ -1,8 +1,4 @@
-"""The signed session: attempts, deadlines, limits and refusals, between `keys` and `order_groups`.
-
-It spends an `budget`, sends over `transport`, reads with `answers` and lets `refusals` say what
-went wrong.
-"""
+"""A session that signs GET requests, retries them inside a deadline, and bounds what it reads."""
 
 import logging
 import os
@@ -14,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import closing
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -25,12 +20,14 @@ from urllib3.util import Timeout
 from exporter import __version__
 from exporter.errors import (
     ApiError,
-    ConfigurationError,
     InvalidResponseError,
     UnreachableError,
 )
-from exporter.http.adapter import DeadlineAdapter, TooManyBytesError
+from exporter.http.adapter import DeadlineAdapter, StaleConnectionError
 from exporter.http.body import clock_skew_ms, read_body, retry_after
+from exporter.http.proxy import PROXY_VARIABLES
+from exporter.http.sockets import TooManyBytesError
+from exporter.http.tls import certificate_authorities
 from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.error_response import error_from_response
 from exporter.kalshi.keys import SigningKey
@@ -60,7 +57,9 @@ class SignedSession:
         key: signs each request.
         max_attempts: of one page.
         max_response_size: bytes of one body after decompression.
-        stop: once set, no more waiting: the failure at hand is final.
+        proxy: the URL of an HTTP proxy that tunnels to the exchange; None for none. It may hold a
+            password.
+        stop: once set, the session waits for no further attempt.
 
     Raises:
         ConfigurationError: SSL_CERT_FILE or REQUESTS_CA_BUNDLE names nothing that exists.
@@ -75,6 +74,7 @@ class SignedSession:
         key: SigningKey,
         max_attempts: int,
         max_response_size: int,
+        proxy: str | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self._account = account
@@ -85,7 +85,9 @@ class SignedSession:
         self.max_response_size = max_response_size
         self._stop = stop or threading.Event()
         self._session = _PlainSession()
-        self._session.verify = _certificates()
+        self._session.verify = certificate_authorities() or True
+        # A server on this machine, which alone may be plain HTTP, is reached directly.
+        self._proxies = {} if proxy is None else {"https": proxy}
         self._session.headers = requests.structures.CaseInsensitiveDict(
             {
                 "User-Agent": f"kalshi-exporter/{__version__}",
@@ -93,7 +95,7 @@ class SignedSession:
                 "Accept-Encoding": "gzip",
             }
         )
-        # Preparing the same request takes requests longer than anything else in a small poll.
+        # Preparing a request is the most expensive step of a small poll.
         self._prepared = lru_cache(maxsize=1)(self._prepare)
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, DeadlineAdapter(max_response_size))
@@ -110,23 +112,22 @@ class SignedSession:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         self._session.close()
 
     def get(
         self, path: str, parameters: Mapping[str, str], budget: RequestBudget, size_limit: int
     ) -> bytes:
-        """The body of a 200, after as many attempts as are allowed and fit into the deadline.
+        """Return the body of a 200, after as many attempts as are allowed and fit the deadline.
 
         Args:
             path: after the base URL, with a slash in front.
             parameters: of the query.
-            budget: whose deadline holds, and which is told of each attempt.
+            budget: sets the deadline, and counts the attempts.
             size_limit: bytes of the body after decompression.
 
         Raises:
-            ApiError: the last attempt's failure, which the caller logs. Each before it has been
-                logged.
+            ApiError: the last attempt's failure, for the caller to log; those before it are logged.
         """
         for attempt in range(1, self._max_attempts + 1):
             try:
@@ -148,15 +149,20 @@ class SignedSession:
         budget.attempts += 1
         budget.http_status = None
         try:
-            body = self._exchange(path, parameters, budget, size_limit)
+            try:
+                body = self._exchange(path, parameters, budget, size_limit)
+            except StaleConnectionError:
+                # Load balancers close idle connections, and the exchange has not seen the request:
+                # the same attempt goes on, signed afresh, on a connection of its own.
+                body = self._exchange(path, parameters, budget, size_limit)
         except ApiError as error:
             error.http_status = budget.http_status
             raise
         except Exception as error:
-            # Four libraries raise what they like for a hostile or broken answer, and all of it
-            # means the same.
+            # Four libraries each raise errors of their own for a hostile or broken response, and
+            # all of these mean the same.
             raise self._transport_failure(error, budget) from error
-        # A process that was stopped meanwhile may hold an answer from long ago.
+        # A process that was suspended meanwhile may hold a response from long ago.
         budget.check()
         return body
 
@@ -169,7 +175,7 @@ class SignedSession:
             request,
             stream=True,
             allow_redirects=False,
-            proxies={},  # none; requests would look for some each time
+            proxies=self._proxies,
             # Not below a millisecond, because urllib3 refuses a timeout of nothing.
             timeout=Timeout(total=max(budget.remaining(), 0.001)),  # type: ignore[arg-type] # requests takes urllib3's, which its stubs do not know
         )
@@ -178,13 +184,13 @@ class SignedSession:
             skew = clock_skew_ms(response.headers, began, time.time())
             budget.clock_skew_ms = budget.clock_skew_ms if skew is None else skew
             if response.status_code != requests.codes.ok:
-                raise self._refusal(response, budget)
+                raise self._error(response, budget)
             return read_body(response, size_limit, budget.check)
 
     def _signed(self, path: str, parameters: Mapping[str, str]) -> requests.PreparedRequest:
-        # The same object each time: only one request is under way.
+        # One object serves all requests, because only one is under way at a time.
         request = self._prepared(path, tuple(parameters.items()))
-        # Signed is the path that goes out, however requests spelt it.
+        # The exchange verifies the path as sent, which requests may spell differently.
         sent_path = urlsplit(str(request.url)).path
         timestamp = str(int(time.time() * 1000))
         request.headers["KALSHI-ACCESS-KEY"] = self._key_id
@@ -201,12 +207,12 @@ class SignedSession:
             requests.Request("GET", self._base_url + path, params=dict(parameters))
         )
 
-    def _refusal(self, response: requests.Response, budget: RequestBudget) -> ApiError:
+    def _error(self, response: requests.Response, budget: RequestBudget) -> ApiError:
         try:
             body = read_body(response, _ERROR_BODY, budget.check)
-        except Exception:  # noqa: BLE001 - the status says enough when the body cannot be had
+        except Exception:  # noqa: BLE001  # the status says enough when the body cannot be read
             body = b""
-        # What the exchange repeats of our secrets stays here too.
+        # The response may repeat our secrets.
         for name in ("KALSHI-ACCESS-KEY", "KALSHI-ACCESS-SIGNATURE"):
             body = body.replace(response.request.headers[name].encode(), b"***")
         return error_from_response(
@@ -221,9 +227,9 @@ class SignedSession:
         if isinstance(error, TooManyBytesError):
             if budget.http_status == requests.codes.ok:
                 return InvalidResponseError(
-                    "the answer is larger than max_response_size allows", http_status=200
+                    "the response is larger than max_response_size allows", http_status=200
                 )
-            return UnreachableError("the exchange sends a header without end")
+            return UnreachableError("the exchange sends an endless header")
         if budget.remaining() <= _CLOCK_TOLERANCE:
             return budget.timed_out()
         root = _root(error)
@@ -236,18 +242,26 @@ class SignedSession:
                 else "; name a company's own certificate authority in SSL_CERT_FILE"
             )
         return UnreachableError(
-            f"no complete answer from {urlsplit(self._base_url).netloc}: "
+            f"no complete response from {urlsplit(self._base_url).netloc}{self._route()}: "
             f"{type(root).__name__}: {cause}{hint}",
             http_status=budget.http_status,
         )
 
+    def _route(self) -> str:
+        """Say through which proxy requests go, or that the environment's proxy is not used."""
+        if proxy := self._proxies.get("https"):
+            return f" through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}"
+        if set(PROXY_VARIABLES) & os.environ.keys() and self._base_url.startswith("https"):
+            return " (the environment names a proxy, which is not used: set [http] proxy)"
+        return ""
+
     def _wait_after(self, failure: ApiError, attempt: int, budget: RequestBudget) -> float | None:
-        """Seconds until the next attempt; None if there is to be none."""
+        """Return the seconds until the next attempt; None if there is to be none."""
         if not failure.retryable or attempt == self._max_attempts:
             return None
         ceiling = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
-        # Full jitter, so that exporters that failed together do not come back together.
-        wait = max(random.uniform(0, ceiling), failure.retry_after or 0.0)  # noqa: S311 - no secret
+        # Back-off with full jitter: exporters that failed together do not come back together.
+        wait = max(random.uniform(0, ceiling), failure.retry_after or 0.0)  # noqa: S311  # no secret
         return wait if wait < budget.remaining() else None
 
     def _log_retry(self, failure: ApiError, attempt: int, wait: float) -> None:
@@ -277,27 +291,14 @@ class _PlainSession(requests.Session):
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests names it
-        # Even without following it, requests prepares the next request, for which it reads and
-        # inflates the whole body of the redirect, without a limit.
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  # requests names it
+        # Without this, requests would prepare the next request even if it is not to follow it,
+        # and for that read and inflate the redirect's whole body without a limit.
         return None
 
 
-def _certificates() -> str | bool:
-    """The certificate authorities to trust: a file or directory, or True for certifi's.
-
-    requests would read these variables only together with .netrc and the proxies' variables.
-    """
-    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-        if path := os.environ.get(name):
-            if not Path(path).exists():
-                raise ConfigurationError(f"{name} names {path}, which does not exist")
-            return path
-    return True
-
-
 def _root(error: BaseException) -> BaseException:
-    """The error at the bottom, which says what happened in the fewest words."""
+    """Return the innermost cause, which says what happened in the fewest words."""
     for _ in range(10):
         below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if below is None:

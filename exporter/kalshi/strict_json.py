@@ -1,4 +1,4 @@
-"""JSON without leniency, and in one form: for the parts of an answer that no schema describes.
+"""JSON without leniency, and in one form: for the parts of a response that no schema describes.
 
 Python's own decoder takes NaN and the last of duplicate keys, and makes floats of numbers that are
 none. Here each number stays the text that was sent.

@@ -42,6 +42,9 @@ def configure(
     logging.getLogger(ROOT).setLevel(level.upper())
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
+    # urllib3 logs an unreadable header as a warning with a traceback, and quotes it as it came. The
+    # session's own line says what matters in it.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     for earlier in [other for other in root.handlers if isinstance(other, _Handler)]:
         root.removeHandler(earlier)
     root.addHandler(handler)

@@ -162,7 +162,7 @@ def test_a_refusal_is_told_apart(  # noqa: PLR0917  # pytest passes fixtures by 
     finished = run_cli("check")
     assert finished.returncode == 77
     text = lines(finished)["account main"]
-    assert text.startswith("WRONG: the exchange answered 40")
+    assert text.startswith("WRONG: the exchange responded 40")
     assert said in text
     assert f"(key …{key_id[-4:]})" in text
     assert key_id not in finished.stdout + finished.stderr

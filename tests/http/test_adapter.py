@@ -1,6 +1,7 @@
 """The transport: whatever the other side does, time and memory stay inside their bounds."""
 
 import gzip
+import io
 import os
 import signal
 import socket
@@ -17,9 +18,10 @@ import pytest
 
 from exporter.errors import ApiError, DeadlineError, InvalidResponseError, UnreachableError
 from exporter.kalshi.budget import RequestBudget
+from exporter.logs import setup
 
 if TYPE_CHECKING:
-    from tests.kalshi.conftest import Answering, Connect, Dripping, Exchange
+    from tests.support.servers import Answering, Connect, Dripping, Exchange
 
 PATH = "/portfolio/order_groups"
 MEBIBYTE = 1024 * 1024
@@ -129,6 +131,7 @@ def test_a_broken_transfer_is_worth_another_try(
 def test_a_huge_header_is_survived(
     exchange: "Exchange", connect: "Connect", caplog: pytest.LogCaptureFixture
 ) -> None:
+    setup.configure("INFO", "text", io.StringIO())
     broken = OK + b"\x00\xff: \xfe\r\n  folded\r\nno colon\r\nContent-Length: 4\r\n\r\nbody"
     exchange.answers = [lambda connection: connection.sendall(broken)]
     assert body(connect) == b"body"

@@ -47,9 +47,9 @@ def test_no_groups(body: bytes) -> None:
     ("body", "words"),
     [
         (b"", "not JSON"),
-        (b"null", "the answer: expected an object, got null"),
-        (b"[]", "the answer: expected an object, got an array"),
-        (b'"x"', 'the answer: expected an object, got "x"'),
+        (b"null", "the response: expected an object, got null"),
+        (b"[]", "the response: expected an object, got an array"),
+        (b'"x"', 'the response: expected an object, got "x"'),
         (b"{}{}", "not JSON"),
         (b"{} \x00", "not JSON"),
         (b'\xef\xbb\xbf{"order_groups":[]}', "not JSON"),

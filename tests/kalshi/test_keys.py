@@ -15,7 +15,7 @@ from exporter.errors import PrivateKeyError
 from exporter.kalshi.keys import load_private_key
 
 if TYPE_CHECKING:
-    from tests.kalshi.conftest import Keys
+    from tests.support.servers import Keys
 
 PASSPHRASE = b"correct horse"
 MESSAGE = b"1700000000000GET/trade-api/v2/portfolio/order_groups"

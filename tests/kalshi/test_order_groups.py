@@ -15,7 +15,7 @@ from exporter.kalshi.order_groups import fetch_order_groups
 from exporter.model import Observation, OrderGroup
 
 if TYPE_CHECKING:
-    from tests.kalshi.conftest import Answering, Connect, Exchange
+    from tests.support.servers import Answering, Connect, Exchange
 
 Fetch = Callable[..., Observation]
 
@@ -125,10 +125,10 @@ def test_the_same_group_twice_counts_once(
             [{"order_groups": [group("a")], "cursor": "x"}, {"order_groups": [group("a", x=1)]}],
             'the group "a" came twice',
         ),
-        ([{"order_groups": [], "cursor": "x"}], "cursor came before"),
+        ([{"order_groups": [], "cursor": "x"}], "repeats a cursor"),
         (
             [{"order_groups": [], "cursor": each} for each in ("x", "y", "x", "z")],
-            "cursor came before",
+            "repeats a cursor",
         ),
         ([{"order_groups": [], "cursor": "x"}, {"cursor": ""}], "no order_groups"),
         ([{"order_groups": [], "cursor": "x" * 5000}], "cursor: expected at most"),
@@ -194,3 +194,42 @@ def test_the_effort_tells_of_failures_too(
     assert (budget.attempts, budget.http_status) == (4, 500)
     assert budget.clock_skew_ms is not None
     assert budget.clock_skew_ms > 10**11
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "words"),
+    [
+        (
+            {"error": {"code": "gone", "message": "retired", "details": "use v3"}},
+            "gone",
+            "responded 200 with an error: gone; retired; use v3",
+        ),
+        ({"code": "gone", "message": "retired"}, "gone", "gone; retired"),
+        ({"msg": "busy"}, None, "busy"),
+        ({"error": "too many requests"}, None, "too many requests"),
+        (b"<!doctype html><title>Sign in</title>", None, "a web page, titled “Sign in”"),
+        (b"  <html><body>wait</body></html>", None, "a web page, not"),
+    ],
+)
+def test_a_200_that_holds_an_error_says_so(
+    *,
+    exchange: "Exchange",
+    fetch: Fetch,
+    answering: "Answering",
+    body: object,
+    code: str,
+    words: str,
+) -> None:
+    exchange.answers = [answering(body)]
+    with pytest.raises(InvalidResponseError) as caught:
+        fetch()
+    assert caught.value.code == code
+    assert words in caught.value.reason
+    assert caught.value.http_status == 200
+
+
+def test_groups_beside_an_error_are_groups(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering"
+) -> None:
+    exchange.answers = [answering({"order_groups": [group("a")], "error": None})]
+    assert list(fetch().groups or ()) == ["a"]

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import socket
+import struct
 import threading
 import time
 from email.utils import formatdate
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from exporter.errors import (
     ApiError,
     ConfigurationError,
+    Exit,
     InvalidResponseError,
     RateLimitedError,
     RejectedError,
@@ -29,7 +31,7 @@ from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.session import SignedSession
 
 if TYPE_CHECKING:
-    from tests.kalshi.conftest import Answering, Connect, Exchange, Keys
+    from tests.support.servers import Answering, Connect, Exchange, Keys
 
 PATH = "/portfolio/order_groups"
 MEBIBYTE = 1024 * 1024
@@ -115,7 +117,7 @@ def test_what_is_retried(
     kind: type[ApiError],
     attempts: int,
 ) -> None:
-    exchange.answers = [answering(status=status)]
+    exchange.answers = [answering({"code": "x"}, status)]
     budget = RequestBudget(5)
     error = failure(connect(), budget)
     assert type(error) is kind
@@ -314,8 +316,51 @@ def test_hostile_error_bodies_stay_one_bounded_line(
 def test_an_unreadable_error_body_keeps_the_status(
     exchange: "Exchange", connect: "Connect", answering: "Answering", content_encoding: str
 ) -> None:
-    exchange.answers = [answering(b"garbage", 401, Content_Encoding=content_encoding)]
-    assert isinstance(failure(connect()), UnauthorizedError)
+    exchange.answers = [answering(b"garbage", 503, Content_Encoding=content_encoding)]
+    assert isinstance(failure(connect(max_attempts=1)), ServerError)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", ""),
+        (b"<!DOCTYPE html><title>Attention Required! | Cloudflare</title>", "Attention Required!"),
+        (b"<html><body>blocked</body></html>", ""),
+        (b"error code: 1015", "error code: 1015"),
+        (b'"forbidden"', "forbidden"),
+        (b"[1]", ""),
+        (b"\xff\xfe", ""),
+    ],
+)
+def test_only_the_exchange_itself_refuses_credentials(
+    *,
+    exchange: "Exchange",
+    connect: "Connect",
+    answering: "Answering",
+    status: int,
+    body: bytes,
+    words: str,
+) -> None:
+    exchange.answers = [answering(body, status)]
+    error = failure(connect())
+    assert error.outcome == "unreachable"
+    assert error.exit_code == Exit.UNAVAILABLE
+    assert error.http_status == status
+    assert "the key was not judged" in error.reason
+    assert words in error.reason
+    # Another attempt would meet the same page.
+    assert len(exchange.requests) == 1
+
+
+def test_a_404_says_where_to_look(
+    exchange: "Exchange", connect: "Connect", answering: "Answering"
+) -> None:
+    exchange.answers = [answering({"error": {"code": "not_found", "message": "not found"}}, 404)]
+    error = failure(connect())
+    assert error.outcome == "rejected"
+    assert error.code == "not_found"
+    assert "check base_url" in error.reason
 
 
 @pytest.mark.parametrize(
@@ -332,7 +377,7 @@ def test_an_unreadable_error_body_keeps_the_status(
         ),
         ({"code": "authentication_error", "details": "NOT_FOUND"}, 0, "no such key in this env"),
         ({"error": {"code": "signature_is_missing_from_headers"}}, 0, "removes headers"),
-        (b"", 0, "check key_id"),
+        ({}, 0, "check key_id"),
     ],
 )
 def test_a_401_says_what_it_looks_like(
@@ -405,7 +450,7 @@ def test_each_failed_attempt_that_is_tried_again_is_one_log_record(
     assert {name: fields[name] for name in expected} == expected
     assert fields["next"].startswith("retry in")
     # What stands in the fields is not said twice.
-    assert record.getMessage() == final.summary == "the exchange answered 503 Service Unavailable"
+    assert record.getMessage() == final.summary == "the exchange responded 503 Service Unavailable"
     assert final.reason == f"{final.summary}: c; m; d"
 
 
@@ -503,3 +548,56 @@ def test_an_authority_that_is_none(
     error = failure(connect(base_url=exchange_over_tls.base_url, max_attempts=1))
     assert isinstance(error, UnreachableError)
     assert f"certificates are judged by {path}" in error.reason
+
+
+def closed_while_idle(connection: socket.socket, *, reset: bool) -> None:
+    """Close as a load balancer does that has forgotten the connection: only a request shows it."""
+    if reset:
+        # Closing with a linger of zero sends RST instead of FIN.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_closed_while_idle_costs_no_attempt(
+    exchange: "Exchange", connect: "Connect", answering: "Answering", reset: bool
+) -> None:
+    # The peer reads the second request of a connection and closes instead of responding.
+    exchange.answers = [
+        answering(b"1"),
+        lambda connection: closed_while_idle(connection, reset=reset),
+        answering(b"2"),
+    ]
+    session = connect(max_attempts=1)
+    budget = RequestBudget(5)
+    assert session.get("/portfolio/order_groups", {}, budget, MEBIBYTE) == b"1"
+    assert session.get("/portfolio/order_groups", {}, budget, MEBIBYTE) == b"2"
+    assert budget.attempts == 2
+    assert exchange.connections == 2
+    first, second, third = (each.headers["KALSHI-ACCESS-SIGNATURE"] for each in exchange.requests)
+    assert len({first, second, third}) == 3
+
+
+def test_a_new_connection_that_is_closed_costs_its_attempt(
+    exchange: "Exchange", connect: "Connect"
+) -> None:
+    exchange.answers = [lambda connection: closed_while_idle(connection, reset=False)]
+    budget = RequestBudget(5)
+    assert failure(connect(max_attempts=2), budget).outcome == "unreachable"
+    assert budget.attempts == len(exchange.requests) == 2
+
+
+def test_a_response_that_breaks_off_on_a_kept_connection_costs_its_attempt(
+    exchange: "Exchange", connect: "Connect", answering: "Answering"
+) -> None:
+    def break_off(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Le")
+        connection.close()
+
+    exchange.answers = [answering(b"1"), break_off, answering(b"2")]
+    session = connect(max_attempts=1)
+    session.get("/portfolio/order_groups", {}, RequestBudget(5), MEBIBYTE)
+    budget = RequestBudget(5)
+    assert failure(session, budget).outcome == "unreachable"
+    assert budget.attempts == 1
+    assert len(exchange.requests) == 2

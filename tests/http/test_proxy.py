@@ -1,0 +1,194 @@
+"""An HTTP proxy between the exporter and the exchange: a real tunnel over real sockets."""
+
+import base64
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exporter.errors import ApiError, ConfigurationError, DeadlineError, UnreachableError
+from exporter.http.tls import ssl_context
+from exporter.kalshi.budget import RequestBudget
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.servers import Answering, Connect, Exchange, Keys
+
+PATH = "/portfolio/order_groups"
+
+
+class Proxy:
+    """Tunnels CONNECT requests; `response` replaces its own 200 if it is set."""
+
+    def __init__(self) -> None:
+        self.heads: list[str] = []
+        self.response: bytes | None = None
+        self.drip = False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def close(self) -> None:
+        """End every connection."""
+        for each in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._open.append(connection)
+                threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                if not (block := client.recv(4096)):
+                    return
+                head += block
+            self.heads.append(head.decode("latin-1"))
+            if self.drip:
+                client.sendall(b"HTTP/1.1 200 OK\r\n")
+                while True:
+                    client.sendall(b"X-Slow: 1\r\n")
+                    time.sleep(0.05)
+            if self.response is not None:
+                client.sendall(self.response)
+                client.close()
+                return
+            host, _, port = head.split(b" ")[1].decode().rpartition(":")
+            server = socket.create_connection((host, int(port)))
+            self._open.append(server)
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            threading.Thread(target=_pump, args=[server, client], daemon=True).start()
+            _pump(client, server)
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while block := source.recv(65536):
+            target.sendall(block)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """A proxy on this machine."""
+    running = Proxy()
+    yield running
+    running.close()
+
+
+@pytest.fixture(autouse=True)
+def trusted(
+    connect: "Connect",  # noqa: ARG001  # it clears the variable first
+    keys: "Keys",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trust the exchange's own certificate."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(keys.directory / "certificate.pem"))
+
+
+def test_requests_go_through_the_tunnel_and_are_kept_alive(
+    exchange_over_tls: "Exchange", connect: "Connect", answering: "Answering", proxy: Proxy
+) -> None:
+    exchange_over_tls.answers = [answering(b"body")]
+    session = connect(
+        base_url=exchange_over_tls.base_url, proxy=f"http://user:p%40ss@{proxy.address}"
+    )
+    for _ in range(2):
+        assert session.get(PATH, {}, RequestBudget(5), 1024) == b"body"
+    (head,) = proxy.heads
+    assert head.startswith("CONNECT 127.0.0.1:")
+    credentials = base64.b64encode(b"user:p@ss").decode()
+    assert f"Proxy-Authorization: Basic {credentials}" in head
+    # What the exchange is told, the proxy is not, and the reverse.
+    assert "KALSHI" not in head.upper()
+    assert all("Proxy-Authorization" not in each.headers for each in exchange_over_tls.requests)
+    assert exchange_over_tls.connections == 1
+
+
+def failure(connect: "Connect", exchange: "Exchange", proxy: str, seconds: float = 5) -> ApiError:
+    session = connect(base_url=exchange.base_url, proxy=proxy, max_attempts=1)
+    with pytest.raises(ApiError) as caught:
+        session.get(PATH, {}, RequestBudget(seconds), 1024)
+    return caught.value
+
+
+def test_a_proxy_that_refuses_is_named_without_its_password(
+    exchange_over_tls: "Exchange", connect: "Connect", proxy: Proxy
+) -> None:
+    proxy.response = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"
+    error = failure(connect, exchange_over_tls, f"http://user:hush-hush@{proxy.address}")
+    assert isinstance(error, UnreachableError)
+    assert "407" in error.reason
+    assert f"through the proxy {proxy.address}" in error.reason
+    assert "hush" not in error.reason
+    assert exchange_over_tls.requests == []
+
+
+def test_a_proxy_that_drips_is_held_to_the_deadline(
+    exchange_over_tls: "Exchange", connect: "Connect", proxy: Proxy
+) -> None:
+    proxy.drip = True
+    began = time.monotonic()
+    error = failure(connect, exchange_over_tls, f"http://{proxy.address}", seconds=0.5)
+    assert isinstance(error, DeadlineError)
+    assert time.monotonic() - began < 3
+
+
+def test_a_proxy_that_is_away_is_an_unreachable_exchange(
+    exchange_over_tls: "Exchange", connect: "Connect", proxy: Proxy
+) -> None:
+    address = proxy.address
+    proxy.close()
+    error = failure(connect, exchange_over_tls, f"http://{address}")
+    assert isinstance(error, UnreachableError)
+    assert f"through the proxy {address}" in error.reason
+
+
+def test_an_exchange_on_this_machine_is_reached_directly(
+    exchange: "Exchange", connect: "Connect", answering: "Answering", proxy: Proxy
+) -> None:
+    exchange.answers = [answering(b"body")]
+    session = connect(proxy=f"http://{proxy.address}")
+    assert session.get(PATH, {}, RequestBudget(5), 1024) == b"body"
+    assert proxy.heads == []
+
+
+def test_the_environment_s_proxy_is_not_used_and_a_failure_says_so(
+    exchange_over_tls: "Exchange",
+    connect: "Connect",
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
+    exchange_over_tls.answers = [lambda connection: connection.close()]
+    session = connect(base_url=exchange_over_tls.base_url, max_attempts=1)
+    with pytest.raises(UnreachableError, match=r"set \[http\] proxy"):
+        session.get(PATH, {}, RequestBudget(5), 1024)
+    assert proxy.heads == []
+
+
+def test_authorities_that_do_not_exist_are_named(
+    tmp_path: "Path", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(ConfigurationError, match="SSL_CERT_FILE names"):
+        ssl_context()
+    (tmp_path / "none.pem").write_text("no certificate")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        ssl_context()

@@ -1,10 +1,7 @@
 """From a configuration to things that run: keys, sessions, database, spool and pollers."""
 
-import os
 import resource
-import socket
 import threading
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -13,6 +10,7 @@ from exporter.clock import Clock
 from exporter.config.model import Account, Configuration
 from exporter.database.database import Database
 from exporter.errors import ConfigurationError, PrivateKeyError
+from exporter.history.claimant import this_process
 from exporter.history.migrate import ensure_current
 from exporter.history.store import Store
 from exporter.hooks import Listeners
@@ -140,9 +138,11 @@ def pollers(
         stack.callback(database.close)
         store = Store(
             database,
-            owner=f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
+            owner=this_process(),
             prepare=lambda database: ensure_current(database, auto_migrate=auto_migrate),
         )
+        # Whatever ends this process, others need not wait for its claims to run out.
+        stack.callback(store.release)
         spool = spool_of(configuration)
         stack.callback(spool.close)
         clock = clock or Clock()

@@ -121,7 +121,7 @@ class Recorded:
 _INSTANTS = {
     "started_at", "finished_at", "observed_at", "valid_from", "valid_to", "missing_since",
     "last_seen_at", "ended_at", "gap_started_at", "not_before", "polled_at", "claimed_until",
-    "rest_until",
+    "cooldown_until",
 }  # fmt: skip
 
 

@@ -257,8 +257,8 @@ _OBJECTS: dict[str, tuple[str, _Columns]] = {
             "polled_at?": ("When a poll last began; null before the first.", _UTC, CLOCK),
             "claimed_by?": ("The exporter that polls at present; null if none.", "", EXPORTER),
             "claimed_until?": ("When its claim ends by itself; null if none.", _UTC, EXPORTER),
-            "rest_until?": (
-                "The end of the pause that the exchange asked for last; null if it asked for none.",
+            "cooldown_until?": (
+                "The end of the pause that the exchange last asked for; null if it asked for none.",
                 _UTC,
                 EXPORTER,
             ),

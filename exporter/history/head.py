@@ -1,4 +1,4 @@
-"""An account's head: its row in `accounts`, which polls claim, compare and swap.
+"""An account's head: its row in `accounts`, which polls claim (see `claim`), compare and swap.
 
 A poll reads the head before it asks the exchange, and its transaction advances the head from the
 version that it read: of any number of exporters, on any number of hosts, exactly one writes each
@@ -15,28 +15,20 @@ from sqlalchemy import (
     Connection,
     Executable,
     Table,
-    and_,
     bindparam,
     case,
     false,
     func,
     literal,
     null,
-    or_,
     select,
     update,
 )
 
 from exporter.causes import NOT_KEPT
-from exporter.database.database import Database
 from exporter.history.gap_cause import explain_late
 from exporter.history.schema import Instant, accounts, gap_outcomes
 
-UNAUTHORIZED_THRESHOLD = 3
-"""So many polls in a row may be refused before a daemon asks less often."""
-
-_SAME_TICK = 1.0  # seconds that exporters may differ in coming to a tick
-_LONGEST_LEASE = 600.0  # seconds: the longest deadline that the configuration allows
 _TICK = timedelta(microseconds=1)
 
 
@@ -64,105 +56,13 @@ class Head:
     refused_polls: int
 
 
-_COLUMNS = [accounts.c[name] for name in Head.__slots__]
-_NOTHING_YET: dict[str, Any] = {
+HEAD_COLUMNS = [accounts.c[name] for name in Head.__slots__]
+NOTHING_YET: dict[str, Any] = {
     "account": bindparam("account"),
     "version": 0,
     "failed_polls": 0,
     "refused_polls": 0,
 }
-
-
-def claim(
-    database: Database,
-    account: str,
-    *,
-    owner: str,
-    now: datetime,
-    lease: float,
-    unless_polled_within: float = 0.0,
-    unless_refused_within: float = 0.0,
-    unless_resting: bool = False,
-) -> Head | None:
-    """Read an account's head, and tell other exporters to leave the account alone for a while.
-
-    This spares the exchange needless requests. What is written never rests on it.
-
-    Args:
-        database: with the schema.
-        account: by its name; a row is made for it if it has none.
-        owner: who claims.
-        now: the present instant.
-        lease: seconds until others may take the account, should the owner not come back.
-        unless_polled_within: seconds; refuse if another exporter began a poll so recently.
-        unless_refused_within: seconds; refuse if any exporter began a poll so recently, and the
-            exchange has refused the last `UNAUTHORIZED_THRESHOLD` of them.
-        unless_resting: refuse if the exchange has asked any exporter for a pause that is not over.
-
-    Returns:
-        The head; None if another exporter is polling the account, or has just done so, or if the
-        account is to be left alone.
-
-    Raises:
-        DatabaseError: the database failed.
-    """
-    latest = now + timedelta(seconds=_LONGEST_LEASE)
-    row = database.execute_one(
-        _claim(database.url.get_backend_name()),
-        {
-            "account": account,
-            "owner": owner,
-            "now": now,
-            "until": now + timedelta(seconds=lease),
-            # Of two at one tick, whoever asked its clock first may come to the database second.
-            "soon": now + timedelta(seconds=min(unless_polled_within, _SAME_TICK)),
-            # A claim or poll in the future is a clock's error, and binds nobody.
-            "latest": latest,
-            "polled_before": now - timedelta(seconds=unless_polled_within),
-            "refused_before": now - timedelta(seconds=unless_refused_within),
-            "rested_by": now if unless_resting else latest,
-        },
-        durable=False,  # nothing rests on it: a power cut may take it back
-    )
-    return None if row is None else Head(*row)
-
-
-@cache
-def _claim(dialect: str) -> Executable:
-    def rested(latest: str, future: str) -> ColumnElement[bool]:
-        return or_(
-            accounts.c.polled_at.is_(None),
-            accounts.c.polled_at <= bindparam(latest),
-            accounts.c.polled_at > bindparam(future),
-        )
-
-    unclaimed = or_(
-        accounts.c.claimed_until.is_(None),
-        accounts.c.claimed_until <= bindparam("now"),
-        accounts.c.claimed_until > bindparam("latest"),
-    )
-    mine = accounts.c.claimed_by == bindparam("owner")
-    free = and_(
-        or_(mine, and_(unclaimed, rested("polled_before", "soon"))),
-        or_(accounts.c.refused_polls < UNAUTHORIZED_THRESHOLD, rested("refused_before", "now")),
-        or_(
-            accounts.c.rest_until.is_(None),
-            accounts.c.rest_until <= bindparam("rested_by"),
-            accounts.c.rest_until > bindparam("latest"),
-        ),
-    )
-    taken: dict[str, Any] = {
-        "polled_at": bindparam("now"),
-        "claimed_by": bindparam("owner"),
-        "claimed_until": bindparam("until"),
-    }
-    statement: Executable = (
-        _insert(dialect, accounts)
-        .values(_NOTHING_YET | taken)
-        .on_conflict_do_update(index_elements=["account"], set_=taken, where=free)
-        .returning(*_COLUMNS)
-    )
-    return statement
 
 
 def lock(connection: Connection, account: str) -> Head:
@@ -177,11 +77,13 @@ def lock(connection: Connection, account: str) -> Head:
 
 @cache
 def _make_row(dialect: str) -> Executable:
-    statement: Executable = _insert(dialect, accounts).values(_NOTHING_YET).on_conflict_do_nothing()
+    statement: Executable = (
+        insert_for(dialect, accounts).values(NOTHING_YET).on_conflict_do_nothing()
+    )
     return statement
 
 
-_LOCK = select(*_COLUMNS).where(accounts.c.account == bindparam("account")).with_for_update()
+_LOCK = select(*HEAD_COLUMNS).where(accounts.c.account == bindparam("account")).with_for_update()
 
 
 def next_instant(head: Head, observed_at: datetime) -> datetime:
@@ -203,7 +105,7 @@ def count_failure(
     owner: str,
     outcome: str,
     started_at: datetime,
-    rest_until: datetime | None,
+    cooldown_until: datetime | None,
 ) -> None:
     """Note a poll that failed, for the cause of the gap that may come of it; end owner's claim.
 
@@ -213,7 +115,7 @@ def count_failure(
         owner: who polled.
         outcome: of the poll.
         started_at: of the poll.
-        rest_until: the end of the pause that the exchange asked for; None if it did not.
+        cooldown_until: the end of the pause that the exchange asked for; None if it did not.
     """
     failed, refused = accounts.c.failed_polls, accounts.c.refused_polls
     # From the spool it may come late: then the account has been observed since.
@@ -227,7 +129,7 @@ def count_failure(
                 (late, refused), else_=refused + 1 if outcome == "unauthorized" else 0
             ),
             claimed_until=unless_owned(),
-            rest_until=literal(rest_until, Instant),
+            cooldown_until=literal(cooldown_until, Instant),
         )
         .returning(accounts.c.observed_at),
         {"owner": owner},
@@ -266,7 +168,7 @@ def _note_outcome(
         explain_late(connection, account, outcome, started_at=last_started_at)
         return
     connection.execute(
-        _insert(connection.dialect.name, gap_outcomes)
+        insert_for(connection.dialect.name, gap_outcomes)
         .values(account=account, outcome=outcome, polls=polls, last_started_at=last_started_at)
         .on_conflict_do_update(
             index_elements=["account", "outcome"],
@@ -284,8 +186,13 @@ def unless_owned() -> ColumnElement[Any]:
     return case((mine, null()), else_=accounts.c.claimed_until)
 
 
-def _insert(dialect: str, table: Table) -> Any:
-    """Begin an INSERT … ON CONFLICT, which both databases have, each in its own module."""
+def insert_for(dialect: str, table: Table) -> Any:
+    """Begin an INSERT … ON CONFLICT, which both databases have, each in its own module.
+
+    Args:
+        dialect: its name.
+        table: to insert into.
+    """
     # The other's takes a tenth of the time that a start takes.
     if dialect == "sqlite":
         from sqlalchemy.dialects import sqlite  # noqa: PLC0415

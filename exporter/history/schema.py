@@ -4,91 +4,23 @@ Each index names the question that it answers. Views are in the migrations alone
 people, and by `exporter.reading` through their names.
 """
 
-from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Any
-
 from sqlalchemy import (
     JSON,
-    TIMESTAMP,
     BigInteger,
     Boolean,
     Column,
-    Dialect,
     Index,
     Integer,
     MetaData,
-    Numeric,
     Table,
     Text,
     text,
 )
-from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISION = "0007"
+from exporter.history.types import ExactDecimal, Instant, to_text
+
+REVISION = "0008"
 """The newest revision in `migrations/versions/`: the schema that this version reads and writes."""
-
-
-class Instant(TypeDecorator[datetime]):
-    """A UTC instant: timestamptz on Postgres, fixed-width text on SQLite.
-
-    SQLAlchemy's own DateTime(timezone=True) drops the offset on SQLite in silence. The text is
-    `YYYY-MM-DDTHH:MM:SS.ffffffZ`, always 27 characters, so that text order is time order.
-    """
-
-    impl = Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the column's type by the database."""
-        return dialect.type_descriptor(
-            TIMESTAMP(timezone=True) if dialect.name == "postgresql" else Text()
-        )
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """Turn an aware datetime into what the database holds."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        return to_text(value)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Turn what the database holds into an aware datetime in UTC."""
-        if value is None:
-            return None
-        if dialect.name == "postgresql":
-            # The server answers in the session's zone, whatever its configuration says.
-            return value.astimezone(UTC)  # type: ignore[no-any-return]  # the driver's datetime
-        return datetime.fromisoformat(value)
-
-
-class ExactDecimal(TypeDecorator[Decimal]):
-    """A decimal number without loss: numeric on Postgres, its digits as text on SQLite.
-
-    SQLite's own NUMERIC turns what it can into a binary float.
-    """
-
-    impl = Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Choose the column's type by the database."""
-        return dialect.type_descriptor(Numeric() if dialect.name == "postgresql" else Text())
-
-    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
-        """Turn a Decimal into what the database holds."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        return format(value, "f")
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:  # noqa: ARG002  # SQLAlchemy's signature
-        """Turn what the database holds into a Decimal."""
-        return None if value is None else Decimal(value)
-
-
-def to_text(instant: datetime) -> str:
-    """Write an aware datetime as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, the form that SQLite holds."""
-    # Not by strftime, which gives years before 1000 fewer digits.
-    return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 _BigSerial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up INTEGER keys only
@@ -114,8 +46,8 @@ accounts = Table(
     Column("polled_at", Instant),
     Column("claimed_by", Text),
     Column("claimed_until", Instant),
-    # The end of the pause that the exchange asked for last.
-    Column("rest_until", Instant),
+    # The end of the pause that the exchange last asked for.
+    Column("cooldown_until", Instant),
 )
 
 gap_outcomes = Table(

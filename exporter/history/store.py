@@ -2,40 +2,32 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection
 
-from exporter import __version__
 from exporter.database import wal
 from exporter.database.database import Database, set_statement_timeout
-from exporter.errors import BusyError, Outcome
+from exporter.errors import DatabaseError
+from exporter.history import claim as claims
 from exporter.history import head as heads
 from exporter.history import snapshots
 from exporter.history.advance import INSERT_POLL, advance, advance_in_one_statement
-from exporter.history.diff import Changes, OpenSnapshots, after, compare
-from exporter.history.gap_cause import explain_late
+from exporter.history.claim import ALWAYS, ClaimPolicy
+from exporter.history.diff import OpenSnapshots, after, compare
 from exporter.history.head import Head
-from exporter.history.schema import polls
+from exporter.history.rows import (
+    NOT_OBSERVED,
+    NOTHING_CHANGED,
+    WriteResult,
+    counts_of,
+    row_of,
+    superseded,
+    update_poll,
+    written_before,
+)
 from exporter.model import Observation, Poll
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteResult:
-    """What a poll left in the database.
-
-    Attributes:
-        outcome: the poll's own, or "superseded".
-        group_count, added, changed, removed: None unless the outcome is "ok".
-    """
-
-    outcome: Outcome
-    group_count: int | None = None
-    added: int | None = None
-    changed: int | None = None
-    removed: int | None = None
 
 
 class Store:
@@ -59,6 +51,7 @@ class Store:
         self._owner = owner
         self._prepare = prepare
         self._preparing = threading.Lock()
+        self._claimed: set[str] = set()
         # What is known of each account, as of an observation: spares reading it again. Not as of
         # a version alone, which comes again when a backup is restored under a running process.
         self._known: dict[str, tuple[tuple[int, datetime], OpenSnapshots]] = {}
@@ -83,36 +76,32 @@ class Store:
             wal.checkpoint(self._database.path)
 
     def claim(
-        self,
-        account: str,
-        *,
-        now: datetime,
-        lease: float,
-        unless_polled_within: float = 0.0,
-        unless_refused_within: float = 0.0,
-        unless_resting: bool = False,
+        self, account: str, *, now: datetime, lease: float, policy: ClaimPolicy = ALWAYS
     ) -> Head:
-        """Read an account's head and claim the account; see `exporter.history.head.claim`.
+        """Read an account's head and claim the account; see `exporter.history.claim.claim`.
 
         Raises:
-            BusyError: another exporter is polling the account, or has just done so.
+            BusyError: another exporter is polling the account, or the policy says to leave it
+                alone; the text says whose claim it is and until when.
             SchemaError: the schema is not this version's.
             DatabaseError: the database failed.
         """
         self.prepare()
-        head = heads.claim(
-            self._database,
-            account,
-            owner=self._owner,
-            now=now,
-            lease=lease,
-            unless_polled_within=unless_polled_within,
-            unless_refused_within=unless_refused_within,
-            unless_resting=unless_resting,
+        head = claims.claim(
+            self._database, account, owner=self._owner, now=now, lease=lease, policy=policy
         )
-        if head is None:
-            raise BusyError(f"{account}: another exporter is polling this account, or just did")
+        self._claimed.add(account)
         return head
+
+    def release(self) -> None:
+        """Let go of every account that this process still claims: the last thing before it ends.
+
+        A database that is away keeps the claims until they run out.
+        """
+        for account in sorted(self._claimed):
+            with suppress(DatabaseError):
+                claims.release(self._database, account, owner=self._owner)
+        self._claimed.clear()
 
     def note_loss(self, account: str, *, polls: int, last_started_at: datetime) -> None:
         """Note polls that found room neither in the database nor in the spool.
@@ -130,7 +119,7 @@ class Store:
         head: Head | None,
         interval: float,
         confirm_removal: int,
-        rest: float = 0.0,
+        cooldown: float = 0.0,
     ) -> WriteResult:
         """Write one poll, whole or not at all, and end this process's claim on the account.
 
@@ -140,35 +129,52 @@ class Store:
                 the spool; it may have been written already, and is then left as it is.
             interval: seconds between polls of this account.
             confirm_removal: how many polls in a row must miss a group before it is removed.
-            rest: seconds from the end of a failed poll for which the exchange wants to be left
+            cooldown: seconds from the end of a failed poll for which the exchange wants to be left
                 alone; other exporters heed it too.
 
         Raises:
             DatabaseError: the database failed. If the connection was lost during the commit,
                 nobody knows whether the poll is written: spool it, which finds out.
         """
+        written = self._write(
+            poll, head, interval=interval, confirm_removal=confirm_removal, cooldown=cooldown
+        )
+        if written.outcome != "superseded":
+            self._claimed.discard(poll.account)
+        return written
+
+    def _write(
+        self,
+        poll: Poll,
+        head: Head | None,
+        *,
+        interval: float,
+        confirm_removal: int,
+        cooldown: float,
+    ) -> WriteResult:
         if head is not None and self._repeated(poll, head, interval):
-            return WriteResult(outcome="ok", group_count=head.group_count, **_NOTHING_CHANGED)
+            return WriteResult(outcome="ok", group_count=head.group_count, **NOTHING_CHANGED)
         with self._database.transaction() as connection:
             late = False
             if head is None:
                 # Locked before looking, so that a commit still under way is waited for.
                 head = heads.lock(connection, poll.account)
-                written = _written_before(connection, poll)
+                written = written_before(connection, poll)
                 if written is not None:
                     return written
                 # It read no head before it asked: it may be written if it asked after everything
                 # in the database had been seen.
                 late = head.observed_at is not None and head.observed_at >= poll.started_at
             if poll.observation is None:
-                connection.execute(INSERT_POLL, _row(poll))
+                connection.execute(INSERT_POLL, row_of(poll))
+                cooled_down_at = poll.finished_at + timedelta(seconds=cooldown)
                 heads.count_failure(
                     connection,
                     poll.account,
                     owner=self._owner,
                     outcome=poll.outcome,
                     started_at=poll.started_at,
-                    rest_until=poll.finished_at + timedelta(seconds=rest) if rest else None,
+                    cooldown_until=cooled_down_at if cooldown else None,
                 )
                 return WriteResult(outcome=poll.outcome)
             # Without its groups it repeats an answer; another may have come in between.
@@ -176,8 +182,8 @@ class Store:
                 poll.observation.groups is None and poll.observation.digest != head.digest
             )
             if late or repeats_another:
-                connection.execute(INSERT_POLL, _row(poll, outcome="superseded"))
-                return _superseded(connection, poll)
+                connection.execute(INSERT_POLL, row_of(poll, outcome="superseded"))
+                return superseded(connection, poll)
             written, known = self._write_observation(
                 connection,
                 poll,
@@ -197,7 +203,7 @@ class Store:
         if seen is None or seen.digest != head.digest or self._database.is_sqlite:
             return False
         observed_at = heads.next_instant(head, seen.observed_at)
-        row = _row(poll, observed_at=observed_at, group_count=head.group_count, **_NOTHING_CHANGED)
+        row = row_of(poll, observed_at=observed_at, group_count=head.group_count, **NOTHING_CHANGED)
         if not advance_in_one_statement(
             self._database, head, row, owner=self._owner, interval=interval
         ):
@@ -224,14 +230,14 @@ class Store:
         observed_at = heads.next_instant(head, observation.observed_at)
         groups = observation.groups
         group_count = head.group_count if groups is None else len(groups)
-        row = _row(poll, observed_at=observed_at, group_count=group_count, **_NOTHING_CHANGED)
+        row = row_of(poll, observed_at=observed_at, group_count=group_count, **NOTHING_CHANGED)
         poll_id, advanced = advance(connection, head, row, owner=self._owner, interval=interval)
         if not advanced:
-            _update_poll(connection, poll_id, outcome="superseded", **_NOT_OBSERVED)
-            return _superseded(connection, poll), None
+            update_poll(connection, head.account, poll_id, outcome="superseded", **NOT_OBSERVED)
+            return superseded(connection, poll), None
 
         if groups is None or observation.digest == head.digest:
-            unchanged = WriteResult(outcome="ok", group_count=group_count, **_NOTHING_CHANGED)
+            unchanged = WriteResult(outcome="ok", group_count=group_count, **NOTHING_CHANGED)
             return unchanged, self._known_at(head)
 
         known = self._known_at(head) or snapshots.read_open(connection, head.account)
@@ -240,11 +246,11 @@ class Store:
             groups,
             confirmed_since=snapshots.confirmed_since(connection, head, known, confirm_removal),
         )
-        counts = _counts(difference)
+        counts = counts_of(difference)
         if difference:
             set_statement_timeout(connection, rows=len(difference))
             snapshots.write(connection, head, difference, observed_at=observed_at, poll_id=poll_id)
-            _update_poll(connection, poll_id, **counts)
+            update_poll(connection, head.account, poll_id, **counts)
             known = after(known, groups, difference, observed_at=observed_at)
         # While a group is missing, the same answer again means one more miss.
         digest = None if known.missing else observation.digest
@@ -256,56 +262,4 @@ class Store:
         return known if observation == (head.version, head.observed_at) else None
 
 
-def _written_before(connection: Connection, poll: Poll) -> WriteResult | None:
-    """What a poll left that was committed although its exporter lost the connection meanwhile."""
-    statement = select(
-        polls.c.outcome, polls.c.group_count, polls.c.added, polls.c.changed, polls.c.removed
-    ).where(
-        polls.c.account == poll.account,
-        polls.c.started_at == poll.started_at,
-        polls.c.finished_at == poll.finished_at,
-    )
-    row = connection.execute(statement).first()
-    return None if row is None else WriteResult(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
-
-
-def _superseded(connection: Connection, poll: Poll) -> WriteResult:
-    # Its exporter looked, but the account has been observed since: in vain, if it was in a gap.
-    explain_late(connection, poll.account, "superseded", started_at=poll.started_at)
-    return WriteResult(outcome="superseded")
-
-
-def _row(poll: Poll, **values: Any) -> dict[str, Any]:
-    """The parameters of `INSERT_POLL`."""
-    row = {
-        "account": poll.account,
-        "started_at": poll.started_at,
-        "finished_at": poll.finished_at,
-        "outcome": poll.outcome,
-        "http_status": poll.http_status,
-        "attempts": poll.attempts,
-        "error_code": poll.error_code,
-        "error_message": poll.error_message,
-        "error_details": poll.error_details,
-        "error_service": poll.error_service,
-        "clock_skew_ms": poll.clock_skew_ms,
-        "exporter_version": __version__,
-    }
-    return {f"poll_{name}": value for name, value in (_NOT_OBSERVED | row | values).items()}
-
-
-_NOTHING_CHANGED = {"added": 0, "changed": 0, "removed": 0}
-_NOT_OBSERVED = dict.fromkeys(("observed_at", "group_count", "added", "changed", "removed"))
-
-
-def _update_poll(connection: Connection, poll_id: int, **values: Any) -> None:
-    connection.execute(update(polls).where(polls.c.id == poll_id).values(values))
-
-
-def _counts(difference: Changes) -> dict[str, int]:
-    """What the poll saw change: a removal counts when it is confirmed."""
-    return {
-        "added": len(difference.added),
-        "changed": len(difference.changed),
-        "removed": len(difference.removed),
-    }
+__all__ = ["Store", "WriteResult"]

@@ -17,7 +17,8 @@ from exporter.errors import (
     SpoolError,
     UnauthorizedError,
 )
-from exporter.history.head import UNAUTHORIZED_THRESHOLD, Head
+from exporter.history.claim import ALWAYS, UNAUTHORIZED_THRESHOLD, ClaimPolicy
+from exporter.history.head import Head
 from exporter.history.store import Store, WriteResult
 from exporter.hooks import Listeners, PollFinished
 from exporter.kalshi.budget import RequestBudget
@@ -125,10 +126,13 @@ class Poller:
             return None
         try:
             return self._poll(
-                # Another daemon's poll counts as this tick's; half an interval of leeway would let
-                # two daemons whose grids differ both ask.
-                unless_polled_within=_MOST_OF * self.timing.interval,
-                unless_refused_within=0.0 if first else _PAUSE,
+                policy=ClaimPolicy(
+                    # Another daemon's poll counts as this tick's; half an interval of leeway would
+                    # let two daemons whose grids differ both ask.
+                    polled_within=_MOST_OF * self.timing.interval,
+                    unauthorized_within=0.0 if first else _PAUSE,
+                    heed_cooldown=True,
+                ),
                 drain=min(_DRAIN_PART * self.timing.interval, _LONGEST_DRAIN),
                 again=True,
             )
@@ -144,38 +148,17 @@ class Poller:
             What became of it; everything has been logged.
         """
         try:
-            return self._poll(
-                unless_polled_within=0.0,
-                unless_refused_within=0.0,
-                drain=_LONGEST_DRAIN,
-                again=False,
-            )
+            return self._poll(policy=ALWAYS, drain=_LONGEST_DRAIN, again=False)
         except BusyError as error:
-            _log.error(
-                "another exporter is polling this account: try again later",
-                extra={"event": "busy", "account": self.account},
-            )
+            _log.error("%s", error, extra={"event": "busy", "account": self.account})
             return error.exit_code
 
-    def _poll(
-        self,
-        *,
-        unless_polled_within: float,
-        unless_refused_within: float,
-        drain: float,
-        again: bool,
-    ) -> Exit:
+    def _poll(self, *, policy: ClaimPolicy, drain: float, again: bool) -> Exit:
         began = elapsed()
-        head = self._claim(
-            drain,
-            unless_polled_within=unless_polled_within,
-            unless_refused_within=unless_refused_within,
-            # One run by itself always asks.
-            unless_resting=again,
-        )
+        head = self._claim(drain, policy)
         poll, error = self._ask(head)
         code = Exit.OK if error is None else error.exit_code
-        written = self._keep(poll, head, rest=_pause(error))
+        written = self._keep(poll, head, cooldown=_pause(error))
         if error is not None:
             self._log_failure(poll, error, again=again)
         elif isinstance(written, WriteResult):
@@ -225,18 +208,18 @@ class Poller:
         )
         self._listeners.tell(lambda listener: listener.polled(event))
 
-    def _claim(self, drain: float, **unless: Any) -> Head | None:
+    def _claim(self, drain: float, policy: ClaimPolicy) -> Head | None:
         """Claim the account and write what waits in the spool, for so many seconds.
 
         Returns:
             None if this poll must be spooled: the database is away, or older polls still wait.
         """
         try:
-            head = self._claimed(**unless)
+            head = self._claimed(policy)
             emptied = self._backlog.drain(drain)
             if self._backlog.drained:
-                # Which has moved the head.
-                head = self._claimed()
+                # Draining advanced the head: claim again to read it.
+                head = self._claimed(ALWAYS)
         except DatabaseError as error:
             self._away = str(error)
             return None
@@ -245,13 +228,13 @@ class Poller:
             return None
         return head
 
-    def _claimed(self, **unless: Any) -> Head:
+    def _claimed(self, policy: ClaimPolicy) -> Head:
         head = self._store.claim(
             self.account,
             now=self._clock.now(),
             # Over by the next tick, so that others take over then.
             lease=min(self.timing.deadline, _MOST_OF * self.timing.interval),
-            **unless,
+            policy=policy,
         )
         self._refused = head.refused_polls
         return head
@@ -312,11 +295,11 @@ class Poller:
         if self._refused >= UNAUTHORIZED_THRESHOLD:
             self._resting_until = max(self._resting_until, began + _PAUSE)
 
-    def _keep(self, poll: Poll, head: Head | None, *, rest: float) -> WriteResult | Exit:
+    def _keep(self, poll: Poll, head: Head | None, *, cooldown: float) -> WriteResult | Exit:
         """Write the poll, or spool it; what was written, or the exit code for what was not."""
         if head is not None:
             try:
-                return self._write(poll, head, rest=rest)
+                return self._write(poll, head, cooldown=cooldown)
             except DatabaseError as error:
                 self._away = str(error)
         try:
@@ -342,13 +325,13 @@ class Poller:
             )
         return Exit.TEMPORARY
 
-    def _write(self, poll: Poll, head: Head | None, *, rest: float = 0.0) -> WriteResult:
+    def _write(self, poll: Poll, head: Head | None, *, cooldown: float = 0.0) -> WriteResult:
         return self._store.write(
             poll,
             head=head,
             interval=self.timing.interval,
             confirm_removal=self.timing.confirm_removal,
-            rest=rest,
+            cooldown=cooldown,
         )
 
     def _log_success(self, written: WriteResult) -> None:

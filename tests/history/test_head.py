@@ -1,122 +1,14 @@
-"""Claims, coverage and the causes of gaps."""
+"""An account's head: coverage, and the causes of gaps."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.errors import BusyError, Outcome
-from exporter.history.head import UNAUTHORIZED_THRESHOLD, Head
-from exporter.history.store import Store
+from exporter.errors import Outcome
 
 if TYPE_CHECKING:
     from tests.history.conftest import History
-
-
-@pytest.fixture
-def second(history: "History") -> Store:
-    """The store of another exporter."""
-    return Store(history.database, owner="second")
-
-
-def claim(history: "History", store: Store, seconds: float, **options: Any) -> Head:
-    return store.claim("main", now=history.at(seconds), **{"lease": 10.0} | options)
-
-
-def test_a_first_claim_finds_nothing_observed(history: "History") -> None:
-    assert claim(history, history.store, 0) == Head(
-        account="main",
-        version=0,
-        observed_at=None,
-        last_poll_id=None,
-        digest=None,
-        group_count=None,
-        coverage_started_at=None,
-        refused_polls=0,
-    )
-
-
-def test_a_claim_keeps_others_away_until_it_ends(history: "History", second: Store) -> None:
-    claim(history, history.store, 0)
-    with pytest.raises(BusyError):
-        claim(history, second, 9.999999)
-    claim(history, second, 10)
-
-
-def test_a_claim_never_keeps_its_owner_away(history: "History") -> None:
-    claim(history, history.store, 0)
-    claim(history, history.store, 1, unless_polled_within=60)
-
-
-def test_a_claim_is_of_one_account(history: "History", second: Store) -> None:
-    claim(history, history.store, 0)
-    second.claim("other", now=history.at(0), lease=10)
-
-
-@pytest.mark.parametrize("outcome", ["ok", "timeout"])
-def test_a_claim_ends_with_its_poll(history: "History", second: Store, outcome: Outcome) -> None:
-    head = claim(history, history.store, 0)
-    history.write(history.poll(1, outcome=outcome), head)
-    claim(history, second, 2)
-
-
-@pytest.mark.parametrize("outcome", ["ok", "timeout"])
-def test_a_claim_of_another_does_not_end_with_one_s_own_poll(
-    history: "History", second: Store, outcome: Outcome
-) -> None:
-    head = claim(history, history.store, 0)
-    claim(history, second, 11)
-    history.write(history.poll(12, outcome=outcome), head)
-    with pytest.raises(BusyError):
-        claim(history, history.store, 13)
-
-
-def test_a_poll_of_another_counts_for_a_while(history: "History", second: Store) -> None:
-    history.write(history.poll(1), claim(history, history.store, 0))
-    with pytest.raises(BusyError):
-        claim(history, second, 53.9, unless_polled_within=54)
-    claim(history, second, 54, unless_polled_within=54)
-
-
-def test_of_two_at_one_tick_who_asked_its_clock_first_may_come_second(
-    history: "History", second: Store
-) -> None:
-    history.write(history.poll(10.03), claim(history, history.store, 10.01))
-    with pytest.raises(BusyError):
-        claim(history, second, 10.0, unless_polled_within=54)
-    claim(history, second, 10.0)  # such as `run-once`
-
-
-@pytest.mark.parametrize("seconds", [-601.0, -86_400.0])
-def test_a_claim_and_a_poll_in_the_future_bind_nobody(
-    history: "History", second: Store, seconds: float
-) -> None:
-    claim(history, history.store, 0)
-    claim(history, second, seconds, unless_polled_within=60)
-
-
-def test_refused_polls_are_counted_in_a_row(history: "History") -> None:
-    history.fail(0, "unauthorized")
-    history.fail(60, "unauthorized")
-    assert history.claim(90).refused_polls == 2
-    history.fail(120, "timeout")
-    assert history.claim(150).refused_polls == 0
-    history.fail(180, "unauthorized")
-    history.observe(240)
-    assert history.claim(300).refused_polls == 0
-
-
-def test_an_account_that_is_refused_rests_whoever_asks(history: "History", second: Store) -> None:
-    for number in range(UNAUTHORIZED_THRESHOLD - 1):
-        history.fail(60 * number, "unauthorized")
-    last = 60 * UNAUTHORIZED_THRESHOLD
-    claim(history, second, last - 30, unless_refused_within=300)
-    history.fail(last, "unauthorized")
-    for store in (history.store, second):
-        with pytest.raises(BusyError):
-            claim(history, store, last + 299, unless_refused_within=300)
-    claim(history, second, last + 299)  # such as `run-once`
-    claim(history, second, last + 299 + 300, unless_refused_within=300)
 
 
 def test_the_digest_is_kept_only_while_nothing_is_missing(history: "History") -> None:

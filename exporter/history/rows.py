@@ -1,0 +1,95 @@
+"""A poll's row in `polls`, and what became of the poll."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from exporter import __version__
+from exporter.errors import Outcome
+from exporter.history.diff import Changes
+from exporter.history.gap_cause import explain_late
+from exporter.history.schema import polls
+from exporter.model import Poll
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteResult:
+    """What a poll left in the database.
+
+    Attributes:
+        outcome: the poll's own, or "superseded".
+        group_count, added, changed, removed: None unless the outcome is "ok".
+    """
+
+    outcome: Outcome
+    group_count: int | None = None
+    added: int | None = None
+    changed: int | None = None
+    removed: int | None = None
+
+
+def written_before(connection: Connection, poll: Poll) -> WriteResult | None:
+    """Return what a poll left that is in the database already; None if it is not.
+
+    It was committed although its exporter lost the connection, and spooled it.
+    """
+    statement = select(
+        polls.c.outcome, polls.c.group_count, polls.c.added, polls.c.changed, polls.c.removed
+    ).where(
+        polls.c.account == poll.account,
+        polls.c.started_at == poll.started_at,
+        polls.c.finished_at == poll.finished_at,
+    )
+    row = connection.execute(statement).first()
+    return None if row is None else WriteResult(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name
+
+
+def superseded(connection: Connection, poll: Poll) -> WriteResult:
+    """Return the result of a poll that came too late, after counting it for the gap it was in.
+
+    Args:
+        connection: in the transaction that has recorded the poll.
+        poll: it saw a response, but another exporter has observed the account since.
+    """
+    explain_late(connection, poll.account, "superseded", started_at=poll.started_at)
+    return WriteResult(outcome="superseded")
+
+
+def row_of(poll: Poll, **values: Any) -> dict[str, Any]:
+    """Return the parameters of `INSERT_POLL`; `values` replace what the poll says itself."""
+    row = {
+        "account": poll.account,
+        "started_at": poll.started_at,
+        "finished_at": poll.finished_at,
+        "outcome": poll.outcome,
+        "http_status": poll.http_status,
+        "attempts": poll.attempts,
+        "error_code": poll.error_code,
+        "error_message": poll.error_message,
+        "error_details": poll.error_details,
+        "error_service": poll.error_service,
+        "clock_skew_ms": poll.clock_skew_ms,
+        "exporter_version": __version__,
+    }
+    return {f"poll_{name}": value for name, value in (NOT_OBSERVED | row | values).items()}
+
+
+NOTHING_CHANGED = {"added": 0, "changed": 0, "removed": 0}
+NOT_OBSERVED = dict.fromkeys(("observed_at", "group_count", "added", "changed", "removed"))
+
+
+def update_poll(connection: Connection, account: str, poll_id: int, **values: Any) -> None:
+    """Change columns of a poll that this transaction has inserted."""
+    connection.execute(
+        update(polls).where(polls.c.account == account, polls.c.id == poll_id).values(values)
+    )
+
+
+def counts_of(difference: Changes) -> dict[str, int]:
+    """Return how many groups the poll saw change; a removal counts once it is confirmed."""
+    return {
+        "added": len(difference.added),
+        "changed": len(difference.changed),
+        "removed": len(difference.removed),
+    }

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from exporter.cli import main
+from exporter.config.keys import ACCOUNT, SECTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -46,14 +48,19 @@ def test_its_links_lead_somewhere_on_github(page: Path) -> None:
         assert not url.fragment or url.fragment in anchors(target), link
 
 
-def test_the_page_of_commands_is_what_the_commands_say() -> None:
-    specification = importlib.util.spec_from_file_location(
-        "make_commands", ROOT / "docs" / "make_commands.py"
-    )
+def generator(name: str) -> ModuleType:
+    """Load one of the scripts of docs/ that make pages or pictures."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     made = importlib.util.module_from_spec(specification)
+    sys.modules[name] = made  # dataclasses look their module up
     specification.loader.exec_module(made)
+    return made
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    made = generator("make_commands")
     page = made.page()
     for name, command in main.commands.items():
         section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
@@ -62,6 +69,26 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
                 parameter.name == "what" and "groups|history" in section
             )
     assert made.PAGE.read_text("utf-8") == page, "run: python docs/make_commands.py"
+
+
+def test_the_page_of_the_configuration_has_every_key() -> None:
+    made = generator("make_configuration")
+    page = made.page()
+    headings = re.findall(r"^### (\w+)$", page, re.MULTILINE)
+    keys = [key.name for keys in (*SECTIONS.values(), ACCOUNT) for key in keys]
+    assert sorted(set(headings)) == sorted(set(keys))
+    assert made.PAGE.read_text("utf-8") == page, "run: python docs/make_configuration.py"
+
+
+def test_the_picture_of_the_architecture_is_fresh_and_names_what_exists() -> None:
+    made = generator("make_architecture_picture")
+    picture = made.picture()
+    for name in re.findall(r">([a-z_]+(?:/|\.py))(?: · ([a-z_]+/))?<", picture):
+        for each in filter(None, name):
+            assert (ROOT / "exporter" / each).exists(), each
+    assert made.PICTURE.read_text("utf-8") == picture, (
+        "run: python docs/make_architecture_picture.py"
+    )
 
 
 class _Fetched(HTMLParser):

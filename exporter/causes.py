@@ -64,6 +64,9 @@ STREAM_GAP_CAUSES: Final[dict[StreamGapCause, str]] = {
 NOT_RUNNING: Final = "not_running"
 """The cause of a gap inside which no poll is known."""
 
+NOT_LISTENING: Final = "not_listening"
+"""The cause of a gap in the stream before which no exporter said why it stopped listening."""
+
 NOT_KEPT: Final = "not_kept"
 """The cause of a gap whose polls or events found room neither in the database nor in the spool."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from exporter.causes import StreamGapCause
 from exporter.errors import Outcome
 
 MAX_ID_LENGTH = 256
@@ -63,6 +64,8 @@ class OrderGroupEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         received_at: when this process had read the message, UTC.
         extra: the fields of the event that this version does not know, in the same form as an
             `OrderGroup`'s; None if there were none.
+        occurrence: the exchange may send two events that are equal in all of this. They are told
+            apart by their count on one connection, which `Occurrences` sets: 1, 2, ….
     """
 
     order_group_id: str
@@ -71,6 +74,37 @@ class OrderGroupEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     contracts_limit: str | None = None
     received_at: datetime
     extra: str | None = None
+    occurrence: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamBatch:
+    """What one connection heard for one account since the batch before: written whole or not.
+
+    A connection's batches are written, or put into the spool, in their order. A batch that could
+    be kept nowhere ends the connection's span: `since` of those after it must lie after everything
+    that it held.
+
+    Attributes:
+        account: whose history it belongs to.
+        own_groups_only: whether the connection hears groups of other subaccounts too, so that only
+            events of groups that the account's polls see are the account's.
+        since: where the connection's unbroken span begins, the same in all of its batches; None to
+            claim no span, as for a connection that could not be made.
+        until: the last instant up to which no event of the span is missing, counting those in this
+            batch: not when the last message arrived, but the instant at which the exchange had
+            sent all that went before it, such as the sending of a ping that has been answered.
+            With `cause`, where the span ended. UTC, as `since`.
+        events: heard and not written before, in the order in which they came.
+        cause: why listening ended, or could not begin; None while it goes on.
+    """
+
+    account: str
+    own_groups_only: bool
+    since: datetime | None
+    until: datetime
+    events: tuple[OrderGroupEvent, ...] = ()
+    cause: StreamGapCause | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from exporter.clock import Clock
-from exporter.config.model import Account, Configuration
+from exporter.config.model import Account, Configuration, HistoryConfiguration
 from exporter.database.database import Database
 from exporter.errors import ConfigurationError, PrivateKeyError
 from exporter.history.claimant import this_process
@@ -62,7 +62,7 @@ def session_of(account: Account, key: SigningKey, stop: threading.Event) -> Sign
     )
 
 
-def database_of(configuration: Configuration) -> Database:
+def database_of(configuration: HistoryConfiguration) -> Database:
     """Make the connections to the configured database; nothing is opened yet.
 
     Raises:
@@ -71,7 +71,7 @@ def database_of(configuration: Configuration) -> Database:
     return Database(configuration.database.url, pool_size=_CONNECTIONS)
 
 
-def spool_of(configuration: Configuration) -> Spool:
+def spool_of(configuration: HistoryConfiguration) -> Spool:
     """Make the spool of the configured database; nothing is opened yet."""
     return Spool(
         configuration.spool.directory,

@@ -1,87 +1,144 @@
-"""What the commands have in common: how they end, the configuration, the types of options.
+"""What the commands share: how they end, the configuration, and the types of their options.
 
-Only Click is imported here, as in `cli`.
+Only Click is imported here: `--help` needs no more, and cron pays for every import each minute.
 """
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from exporter.cli import streams
 from exporter.errors import ConfigurationError, Exit, ExporterError
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
-    from exporter.config.model import Configuration
+    from exporter.config.model import Account, Configuration, HistoryConfiguration
+
+
+class Command(click.Command):
+    """A command that says where a global option belongs when it is given after the command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; Click calls this."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            group = ctx.find_root()
+            if error.option_name in _options(group.command):
+                raise click.UsageError(
+                    f"{error.option_name} goes before the command: {group.info_name}"
+                    f" {error.option_name} … {self.name}",
+                    ctx,
+                ) from None
+            raise
 
 
 class Commands(click.Group):
     """A group whose commands end in one line and an exit code, never in a traceback."""
 
+    command_class = Command
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # Click's signature
         """List commands in the order in which they were added: that of a user's day."""
         return list(self.commands)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; turn its errors into lines and exit codes."""
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002  # Click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write each command's summary in full, where Click would cut it to one line."""
+        rows = [
+            (name, command.get_short_help_str(limit=1_000))
+            for name, command in self.commands.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the global options; Click calls this."""
         try:
-            code = super().invoke(ctx)
-        except ConfigurationError as error:
-            for fault in error.faults:
-                _complain(fault)
-            code = error.exit_code
-        except ExporterError as error:
-            _complain(str(error))
-            code = error.exit_code
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            option = error.option_name
+            homes = [name for name, each in self.commands.items() if option in _options(each)]
+            if homes:
+                raise click.UsageError(
+                    f"{option} goes after the command: {ctx.info_name}"
+                    f" {' or '.join(homes)} {option} …",
+                    ctx,
+                ) from None
             raise
-        except KeyboardInterrupt:
-            raise click.Abort from None
-        except Exception as error:
-            if _standard_output_failed(error):
-                code = Exit.DATABASE
-            elif os.environ.get("KALSHI_EXPORTER_TRACEBACK"):
-                raise
-            else:
-                _complain(
-                    f"unexpected {type(error).__name__}: {error}; please report it, with what"
-                    " KALSHI_EXPORTER_TRACEBACK=1 shows"
-                )
-                code = Exit.FAILURE
-        ctx.exit(int(code or 0))
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run as a program; `--help` and `--version` come here, before `invoke`."""
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run as a program: end with an exit code, and one line for each thing that is wrong."""
+        streams.prepare()
         try:
-            return super().main(*args, **kwargs)
-        except OSError as error:
-            if not _standard_output_failed(error):
+            code = self._code_of(*args, **kwargs)
+        finally:
+            streams.finish()
+        sys.exit(code)
+
+    def _code_of(self, *args: Any, **kwargs: Any) -> int:
+        try:
+            code = super().main(*args, **kwargs | {"standalone_mode": False})
+            sys.stdout.flush()
+        except SystemExit as end:
+            # Click answers a closed pipe with 1, which monitoring would read as "stale".
+            if isinstance(end.__context__, BrokenPipeError):
+                return streams.CLOSED_PIPE
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            code = _explain(error)
+            if code is None:
                 raise
-            sys.exit(Exit.DATABASE)
+        return int(code or 0)
 
 
-def _standard_output_failed(error: BaseException) -> bool:
-    """Whether it was Click that failed, writing an answer: on a full disk, say."""
-    if not isinstance(error, OSError):
-        return False
-    import traceback
+def _explain(error: BaseException) -> int | None:
+    """Say what ended a command, and return its exit code; None to show the traceback."""
+    code: int | None
+    match error:
+        case ConfigurationError():
+            for fault in error.faults:
+                streams.complain(fault)
+            code = error.exit_code
+        case ExporterError():
+            streams.complain(str(error))
+            code = error.exit_code
+        case click.ClickException():
+            streams.show(error)
+            code = error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            streams.complain("interrupted")
+            code = streams.INTERRUPTED
+        case BrokenPipeError():
+            code = streams.CLOSED_PIPE
+        case OSError() if streams.writing_failed(error):
+            streams.complain(f"cannot write to standard output: {error.strerror or error}")
+            code = Exit.DATABASE
+        case _ if os.environ.get("KALSHI_EXPORTER_TRACEBACK"):
+            code = None
+        case _:
+            streams.complain(
+                f"unexpected {type(error).__name__}: {error}; please report it, with what"
+                " KALSHI_EXPORTER_TRACEBACK=1 shows"
+            )
+            code = Exit.FAILURE
+    return code
 
-    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
-    if frame.f_globals["__name__"] != click.utils.__name__:
-        return False
-    # Else Python tries again at its end, and complains once more.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    _complain(f"cannot write to standard output: {error.strerror or error}")
-    return True
 
-
-def _complain(text: str) -> None:
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    click.echo(f"kalshi-exporter: {line}", err=True)
+def _options(command: click.Command) -> set[str]:
+    return {
+        spelling
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for spelling in (*parameter.opts, *parameter.secondary_opts)
+    }
 
 
 def _leave_no_core() -> None:
@@ -101,21 +158,42 @@ class Context:
         self._log_format = log_format
 
     def configuration(self) -> "Configuration":
-        """Read the configuration, and log as it says."""
+        """Read the whole configuration, and log as it says.
+
+        Raises:
+            ConfigurationError: it has faults.
+        """
         configuration = self.load()
         self.adopt(configuration)
         return configuration
 
-    def load(self) -> "Configuration":
-        """Read the configuration."""
-        from pathlib import Path
+    def history(self) -> "HistoryConfiguration":
+        """Read what a command needs that asks the exchange nothing, and log as it says.
 
+        The environment variables of keys and addresses need not be set: only the service has them.
+
+        Raises:
+            ConfigurationError: it has faults.
+        """
+        from exporter.config.load import load_history
+
+        _leave_no_core()
+        configuration = load_history(self._file())
+        self.adopt(configuration)
+        return configuration
+
+    def load(self) -> "Configuration":
+        """Read the whole configuration.
+
+        Raises:
+            ConfigurationError: it has faults.
+        """
         from exporter.config.load import load
 
         _leave_no_core()
-        return load(Path(self._path))
+        return load(self._file())
 
-    def adopt(self, configuration: "Configuration") -> None:
+    def adopt(self, configuration: "HistoryConfiguration") -> None:
         """Log as this configuration says."""
         from exporter.logs import redaction, setup
 
@@ -125,6 +203,23 @@ class Context:
             self._log_level or configuration.log.level,
             self._log_format or configuration.log.format,
         )
+
+    def _file(self) -> "Path":
+        from pathlib import Path
+
+        return Path(self._path)
+
+
+class File(click.ParamType[str]):
+    """The name of a file. Whether it can be used is for the command to say, in one line."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read it; Click calls this."""
+        if not value:
+            self.fail("must name a file", param, ctx)
+        return str(value)
 
 
 class Duration(click.ParamType[float]):
@@ -147,7 +242,7 @@ class Duration(click.ParamType[float]):
 
 
 class Instant(click.ParamType["datetime"]):
-    """An instant in UTC; says so on stderr where UTC had to be assumed."""
+    """An instant in UTC; a line on stderr says where UTC had to be assumed."""
 
     name = "instant"
 
@@ -162,5 +257,36 @@ class Instant(click.ParamType["datetime"]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if assumed:
-            click.echo(f"{value} is taken as UTC: {instant:%Y-%m-%dT%H:%M:%SZ}", err=True)
+            streams.warn(f"{value} is taken as UTC: {instant:%Y-%m-%dT%H:%M:%SZ}")
         return instant
+
+
+FILE = File()
+DURATION = Duration()
+INSTANT = Instant()
+
+account_option = click.option(
+    "--account",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this account; may be given several times. Otherwise all that are configured.",
+)
+
+
+def chosen(configuration: "Configuration", names: tuple[str, ...]) -> "tuple[Account, ...]":
+    """Give the accounts that were asked for, or all of them if none was named.
+
+    Raises:
+        click.BadParameter: a name is not configured.
+    """
+    if not names:
+        return configuration.accounts
+    known = {account.name: account for account in configuration.accounts}
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(
+                f"no account is called {name!r}; configured: {', '.join(known)}",
+                param_hint="--account",
+            )
+    return tuple(known[name] for name in dict.fromkeys(names))

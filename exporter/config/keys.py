@@ -1,21 +1,18 @@
 """The table of all configuration keys: what each may hold, its default and what it means.
 
-`config` reads files by it, and takes every hint in a fault from it; `config_values` has the kinds.
+`load` reads files by it, and `faults` takes its hints from it; `values` and `urls` have the kinds.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from exporter.config.urls import BASE_URL, DATABASE_URL, HEALTHCHECK_URL, PROXY, STREAM_URL
 from exporter.config.values import (
     ACCOUNT_NAME,
-    BASE_URL,
     BOOLEAN,
-    DATABASE_URL,
     KEY_ID,
     LISTEN,
     PATH,
-    PROXY,
-    STREAM_URL,
     Kind,
     choice,
     count,
@@ -37,6 +34,7 @@ class Key:
     Attributes:
         meaning: what an operator reads beside a fault.
         default: as the file would have it; None if the key may be absent, or is required.
+        for_history: whether commands need it that ask the exchange nothing.
     """
 
     name: str
@@ -44,6 +42,7 @@ class Key:
     meaning: str
     default: str | int | bool | None = None
     required: bool = False
+    for_history: bool = True
 
 
 POLL = (
@@ -64,8 +63,6 @@ POLL = (
     ),
 )
 
-_HEALTHCHECK_URL = replace(BASE_URL, expected="a URL such as https://hc-ping.com/and-a-secret")
-
 SECTIONS: Mapping[str, tuple[Key, ...]] = {
     "database": (
         Key("url", DATABASE_URL, "where the history is kept", "sqlite:///order_groups.db"),
@@ -81,7 +78,12 @@ SECTIONS: Mapping[str, tuple[Key, ...]] = {
         Key("enabled", BOOLEAN, "whether the daemon listens to the accounts' events", default=True),
     ),
     "http": (
-        Key("proxy", PROXY, "the proxy through which the exchange is reached, absent for none"),
+        Key(
+            "proxy",
+            PROXY,
+            "the proxy through which the exchange is reached, absent for none",
+            for_history=False,
+        ),
     ),
     "spool": (
         Key("directory", PATH, "where observations wait while the database is away", "spool"),
@@ -97,11 +99,27 @@ SECTIONS: Mapping[str, tuple[Key, ...]] = {
         Key("format", choice("text", "json"), "how a log line looks", "text"),
     ),
     "metrics": (
-        Key("listen", LISTEN, "where the daemon answers Prometheus", "127.0.0.1:9464"),
-        Key("textfile", PATH, "the file that run-once leaves for node_exporter"),
+        Key(
+            "listen",
+            LISTEN,
+            "where the daemon answers Prometheus",
+            "127.0.0.1:9464",
+            for_history=False,
+        ),
+        Key(
+            "textfile",
+            PATH,
+            "the file that run-once leaves for node_exporter",
+            for_history=False,
+        ),
     ),
     "notify": (
-        Key("healthcheck_url", _HEALTHCHECK_URL, "the address that is told whether all is well"),
+        Key(
+            "healthcheck_url",
+            HEALTHCHECK_URL,
+            "the address that is told whether all is well",
+            for_history=False,
+        ),
     ),
 }
 
@@ -112,27 +130,36 @@ ACCOUNT = (
         "what the account is called in the database, for good",
         required=True,
     ),
-    Key("environment", choice(*ENVIRONMENTS), "which of Kalshi's exchanges the key belongs to"),
-    Key("base_url", BASE_URL, "the API's address, instead of environment"),
-    Key(
-        "exchange",
-        choice("predictions", "margin"),
-        "which exchange of that environment has the order groups",
-        "predictions",
+    *(
+        replace(key, for_history=False)
+        for key in (
+            Key(
+                "environment",
+                choice(*ENVIRONMENTS),
+                "which of Kalshi's environments the key belongs to",
+            ),
+            Key("base_url", BASE_URL, "the API's address, instead of environment"),
+            Key(
+                "exchange",
+                choice("predictions", "margin"),
+                "which exchange of that environment has the order groups",
+                "predictions",
+            ),
+            Key("key_id", KEY_ID, "the id that Kalshi shows beside the API key", required=True),
+            Key(
+                "private_key_file",
+                PATH,
+                "the private key that Kalshi gave once, as a PEM file",
+                required=True,
+            ),
+            Key(
+                "private_key_passphrase_file",
+                PATH,
+                "a file with the passphrase of an encrypted private key",
+            ),
+            Key("subaccount", count(), "the one subaccount to poll, absent for all"),
+            Key("stream", BOOLEAN, "whether the daemon listens to this account's events"),
+            Key("stream_url", STREAM_URL, "the WebSocket's address, absent to derive it"),
+        )
     ),
-    Key("key_id", KEY_ID, "the id that Kalshi shows beside the API key", required=True),
-    Key(
-        "private_key_file",
-        PATH,
-        "the private key that Kalshi gave once, as a PEM file",
-        required=True,
-    ),
-    Key(
-        "private_key_passphrase_file",
-        PATH,
-        "a file with the passphrase of an encrypted private key",
-    ),
-    Key("subaccount", count(), "the one subaccount to poll, absent for all"),
-    Key("stream", BOOLEAN, "whether the daemon listens to this account's events"),
-    Key("stream_url", STREAM_URL, "the WebSocket's address, absent to derive it"),
 )

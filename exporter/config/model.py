@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from exporter.config.values import passwords, without_password
+from exporter.config.urls import passwords, without_password
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -106,31 +106,40 @@ class Notify:
         return f"Notify(healthcheck_url={'***' if self.healthcheck_url else None})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Account:
-    """One `[[accounts]]` entry.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedAccount:
+    """An `[[accounts]]` entry as far as it concerns the history.
 
     Attributes:
-        base_url: up to and including /trade-api/v2, without a trailing slash.
-        environment: production, demo, or None if the entry gave a base_url.
-        exchange: predictions or margin.
-        subaccount: None for all of them in one answer.
-        stream: whether a daemon listens to its events: what the entry says, else `[stream]`.
-        stream_url: of the WebSocket; None to derive it from the environment or the base_url.
         poll: the `[poll]` section with what this account sets otherwise.
     """
 
     name: str
+    poll: PollSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Account(RecordedAccount):
+    """One `[[accounts]]` entry.
+
+    Attributes:
+        base_url: up to and including /trade-api/v2, without a trailing slash.
+        environment: production, demo, or None if the entry has a base_url.
+        exchange: predictions or margin.
+        subaccount: None for all of them in one response.
+        stream: whether a daemon listens to its events: what the entry says, else `[stream]`.
+        stream_url: of the WebSocket; None to derive it from the environment or the base_url.
+    """
+
     base_url: str
     environment: str | None
+    exchange: Literal["predictions", "margin"]
     key_id: str
     private_key_file: Path
     private_key_passphrase_file: Path | None
-    exchange: Literal["predictions", "margin"]
     subaccount: int | None
     stream: bool
     stream_url: str | None
-    poll: PollSettings
 
     @property
     def key_label(self) -> str:
@@ -142,22 +151,38 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
-    """The whole configuration; `path` is the file that it came from, absolute."""
+class HistoryConfiguration:
+    """What commands need that read the history, or change it without asking the exchange.
+
+    Attributes:
+        path: of the file, absolute.
+    """
 
     path: Path
     database: Database
-    stream: Stream
-    http: Http
     spool: Spool
     log: Log
+    accounts: tuple[RecordedAccount, ...]
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no line may show: passwords, as they are and percent-encoded."""
+        return passwords(self.database.url)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration(HistoryConfiguration):
+    """The whole configuration."""
+
+    stream: Stream
+    http: Http
     metrics: Metrics | None
     notify: Notify
     accounts: tuple[Account, ...]
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no log line may show: passwords, key ids, and who may say that all is well."""
+        """What no line may show: passwords, key ids, and the address of the healthcheck."""
         keys = (account.key_id for account in self.accounts)
         # Libraries also repeat the path alone.
         address = self.notify.healthcheck_url or ""

@@ -13,6 +13,8 @@ from typing import BinaryIO, ClassVar
 
 from exporter.errors import Exit, ExporterError
 
+_CLOSED_PIPE = 128 + signal.SIGPIPE
+
 
 class OutputError(ExporterError):
     """An answer could not be written to where it should go."""
@@ -29,11 +31,11 @@ def opened(path: Path | None) -> Iterator[BinaryIO]:
     is. If the block fails, the file that was there before is still there, and nothing else.
 
     Args:
-        path: None for standard output, where a reader that goes away early (`| head`) ends the
-            block in silence.
+        path: None for standard output.
 
     Raises:
         OutputError: it cannot be written.
+        SystemExit: whoever reads it went away early (`| head`): 141, as a shell reports it.
     """
     if path is None:
         with _standard_output() as sink:
@@ -42,6 +44,8 @@ def opened(path: Path | None) -> Iterator[BinaryIO]:
     try:
         with ended_by_signals(), _file(path) as sink:
             yield sink
+    except BrokenPipeError:
+        sys.exit(_CLOSED_PIPE)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -81,6 +85,7 @@ def _standard_output() -> Iterator[BinaryIO]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sink.fileno())
         os.close(nowhere)
+        sys.exit(_CLOSED_PIPE)
     except OSError as error:
         raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 

@@ -65,7 +65,7 @@ class Reported:
 
 def report(
     url: str,
-    output: Path,
+    output: Path | None,
     *,
     intervals: Mapping[str, float],
     now: datetime,
@@ -77,7 +77,7 @@ def report(
 
     Args:
         url: the database, as the configuration names it.
-        output: a file to make or replace.
+        output: a file to make or replace; None for standard output.
         intervals: for each configured account the seconds between its polls.
         now: the present instant.
         since: the beginning of the span; that of what is recorded if None.

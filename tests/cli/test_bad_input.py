@@ -177,7 +177,7 @@ CASES = {
         ),
     ),
     "init onto a file": Case(
-        command=("init", "config.toml"), says=(("config.toml is there already", "left as it is"),)
+        command=("init", "config.toml"), says=(("config.toml exists already", "left as it is"),)
     ),
     "init into nowhere": Case(
         command=("init", "nowhere/config.toml"),

@@ -110,7 +110,11 @@ def test_init_writes_a_private_file_that_says_what_to_fill_in(
     written = tmp_path / "config.toml"
     assert written.read_bytes() == shipped("config.example.toml").read_bytes()
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
-    # It is found without being named; the one thing missing is the key, which no file can ship.
+    # It is found without being named; what is missing is the key, which no file can ship.
+    after = run_cli("run-once")
+    assert after.returncode == 78
+    assert "accounts[0].key_id: is still what `kalshi-exporter init` wrote" in after.stderr
+    written.write_text(written.read_text().replace("put-your-key-id-here", "0123456789abcdef"))
     after = run_cli("run-once")
     assert after.returncode == 78
     assert "kalshi.pem" in after.stderr

@@ -15,7 +15,8 @@ from sqlalchemy.engine import make_url
 from exporter.config.keys import ACCOUNT, POLL, SECTIONS, Key
 from exporter.config.load import load
 from exporter.config.model import Configuration
-from exporter.config.values import parse_duration, parse_size, passwords, without_password
+from exporter.config.urls import passwords, without_password
+from exporter.config.values import KEY_ID_PLACEHOLDER, parse_duration, parse_size
 from exporter.errors import ConfigurationError
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
@@ -181,8 +182,15 @@ def test_a_linked_configuration_keeps_the_directory_of_the_link(
 # The example
 
 
-def test_the_example_loads_as_it_is(tmp_path: Path, directory: Directory) -> None:
-    (tmp_path / "config.toml").write_bytes(EXAMPLE.read_bytes())
+def filled_in() -> str:
+    """The example with a key's id."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    assert KEY_ID_PLACEHOLDER in text
+    return text.replace(KEY_ID_PLACEHOLDER, "0123456789abcdef")
+
+
+def test_the_example_loads_once_it_is_filled_in(tmp_path: Path, directory: Directory) -> None:
+    (tmp_path / "config.toml").write_text(filled_in(), encoding="utf-8")
     configuration = load(tmp_path / "config.toml", {})
     defaults = directory.load("")
     assert configuration.database == defaults.database
@@ -213,7 +221,7 @@ def test_the_example_explains_every_key_with_its_default() -> None:
 
 
 def test_the_example_with_everything_on_loads(tmp_path: Path) -> None:
-    text = re.sub(r"(?m)^# (\[\w+\]|\w+ = \S+)$", r"\1", EXAMPLE.read_text(encoding="utf-8"))
+    text = re.sub(r"(?m)^# (\[\w+\]|\w+ = \S+)$", r"\1", filled_in())
     file = tmp_path / "config.toml"
     file.write_text(text.replace('environment = "production"\n', ""), encoding="utf-8")
     configuration = load(file, {})
@@ -292,7 +300,7 @@ subaccount = -1
         ("[poll]\ninterval = 2026-01-01", "poll.interval = a date or time: must be"),
         ('[poll]\ninterval = "60s\\n"', "line breaks"),
         (f"[poll]\nmax_attempts = 0x{'f' * 5000}", "a huge number: must be"),
-        (f"[poll]\ninterval = '{'9' * 500}s'", "…': must be a duration"),
+        (f"[poll]\ninterval = '{'9' * 500}s'", "poll.interval: must be a duration"),
         ("[poll]\ndeadline = '0s'", '"1ms" to "10m"'),
         ("[poll]\ndeadline = '601s'", '"1ms" to "10m"'),
         ("[poll]\nmax_attempts = 0", "from 1 to 10"),
@@ -653,7 +661,7 @@ def test_sqlalchemy_gets_any_password_back(password: str) -> None:
 
 
 def expanded(template: str, environment: Mapping[str, str]) -> str:
-    from exporter.config.values import DATABASE_URL
+    from exporter.config.urls import DATABASE_URL
 
     url = DATABASE_URL.read(template, Path("/"), environment)
     assert isinstance(url, str)

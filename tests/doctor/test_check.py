@@ -162,7 +162,7 @@ def test_a_refusal_is_told_apart(  # noqa: PLR0917  # pytest passes fixtures by 
     finished = run_cli("check")
     assert finished.returncode == 77
     text = lines(finished)["account main"]
-    assert text.startswith("WRONG: the exchange responded 40")
+    assert text.startswith("FAIL: the exchange responded 40")
     assert said in text
     assert f"(key …{key_id[-4:]})" in text
     assert key_id not in finished.stdout + finished.stderr
@@ -200,7 +200,7 @@ def test_a_key_in_a_git_tree_is_in_doubt(
     finished = run_cli("check", "--offline")
     assert finished.returncode == 0
     for name in ("kalshi.pem", "passphrase"):
-        said = f"doubt  key of main: {tmp_path}/{name} lies in the git working tree"
+        said = f"warn  key of main: {tmp_path}/{name} lies in the git working tree"
         assert f"{said} {tmp_path.resolve()}, " in finished.stdout
     assert finished.stdout.count("move it out of there") == 2
 
@@ -217,7 +217,7 @@ def test_every_faulty_key_is_a_finding(
     finished = run_cli("check")
     assert finished.returncode == 78
     found = lines(finished)
-    assert found["key of main"].startswith("WRONG: ")
+    assert found["key of main"].startswith("FAIL: ")
     assert found["key of second"].endswith("empty.pem is empty: put the private key there")
     assert "account main" not in found
 
@@ -242,7 +242,7 @@ def test_a_spool_that_cannot_be_made_is_wrong(
     write_config(base_url="http://127.0.0.1:1/trade-api/v2")
     finished = run_cli("check", "--offline")
     assert finished.returncode == 74
-    assert "WRONG: " in lines(finished)["spool"]
+    assert "FAIL: " in lines(finished)["spool"]
 
 
 def waiting(account: str) -> Poll:
@@ -279,7 +279,7 @@ def test_what_waits_in_the_spool_is_counted_and_what_is_stranded_there_is_in_dou
     finished = run_cli("check", "--offline")
     assert finished.returncode == 0
     said = [line for line in finished.stdout.splitlines() if "spool: " in line]
-    assert [line[:5] for line in said] == ["ok   ", "doubt", "doubt"]
+    assert [line[:5] for line in said] == ["ok   ", "warn ", "warn "]
     assert said[0].endswith("; 5 polls wait for the database")
     assert "3 polls wait of the account former, which is not configured" in said[1]
     assert "4 polls wait for another database, postgresql+psycopg://me:***@old/db" in said[2]

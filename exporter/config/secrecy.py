@@ -1,0 +1,72 @@
+"""Judge whether a text could be a secret, so that no message repeats one.
+
+People put keys where paths belong, and passwords where names belong, most often through `${NAME}`.
+A message may therefore repeat a value only if it cannot be a secret.
+"""
+
+import re
+
+_LONGEST_SHOWN = 40  # characters
+_LONGEST_WORD = 16  # characters of one word in a text that is shown
+_SHORTEST_PASSWORD = 6  # characters
+
+# How a private key begins: PEM, base64 of PEM, and base64 or hexadecimal of DER (RSA's PKCS#1 and
+# PKCS#8, encrypted PKCS#8, Ed25519's PKCS#8, OpenSSH's own).
+_KEY = re.compile(
+    r"-----|PRIVATE KEY|LS0tLS1C|b3BlbnNzaC1r"
+    r"|(?<![A-Za-z0-9])(?:MI[ICGH][A-Za-z0-9+/_-]{5}|MC[A-Za-z0-9]CAQ"
+    r"|30(?i:82[0-9a-f]{4}|[2-7][0-9a-f])02010)"
+)
+_UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
+_HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}[: ]?){20,}", re.IGNORECASE)
+_ENCODED = re.compile(r"[A-Za-z0-9+/=_-]{40,}")  # 32 bytes of a key are 43 characters in base64
+_WORD = re.compile(r"[A-Za-z0-9+=]+")
+_PLACEHOLDER = re.compile(r"\$\{[A-Z_][A-Z0-9_]{0,63}\}")
+_ORDINARY = " ._:/-,'\"()[]{}$+~"  # punctuation of names, paths, times and sizes
+
+
+def is_key(text: str) -> bool:
+    """Tell whether a text holds a private key in some form: PEM, its body, base64, hexadecimal.
+
+    Paths, hosts and names do not look so, whatever UUID or digest is a part of them.
+    """
+    text = text.strip("'\" \t")
+    return (
+        _KEY.search(text) is not None
+        or _HEXADECIMAL.fullmatch(text) is not None
+        or any(map(_is_base64, _ENCODED.findall(text)))
+    )
+
+
+def is_key_or_id(text: str) -> bool:
+    """Tell whether a text holds a private key, or is the id of a key, which is a UUID."""
+    return is_key(text) or _UUID.fullmatch(text.strip("'\" \t")) is not None
+
+
+def could_be_secret(text: str) -> bool:
+    """Tell whether a text could be a key, a password or a token, so that no message may repeat it.
+
+    It is long; or one of its words is long, or mixes letters and digits; or its punctuation is a
+    password's. `${NAME}` is left out of account: it names a secret but is none.
+    """
+    rest = _PLACEHOLDER.sub("", text)
+    if len(rest) > _LONGEST_SHOWN or is_key(rest) or _UUID.search(rest):
+        return True
+    if len(rest) >= _SHORTEST_PASSWORD and any(
+        not character.isalnum() and character not in _ORDINARY for character in rest
+    ):
+        return True
+    return any(
+        len(word) > _LONGEST_WORD or (len(word) >= _LONGEST_WORD // 2 and _mixes(word))
+        for word in _WORD.findall(rest)
+    )
+
+
+def _mixes(word: str) -> bool:
+    return word.upper() != word.lower() and any(map(str.isdigit, word))
+
+
+def _is_base64(word: str) -> bool:
+    """Tell random base64 from the words of a path: upper case, lower case and digits alternate."""
+    shares = [sum(map(kind, word)) / len(word) for kind in (str.isupper, str.islower, str.isdigit)]
+    return all(share > least for share, least in zip(shares, (0.15, 0.15, 0.03), strict=True))

@@ -1,0 +1,209 @@
+"""The URLs that a configuration may hold: of the database, the exchange, a proxy, a healthcheck.
+
+SQLAlchemy takes database URLs apart, so that what passes here means the same there. Importing it
+costs nothing: whoever reads a configuration opens the database next.
+"""
+
+import importlib.util
+import ipaddress
+import re
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from exporter.config.environment import expand_url
+from exporter.config.secrecy import is_key, is_key_or_id
+from exporter.config.values import PORT, Kind, path, port
+
+_POSTGRES = "postgresql+psycopg"
+_SCHEMES = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite+pysqlite",
+    "postgres": _POSTGRES,
+    "postgresql": _POSTGRES,
+    _POSTGRES: _POSTGRES,
+}
+_PASSWORD = re.compile(r"(?<=://)([^:/]*:)([^@]*)(?=@)")
+_OPTION = re.compile(r"(?<=[?&])((?:ssl)?password=)([^&]*)")
+
+_ADDRESS = "must have a valid host, and a port from 1 to 65535 or none"
+_CREDENTIALS = (
+    "must have user, password, host and port as in //user:password@host:5432/database, "
+    "with special characters of user and password percent-encoded (a value from "
+    "${NAME} is encoded by itself) and several hosts as ?host=a:5432&host=b:5432"
+)
+
+
+def _split(value: str) -> SplitResult:
+    if not re.fullmatch("[!-~]+", value):
+        raise ValueError
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:  # its text repeats what may be a secret
+        raise ValueError(_ADDRESS) from None
+    # What stands for a host is looked up, which tells it to whoever runs the name server.
+    if is_key(parts.hostname or ""):
+        raise ValueError("must not hold a key")
+    return parts
+
+
+def _address(value: str, secure: str, plain: str) -> None:
+    """Refuse what is not a bare address, and the plain scheme but on this machine."""
+    parts = _split(value)
+    if "@" in parts.netloc or "?" in value or "#" in value:
+        raise ValueError("must not hold a user, a query or a fragment")
+    if parts.scheme not in {secure, plain} or not parts.hostname:
+        raise ValueError
+    if parts.netloc.endswith(":") or parts.port == 0:
+        raise ValueError(_ADDRESS)
+    if parts.scheme == plain and not is_loopback(parts.hostname):
+        raise ValueError(f"must be {secure}, {plain} is only for this machine itself (127.0.0.1)")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine itself."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _healthcheck_url(value: str, _directory: Path) -> str:
+    _address(value, "https", "http")
+    return value.rstrip("/")
+
+
+def _base_url(value: str, _directory: Path) -> str:
+    _refuse_a_key(value)
+    _address(value, "https", "http")
+    return value.rstrip("/")
+
+
+def _stream_url(value: str, _directory: Path) -> str:
+    _refuse_a_key(value)
+    _address(value, "wss", "ws")
+    return value
+
+
+def _refuse_a_key(value: str) -> None:
+    # These addresses are shown, by `check` and in the log.
+    if is_key_or_id(value):
+        raise ValueError("must be an address, and not hold a key or the id of one")
+
+
+def _proxy(value: str, _directory: Path) -> str:
+    parts = _split(value)
+    if parts.scheme in {"https", "socks4", "socks5", "socks5h"}:
+        raise ValueError("must begin with http://, no other kind of proxy is supported")
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError
+    if not parts.port:
+        raise ValueError(PORT)
+    if "@" in parts.netloc.rpartition("@")[0]:
+        raise ValueError("must have an @ in its user or password written as %40")
+    if parts.path not in {"", "/"} or "?" in value or "#" in value:
+        raise ValueError("must end after the port")
+    _refuse_a_key(parts.netloc.rpartition("@")[2])
+    return value.rstrip("/")
+
+
+def _database_url(value: str, directory: Path) -> str:
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise ValueError(
+            "must begin with one of "
+            + ", ".join(f"{known}://" for known in ("sqlite", "postgresql", _POSTGRES))
+        )
+    scheme = _SCHEMES[scheme]
+    if scheme == _POSTGRES:
+        _refuse_unusable(rest)
+        return f"{scheme}://{rest}"
+    return f"{scheme}://{_sqlite(rest, directory)}"
+
+
+def _sqlite(rest: str, directory: Path) -> str:
+    file = rest.removeprefix("/")
+    if file in {"", ":memory:"}:
+        raise ValueError(
+            "must name a file: a database in memory would be lost when the process ends"
+        )
+    if not rest.startswith("/"):
+        raise ValueError(
+            "must have three slashes before a relative path and four before an absolute one"
+        )
+    absolute = path(file, directory)
+    if "?" in file:
+        raise ValueError("must not have options after ?, the exporter sets what it needs itself")
+    if re.search("[?%]", str(absolute)):
+        raise ValueError("must lead to a path without ? and %, which URLs give another meaning")
+    return f"/{absolute}"
+
+
+def _refuse_unusable(rest: str) -> None:
+    """Refuse a Postgres URL of which SQLAlchemy would make something else than its author meant."""
+    try:
+        url = make_url(f"{_POSTGRES}://{rest}")
+    except (ArgumentError, ValueError):  # a port that is no number; the text repeats it
+        raise ValueError(PORT) from None
+    if url.port is not None:
+        port(str(url.port))
+    # A special character that is not encoded leaves half of a password for the host.
+    if "@" in f"{url.host}{url.database}":
+        raise ValueError(_CREDENTIALS)
+    if is_key("\n".join(filter(None, (url.username, url.host, url.database)))):
+        raise ValueError("must not hold a key in its user, host or database")
+    if importlib.util.find_spec("psycopg") is None:
+        raise ValueError("needs the Postgres driver: pip install 'kalshi-exporter[postgres]'")
+
+
+def without_password(url: str) -> str:
+    """Put `***` in place of the passwords in a URL of a database or a proxy, for people to see.
+
+    SQLAlchemy's own way, `URL.render_as_string`, leaves `sslpassword` as it is, and spells the rest
+    of the URL afresh, by which the spool knows whose polls it holds.
+    """
+    return _OPTION.sub(r"\1***", _PASSWORD.sub(r"\1***", url))
+
+
+def passwords(url: str) -> tuple[str, ...]:
+    """List the passwords in a URL of a database or a proxy, each as it stands there and decoded."""
+    found = [match[2] for pattern in (_PASSWORD, _OPTION) for match in pattern.finditer(url)]
+    return tuple(dict.fromkeys(form for text in found for form in (text, unquote(text)) if form))
+
+
+# None of them is shown in a fault: each may hold a secret.
+HEALTHCHECK_URL = Kind(
+    toml_type=str,
+    expected="a URL such as https://hc-ping.com/and-a-secret",
+    parse=_healthcheck_url,
+    shown=False,
+)
+BASE_URL = Kind(
+    toml_type=str,
+    expected="a URL such as https://external-api.kalshi.com/trade-api/v2",
+    parse=_base_url,
+    shown=False,
+)
+STREAM_URL = Kind(
+    toml_type=str,
+    expected="a URL such as wss://external-api-ws.kalshi.com/trade-api/ws/v2",
+    parse=_stream_url,
+    shown=False,
+)
+PROXY = Kind(
+    toml_type=str,
+    expected="a URL such as http://proxy.example:3128 or http://user:password@proxy.example:3128",
+    parse=_proxy,
+    shown=False,
+    expand=expand_url,
+)
+DATABASE_URL = Kind(
+    toml_type=str,
+    expected="a URL such as sqlite:///order_groups.db, in quotes",
+    parse=_database_url,
+    shown=False,
+    expand=expand_url,
+)

@@ -93,8 +93,8 @@ def lines(finished: Any) -> dict[str, str]:
     """What check said, by subject; of one that comes twice, the last."""
     found = {}
     for line in finished.stdout.splitlines():
-        subject, _, text = line[7:].partition(": ")
-        found[subject] = f"{line[:5].strip()}: {text}"
+        subject, _, text = line[6:].partition(": ")
+        found[subject] = f"{line[:4].strip()}: {text}"
     return found
 
 

@@ -1,11 +1,15 @@
 """Every error that this package raises on purpose: what it means, and its exit code.
 
 The exit codes follow BSD's sysexits.h, so that cron, systemd and monitoring can tell "fix the
-configuration" (78) from "the exchange is down" (69). This module imports nothing of the package.
+configuration" (78) from "the exchange is down" (69). This module imports nothing of the package
+but the causes of gaps.
 """
 
+from datetime import datetime
 from enum import IntEnum
 from typing import ClassVar, Literal
+
+from exporter.causes import StreamGapCause
 
 Outcome = Literal[
     "ok",
@@ -118,6 +122,47 @@ class ApiError(ExporterError):
     ) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.summary = reason if summary is None else summary
+        self.http_status = http_status
+        self.code = code
+        self.message = message
+        self.details = details
+        self.service = service
+        self.retry_after = retry_after
+
+
+class StreamError(ExporterError):
+    """The stream of events ended, or could not begin.
+
+    The texts from the exchange are as harmless as an `ApiError`'s, and named alike.
+
+    Args:
+        reason: one line for the operator: what happened.
+        cause: of the gap that begins.
+        certain_until: the last instant until which no event is missing, UTC; None if no stretch
+            had begun.
+    """
+
+    exit_code = Exit.UNAVAILABLE
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        cause: StreamGapCause,
+        certain_until: datetime | None = None,
+        summary: str | None = None,
+        http_status: int | None = None,
+        code: str | None = None,
+        message: str | None = None,
+        details: str | None = None,
+        service: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.cause = cause
+        self.certain_until = certain_until
         self.summary = reason if summary is None else summary
         self.http_status = http_status
         self.code = code

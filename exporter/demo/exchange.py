@@ -9,23 +9,36 @@ import time
 from collections import defaultdict, deque
 from dataclasses import replace
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
 
 from exporter.demo.answers import Answer, Request, Script
+from exporter.demo.channel import Channel
 from exporter.demo.groups import Groups
 from exporter.demo.server import Server
 
 BASE_PATH = "/trade-api/v2"
 ENDPOINT = BASE_PATH + "/portfolio/order_groups"
+STREAM_PATH = "/trade-api/ws/v2"
 CLOCK_TOLERANCE = 20.0
 """Seconds a request's clock may be off: the live service lets 10 pass and refuses 30."""
-HIGHEST_SUBACCOUNT = 32
+HIGHEST_SUBACCOUNT = 63
+
+World: TypeAlias = Literal["predictions", "margin"]
+"""The two exchanges behind one address: groups of one are nothing to the other."""
+
+_ENDPOINTS: dict[str, World] = {
+    ENDPOINT: "predictions",
+    BASE_PATH + "/margin/order_groups": "margin",
+}
+_STREAMS: dict[str, World] = {STREAM_PATH: "predictions", STREAM_PATH + "/margin": "margin"}
 
 PublicKey: TypeAlias = rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+
+_NOT_FOUND = Answer.error(404, "not_found", "not found")
 
 _REMEMBERED = 10_000
 """How many requests and signatures are kept, so that a demo left running does not grow."""
@@ -36,6 +49,7 @@ class Exchange:
 
     Attributes:
         base_url: with `/trade-api/v2`.
+        stream_url: of the WebSocket of the predictions exchange; margin's has `/margin` after it.
         page_size: groups per answer; None gives all in one, as the live service does. This one
             and the next two may be set at any time.
         compress: whether to answer under gzip to clients that accept it.
@@ -50,14 +64,19 @@ class Exchange:
         self.closing = threading.Event()
         self._keys: dict[str, PublicKey] = {}
         self._scopes: dict[str, tuple[str, ...]] = {}
-        self._accounts: defaultdict[str, Groups] = defaultdict(Groups)
+        self._accounts: dict[tuple[str, World], Groups] = {}
+        self._channels: dict[tuple[str, World], Channel] = {}
         self._scripts: defaultdict[str, deque[Script]] = defaultdict(deque)
+        self._handshake_scripts: defaultdict[str, deque[Answer]] = defaultdict(deque)
         self._seen_signatures: dict[str, None] = {}  # in the order of arrival
         self._requests: deque[Request] = deque(maxlen=_REMEMBERED)
         self._request_count = 0
+        self._handshakes: deque[Request] = deque(maxlen=_REMEMBERED)
         self._changed = threading.Condition()
         self._server = Server(self)
-        self.base_url = f"http://127.0.0.1:{self._server.server_port}{BASE_PATH}"
+        address = f"127.0.0.1:{self._server.server_port}"
+        self.base_url = f"http://{address}{BASE_PATH}"
+        self.stream_url = f"ws://{address}{STREAM_PATH}"
         self._thread = threading.Thread(
             # The interval bounds how long leaving the context takes.
             target=self._server.serve_forever,
@@ -88,10 +107,16 @@ class Exchange:
         self._keys[key_id] = public_key
         self._scopes[key_id] = scopes
 
-    def groups(self, key_id: str) -> Groups:
+    def groups(self, key_id: str, world: World = "predictions") -> Groups:
         """The groups that this key sees, to look at and to change."""
+        channel = self.channel(key_id, world)
         with self._changed:
-            return self._accounts[key_id]
+            return self._accounts.setdefault((key_id, world), Groups(channel.tell))
+
+    def channel(self, key_id: str, world: World = "predictions") -> Channel:
+        """The channel on which this key hears of its groups, to watch and to disturb."""
+        with self._changed:
+            return self._channels.setdefault((key_id, world), Channel(self.now))
 
     def script(self, key_id: str, *answers: Script) -> None:
         """Give the next requests of this key these answers, one each, after those scripted before.
@@ -100,6 +125,11 @@ class Exchange:
         """
         with self._changed:
             self._scripts[key_id].extend(answers)
+
+    def script_handshakes(self, key_id: str, *answers: Answer) -> None:
+        """Refuse the next handshakes of this key with these answers, in the same manner."""
+        with self._changed:
+            self._handshake_scripts[key_id].extend(answers)
 
     def scripted(self, key_id: str) -> int:
         """How many scripted answers of this key still wait for a request."""
@@ -111,6 +141,12 @@ class Exchange:
         """The latest requests, oldest first, at most 10,000; each is here before its answer is."""
         with self._changed:
             return list(self._requests)
+
+    @property
+    def handshakes(self) -> list[Request]:
+        """The latest WebSocket handshakes, oldest first; status 101 is an accepted one."""
+        with self._changed:
+            return list(self._handshakes)
 
     def wait_for_requests(self, count: int, *, seconds: float = 10.0) -> None:
         """Return once this many requests have come in all; TimeoutError if they do not in time."""
@@ -136,38 +172,61 @@ class Exchange:
             self._changed.notify_all()
         return answer
 
+    def listen(self, request: Request) -> Answer | Channel:
+        """Judge a handshake as a request is judged, and remember it."""
+        judged = self._judge_handshake(request)
+        status = judged.status if isinstance(judged, Answer) else 101
+        with self._changed:
+            self._handshakes.append(replace(request, status=status))
+        return judged
+
     def _judge(self, method: str, request: Request) -> Answer:
-        if request.path != ENDPOINT:
-            return Answer.error(404, "not_found", "not found")
+        world = _ENDPOINTS.get(request.path)
+        if world is None:
+            return _NOT_FOUND
         refusal = self._refusal(method, request)
         if refusal is not None:
             return refusal
-        assert request.key_id is not None  # noqa: S101 - _refusal saw to it; this is for mypy
-        if "read" not in self._scopes[request.key_id]:
-            # The live service has such keys; what it says to them is not documented.
-            return Answer.error(403, "insufficient_scope", "the key has no scope for this")
+        key_id = str(request.key_id)
         with self._changed:
-            script = self._scripts[request.key_id]
+            script = self._scripts[key_id]
             scripted = script.popleft() if script else None
         if scripted is None:
-            return self._true_answer(self.groups(request.key_id), request)
+            return self._true_answer(self.groups(key_id, world), request)
         return scripted if isinstance(scripted, Answer) else scripted(request)
+
+    def _judge_handshake(self, request: Request) -> Answer | Channel:
+        world = _STREAMS.get(request.path)
+        if world is None:
+            return _NOT_FOUND
+        refusal = self._refusal("GET", request)
+        if refusal is not None:
+            return refusal
+        key_id = str(request.key_id)
+        with self._changed:
+            script = self._handshake_scripts[key_id]
+            scripted = script.popleft() if script else None
+        return self.channel(key_id, world) if scripted is None else scripted
 
     def _refusal(self, method: str, request: Request) -> Answer | None:
         """The reason not to serve a request, or None."""
         timestamp = request.headers.get("kalshi-access-timestamp")
         signature = request.headers.get("kalshi-access-signature")
-        if request.key_id is None:
-            return Answer.unauthorized("token_authentication_failure", "")
-        if signature is None:
-            return Answer.unauthorized("signature_is_missing_from_headers", "")
+        if request.key_id is None or signature is None:
+            missing = "token_authentication_failure", "signature_is_missing_from_headers"
+            return Answer.unauthorized(missing[request.key_id is not None], "")
         if timestamp is None or not (timestamp.isascii() and timestamp.isdigit()):
             return Answer.unauthorized("header_timestamp_invalid", "")
         if abs(self.now() - int(timestamp) / 1000) > CLOCK_TOLERANCE:
             return Answer.unauthorized("header_timestamp_expired", "")
         message = f"{timestamp}{method}{request.path}".encode()
         details = self._fault_of_signature(request.key_id, signature, message)
-        return Answer.unauthorized(details=details) if details else None
+        if details:
+            return Answer.unauthorized(details=details)
+        # The live service has keys without this scope; what it says to them is not documented.
+        may_read = "read" in self._scopes[request.key_id]
+        refused = Answer.error(403, "insufficient_scope", "the key has no scope for this")
+        return None if may_read else refused
 
     def _fault_of_signature(self, key_id: str, signature: str, message: bytes) -> str | None:
         key = self._keys.get(key_id)

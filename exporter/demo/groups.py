@@ -3,7 +3,7 @@
 import base64
 import gzip
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -11,9 +11,15 @@ from exporter.demo.answers import encode
 
 
 class Groups:
-    """The order groups that one key sees, in the order of their creation; safe between threads."""
+    """The order groups that one key sees, in the order of their creation; safe between threads.
 
-    def __init__(self) -> None:
+    Args:
+        tell: called with the type of an event, the group's id and its limit, if it is part of the
+            event; never from two threads at a time.
+    """
+
+    def __init__(self, tell: Callable[[str, str, str | None], None] = lambda *_: None) -> None:
+        self._tell = tell
         self._lock = threading.Lock()
         self._groups: dict[str, tuple[int, dict[str, Any]]] = {}
         # Each group's JSON is kept, so that after a change among 100,000 only one is encoded again.
@@ -24,7 +30,7 @@ class Groups:
         self,
         group_id: str,
         *,
-        is_auto_cancel_enabled: bool = True,
+        is_auto_cancel_enabled: bool = False,
         contracts_limit: str | None = "10.00",
         subaccount: int = 0,
         **others: Any,
@@ -33,7 +39,7 @@ class Groups:
 
         Args:
             group_id: unique over all subaccounts.
-            is_auto_cancel_enabled: as sent.
+            is_auto_cancel_enabled: as sent; false in a fresh group, as far as is known.
             subaccount: which has it; the answer does not say.
             contracts_limit: sent as `contracts_limit_fp`, two decimals; None leaves it out.
             others: further fields, sent as they are.
@@ -48,15 +54,29 @@ class Groups:
             if group_id in self._groups:
                 raise KeyError(group_id)
             self._put(subaccount, group | {"exchange_index": 0} | others)
+            self._tell("created", group_id, contracts_limit)
 
     def change(self, group_id: str, **fields: Any) -> None:
-        """Set fields of a group by the names they have in the answer; None takes a field away."""
+        """Set fields of a group by the names they have in the answer; None takes a field away.
+
+        Only another limit is an event.
+        """
         with self._lock:
-            subaccount, group = self._groups[group_id]
-            changed = group | fields
-            self._put(
-                subaccount, {name: value for name, value in changed.items() if value is not None}
-            )
+            self._change(group_id, **fields)
+            if (limit := fields.get("contracts_limit_fp")) is not None:
+                self._tell("limit_updated", group_id, limit)
+
+    def trigger(self, group_id: str) -> None:
+        """Cancel a group's orders and let it take no more until it is reset."""
+        with self._lock:
+            self._change(group_id, is_auto_cancel_enabled=True)
+            self._tell("triggered", group_id, None)
+
+    def reset(self, group_id: str) -> None:
+        """Let a group take orders again."""
+        with self._lock:
+            self._change(group_id, is_auto_cancel_enabled=False)
+            self._tell("reset", group_id, None)
 
     def delete(self, group_id: str) -> None:
         """Remove a group; KeyError if there is none."""
@@ -64,9 +84,10 @@ class Groups:
             del self._groups[group_id]
             del self._encoded[group_id]
             self._bodies.clear()
+            self._tell("deleted", group_id, None)
 
     def replace(self, groups: Iterable[Mapping[str, Any]], *, subaccount: int = 0) -> None:
-        """Let a subaccount have exactly these groups, each as it stands in the answer."""
+        """Let a subaccount have exactly these groups, each as it stands in the answer; no event."""
         with self._lock:
             for group_id in [own for own, (of, _) in self._groups.items() if of == subaccount]:
                 del self._groups[group_id]
@@ -110,6 +131,11 @@ class Groups:
                 # Level 1: what a service under load takes.
                 self._bodies[view] = gzip.compress(body, 1) if compressed else body
             return self._bodies[view]
+
+    def _change(self, group_id: str, **fields: Any) -> None:
+        subaccount, group = self._groups[group_id]
+        changed = group | fields
+        self._put(subaccount, {name: value for name, value in changed.items() if value is not None})
 
     def _put(self, subaccount: int, group: dict[str, Any]) -> None:
         self._groups[group["id"]] = (subaccount, group)

@@ -36,7 +36,7 @@ class Market:
         # Seeded on purpose: a demonstration should be repeatable, and guards no secret.
         self._random = random.Random(seed)  # noqa: S311 - see above
         self._limits: dict[str, int] = {}
-        self._switched_off: set[str] = set()
+        self._triggered: set[str] = set()
         self._steps: list[Callable[[], str]] = []
         for _ in range(initial_groups):
             self._create()
@@ -52,7 +52,7 @@ class Market:
         activities = [
             *[self._create] * 4,
             *[self._change_limit] * 6,
-            *[self._switch_auto_cancel] * 3,
+            *[self._trigger_or_reset] * 3,
             *[self._delete] * 2,
         ]
         self._random.shuffle(faults)
@@ -79,21 +79,23 @@ class Market:
         self._groups.change(group_id, contracts_limit_fp=f"{limit}.00")
         return f"the limit of group {_short(group_id)} goes from {before} to {limit} contracts"
 
-    def _switch_auto_cancel(self) -> str:
+    def _trigger_or_reset(self) -> str:
         if not self._limits:
             return self._create()
         group_id = self._any_group()
-        self._switched_off ^= {group_id}
-        enabled = group_id not in self._switched_off
-        self._groups.change(group_id, is_auto_cancel_enabled=enabled)
-        return f"auto-cancel of group {_short(group_id)} is switched {'on' if enabled else 'off'}"
+        self._triggered ^= {group_id}
+        if group_id in self._triggered:
+            self._groups.trigger(group_id)
+            return f"group {_short(group_id)} triggers"
+        self._groups.reset(group_id)
+        return f"group {_short(group_id)} is reset"
 
     def _delete(self) -> str:
         if not self._limits:
             return self._create()
         group_id = self._any_group()
         del self._limits[group_id]
-        self._switched_off.discard(group_id)
+        self._triggered.discard(group_id)
         self._groups.delete(group_id)
         return f"group {_short(group_id)} is deleted"
 

@@ -10,7 +10,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from websockets.datastructures import Headers
+from websockets.http11 import Request as Handshake
+
 from exporter.demo.answers import Answer, Request
+from exporter.demo.channel import Channel
 
 
 class Answering(Protocol):
@@ -27,6 +31,9 @@ class Answering(Protocol):
 
     def answer(self, method: str, request: Request) -> Answer:
         """Answer a request."""
+
+    def listen(self, request: Request) -> Answer | Channel:
+        """Answer a handshake: a refusal, or the channel to be heard."""
 
 
 class Server(HTTPServer):
@@ -97,7 +104,16 @@ class _Handler(BaseHTTPRequestHandler):
             query={name: values[-1] for name, values in parse_qs(url.query).items()},
             headers=headers,
         )
-        self._send(exchange.answer("GET", request))
+        if headers.get("upgrade", "").lower() != "websocket":
+            self._send(exchange.answer("GET", request))
+            return
+        self.close_connection = True
+        channel = exchange.listen(request)
+        if isinstance(channel, Answer):
+            self._send(channel)
+        else:
+            handshake = Handshake(self.path, Headers(self.headers.items()))
+            channel.serve(self.connection, handshake)
 
     def log_message(self, *_: object) -> None:
         """Stay silent: `Exchange.requests` tells what happened."""

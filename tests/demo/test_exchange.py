@@ -222,17 +222,17 @@ def test_groups_are_written_as_go_writes_them(
     groups = exchange.groups(key_id)
     assert client.get().content == b"{}\n"
     groups.create("a", contracts_limit="10.00")
-    groups.create("b", is_auto_cancel_enabled=False, contracts_limit=None, label="<é>")
+    groups.create("b", is_auto_cancel_enabled=True, contracts_limit=None, label="<é>")
     assert client.get().content == (
-        b'{"order_groups":[{"id":"a","is_auto_cancel_enabled":true,"contracts_limit_fp":"10.00",'
-        b'"exchange_index":0},{"id":"b","is_auto_cancel_enabled":false,"exchange_index":0,'
+        b'{"order_groups":[{"id":"a","is_auto_cancel_enabled":false,"contracts_limit_fp":"10.00",'
+        b'"exchange_index":0},{"id":"b","is_auto_cancel_enabled":true,"exchange_index":0,'
         b'"label":"\\u003c\xc3\xa9\\u003e"}]}\n'
     )
     groups.change("a", contracts_limit_fp="5.00", exchange_index=None)
     groups.delete("b")
     assert client.get().json() == {"order_groups": groups.listing()}
     assert groups.listing() == [
-        {"id": "a", "is_auto_cancel_enabled": True, "contracts_limit_fp": "5.00"}
+        {"id": "a", "is_auto_cancel_enabled": False, "contracts_limit_fp": "5.00"}
     ]
     with pytest.raises(KeyError):
         groups.create("a")
@@ -251,7 +251,7 @@ def test_a_subaccount_is_asked_for_alone(client: Client, exchange: Exchange, key
     assert ids(subaccount="0") == ["a"]
     assert ids(subaccount="2") == ["c", "d"]
     assert ids(subaccount="3") == []
-    answer = client.get(params={"subaccount": "33"})
+    answer = client.get(params={"subaccount": "64"})
     assert answer.status_code == 400
     assert answer.json()["code"] == "invalid_parameters"
 

@@ -64,7 +64,8 @@ def test_everything_happens_within_a_round(exchange: Exchange, key_pair: "KeyPai
     for happening in (
         "is created with a limit of",
         "the limit of group",
-        "auto-cancel of group",
+        "triggers",
+        "is reset",
         "is deleted",
         "is missing from the next answer",
     ):

@@ -68,13 +68,37 @@ class SchemaError(ConfigurationError):
 
 
 class DatabaseError(ExporterError):
-    """The database or its disk failed: away, locked, read-only, full or broken."""
+    """The database failed in a way that ends by itself: unreachable, locked, full, restarting.
+
+    Its subclasses are what does not end by itself.
+    """
 
     exit_code = Exit.DATABASE
+    retryable: ClassVar[bool] = True
+    until: ClassVar[str] = "until the database is back"
+    """How long polls wait in the spool, for log lines."""
+
+
+class DatabaseSetupError(DatabaseError):
+    """The database refuses until a person mends something: a permission, a name, an option."""
+
+    exit_code = Exit.CONFIGURATION
+    retryable = False
+    until = "until it is mended"
+
+
+class DatabaseDamagedError(DatabaseError):
+    """The database's file or index is damaged, and must be restored or repaired."""
+
+    retryable = False
+    until = "until it is mended"
 
 
 class PoisonPollError(DatabaseError):
-    """The database refuses what a poll holds, and would whenever it is tried again."""
+    """The database refuses the content of a poll, and would refuse it at every attempt."""
+
+    retryable = False
+    until = "until the next poll, which tries once more"
 
 
 class SpoolError(ExporterError):

@@ -359,6 +359,7 @@ class Outage:
     url: str
     begin: Callable[[], object]
     end: Callable[[], object]
+    exit_code: int
 
 
 def _sqlite_outage(tmp_path: Path) -> Outage:
@@ -376,7 +377,7 @@ def _sqlite_outage(tmp_path: Path) -> Outage:
         if aside.exists():
             aside.rename(file)
 
-    return Outage(url, begin, end)
+    return Outage(url, begin, end, 78)  # a directory does not go away by itself
 
 
 def _postgres_outage(stack: ExitStack) -> Outage:
@@ -389,7 +390,7 @@ def _postgres_outage(stack: ExitStack) -> Outage:
     server = get_server(directory / "data", cleanup_mode="delete")
     stack.callback(server.cleanup)
     url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    return Outage(url.render_as_string(hide_password=False), server.stop, server.start)
+    return Outage(url.render_as_string(hide_password=False), server.stop, server.start, 75)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -441,7 +442,7 @@ def test_polls_during_an_outage_are_recorded_as_if_there_had_been_none(  # noqa:
         if step not in away:
             assert (finished.returncode, finished.stderr) == (0, "")
             continue
-        assert finished.returncode == 75
+        assert finished.returncode == outage.exit_code
         line, *failure = finished.stderr.splitlines()
         assert len(failure) == (1 if step == 5 else 0)
         assert "main: spooled: database" in line
@@ -465,7 +466,7 @@ def test_a_first_poll_may_come_before_the_database_does(
     exchange.groups(key_id).create("a")
     outage.begin()
     config = write_config(database_url=outage.url, poll=FAST)
-    assert run_cli("--config", config, "run-once").returncode == 75
+    assert run_cli("--config", config, "run-once").returncode == outage.exit_code
     outage.end()
     assert run_cli("--config", config, "run-once").returncode == 0
     assert [(row["valid_from"], row["last_seen_at"]) for row in rows(outage.url, HISTORY)] == [
@@ -519,7 +520,7 @@ def test_spooled_answers_that_come_again_cost_next_to_nothing(
     config = write_config(poll=FAST)
     sizes = []
     for _ in range(3):
-        assert run_cli("--config", config, "run-once").returncode == 75
+        assert run_cli("--config", config, "run-once").returncode == 78
         (file,) = (tmp_path / "spool").iterdir()
         sizes.append(file.stat().st_size)
     assert sizes[0] > len(encode(exchange.groups(key_id).listing())) / 4

@@ -24,7 +24,7 @@ class CircuitBreaker:
 
     def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
-        self._error: str | None = None
+        self._error: DatabaseError | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -35,7 +35,7 @@ class CircuitBreaker:
             DatabaseError: it is.
         """
         if (error := self._error) is not None:
-            raise DatabaseError(error)
+            raise type(error)(str(error))
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -50,14 +50,14 @@ class CircuitBreaker:
             yield
         except DatabaseError as error:
             if elapsed() - began > _LONG and not _said(error):
-                self._begin(str(error))
+                self._open(error)
             raise
 
     def close(self) -> None:
         """Wait for it no more."""
         self._closed.set()
 
-    def _begin(self, error: str) -> None:
+    def _open(self, error: DatabaseError) -> None:
         with self._lock:
             if self._error is None:
                 self._error = error
@@ -68,7 +68,7 @@ class CircuitBreaker:
             try:
                 self._ask()
             except DatabaseError as error:
-                self._error = str(error)
+                self._error = error
             else:
                 break
         self._error = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.engine import URL, make_url
@@ -31,6 +31,8 @@ class Database:
     Raises:
         ConfigurationError: SQLite's file cannot be there: its directory does not exist.
     """
+
+    writes: ClassVar[bool] = True
 
     def __init__(self, url: str, *, pool_size: int = 5) -> None:
         self.url: URL = make_url(url)
@@ -64,7 +66,7 @@ class Database:
 
     @contextmanager
     def _lent(self) -> Iterator[Connection]:
-        with translated_errors(self.path), self.engine.connect() as connection:
+        with translated_errors(self.url, write=self.writes), self.engine.connect() as connection:
             yield connection
 
     @contextmanager

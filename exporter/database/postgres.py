@@ -100,7 +100,12 @@ def make_engine(url: URL, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: object, _record: object, args: Any, kwargs: Any) -> Any:
-        return BoundedConnection.connect(*args, **kwargs)
+        try:
+            return BoundedConnection.connect(*args, **kwargs)
+        except psycopg.Error:
+            raise
+        except Exception as error:  # the driver trips over some addresses, each in its own way
+            raise psycopg.ProgrammingError(f"the address cannot be used: {error}") from error
 
     @event.listens_for(engine, "checkout")
     def _taken(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:

@@ -63,6 +63,8 @@ class ReadOnlyDatabase(Database):
         DatabaseError: SQLite's file cannot be looked at.
     """
 
+    writes = False
+
     def __init__(self, url: str) -> None:
         self._resting_file: _RestingFile | None = None
         super().__init__(url, pool_size=1)

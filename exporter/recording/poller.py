@@ -6,7 +6,7 @@ claim → ask → observation or failure → one transaction, or the spool until
 import logging
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from exporter.clock import Clock, elapsed
 from exporter.errors import (
@@ -55,6 +55,14 @@ class Timing:
     confirm_removal: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotWritten:
+    """A poll that is not in the database: in the spool, or nowhere."""
+
+    exit_code: Exit
+    spooled: bool
+
+
 class Poller:
     """Polls one account, again and again; for one thread at a time.
 
@@ -97,7 +105,7 @@ class Poller:
         )
         self._refused = 0
         self._resting_until = 0.0
-        self._away = ""  # why polls go into the spool
+        self._database_error: DatabaseError | None = None  # why polls go into the spool
 
     def prepare(self) -> None:
         """Make sure that the database's schema is right, before anything is asked.
@@ -163,8 +171,8 @@ class Poller:
             self._log_failure(poll, error, again=again)
         elif isinstance(written, WriteResult):
             self._log_success(written)
-        if not isinstance(written, WriteResult):
-            code = max(code, written)
+        if isinstance(written, NotWritten):
+            code = max(code, written.exit_code)
         elif written.outcome == "superseded":
             code = max(code, Exit.TEMPORARY)
         self._tell(poll, head, written, error, code=code, seconds=elapsed() - began)
@@ -174,7 +182,7 @@ class Poller:
         self,
         poll: Poll,
         head: Head | None,
-        written: WriteResult | Exit,
+        written: WriteResult | NotWritten,
         error: ApiError | None,
         *,
         code: Exit,
@@ -184,7 +192,7 @@ class Poller:
         reason = None if error is None else error.reason
         last_success_at = None if head is None else head.observed_at
         if kept is None:
-            reason = reason or self._away or "older polls are still being written"
+            reason = reason or str(self._database_error or "older polls are still being written")
         elif kept.outcome == "ok" and poll.observation is not None:
             last_success_at = poll.observation.observed_at
         elif kept.outcome == "superseded":
@@ -197,7 +205,7 @@ class Poller:
             outcome=poll.outcome if kept is None else kept.outcome,
             attempts=poll.attempts,
             clock_skew_ms=poll.clock_skew_ms,
-            kept="database" if kept else "spool" if written == Exit.TEMPORARY else "nowhere",
+            kept=_place(written),
             exit_code=code,
             reason=reason,
             last_success_at=last_success_at,
@@ -221,12 +229,10 @@ class Poller:
                 # Draining advanced the head: claim again to read it.
                 head = self._claimed(ALWAYS)
         except DatabaseError as error:
-            self._away = str(error)
+            self._database_error = error
             return None
-        if not emptied:
-            self._away = ""
-            return None
-        return head
+        self._database_error = None
+        return head if emptied else None
 
     def _claimed(self, policy: ClaimPolicy) -> Head:
         head = self._store.claim(
@@ -295,35 +301,38 @@ class Poller:
         if self._refused >= UNAUTHORIZED_THRESHOLD:
             self._resting_until = max(self._resting_until, began + _PAUSE)
 
-    def _keep(self, poll: Poll, head: Head | None, *, cooldown: float) -> WriteResult | Exit:
-        """Write the poll, or spool it; what was written, or the exit code for what was not."""
+    def _keep(self, poll: Poll, head: Head | None, *, cooldown: float) -> WriteResult | NotWritten:
+        """Write the poll, or spool it."""
         if head is not None:
             try:
                 return self._write(poll, head, cooldown=cooldown)
             except DatabaseError as error:
-                self._away = str(error)
+                self._database_error = error
+        failed = self._database_error
         try:
             self._spool.put(poll)
         except SpoolError as error:
             _log.error(
                 "%s; %s: this poll is lost",
-                self._away or "older polls wait",
+                failed or "older polls wait",
                 error,
                 extra={"event": "poll_lost", "account": self.account},
             )
-            return error.exit_code
-        if self._away:
-            _log.error(
-                "%s; the poll waits in the spool until the database is back",
-                self._away,
-                extra={"event": "spooled", "account": self.account},
-            )
-        else:
+            return NotWritten(exit_code=error.exit_code, spooled=False)
+        if failed is None:
             _log.info(
                 "the poll waits in the spool until older ones are written",
                 extra={"event": "queued", "account": self.account},
             )
-        return Exit.TEMPORARY
+            return NotWritten(exit_code=Exit.TEMPORARY, spooled=True)
+        _log.error(
+            "%s; the poll waits in the spool %s",
+            failed,
+            failed.until,
+            extra={"event": "spooled", "account": self.account},
+        )
+        code = Exit.TEMPORARY if failed.retryable else failed.exit_code
+        return NotWritten(exit_code=code, spooled=True)
 
     def _write(self, poll: Poll, head: Head | None, *, cooldown: float = 0.0) -> WriteResult:
         return self._store.write(
@@ -368,6 +377,12 @@ class Poller:
                 "next": f"poll again in {wait:.3g} s" if again else "give up",
             },
         )
+
+
+def _place(written: WriteResult | NotWritten) -> Literal["database", "spool", "nowhere"]:
+    if isinstance(written, WriteResult):
+        return "database"
+    return "spool" if written.spooled else "nowhere"
 
 
 def _pause(error: ApiError | None) -> float:

@@ -327,19 +327,19 @@ def run_without(
 
 
 @pytest.mark.parametrize(
-    ("url", "part"),
+    ("url", "part", "code"),
     [
-        ("sqlite:///a-directory", "unable to open database file"),
-        ("postgresql://nobody:pass-word@127.0.0.1:1/kalshi", "onnection refused"),
+        ("sqlite:///a-directory", "a-directory is a directory: name a file in it", 78),
+        ("postgresql://nobody:pass-word@127.0.0.1:1/kalshi", "onnection refused", 74),
     ],
 )
-def test_migrate_says_in_one_line_that_the_database_is_away(
-    write_config: "WriteConfig", run_cli: "RunCli", workplace: Path, url: str, part: str
+def test_migrate_says_in_one_line_why_the_database_cannot_be_used(  # noqa: PLR0917  # pytest passes fixtures by name
+    write_config: "WriteConfig", run_cli: "RunCli", workplace: Path, url: str, part: str, code: int
 ) -> None:
     config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=url)
     before = contents(workplace)
     finished = run_cli("--config", config, "migrate")
-    assert finished.returncode == 74
+    assert finished.returncode == code
     (line,) = finished.stderr.splitlines()
     assert part in line
     assert "pass-word" not in line

@@ -180,7 +180,7 @@ def test_what_a_full_spool_lost_is_a_gap_with_its_cause(
     assert poll(10) == Exit.OK
     database.rename(aside)
     database.mkdir()
-    assert [poll(200_000) for _ in range(3)] == [Exit.TEMPORARY] * 3
+    assert [poll(200_000) for _ in range(3)] == [Exit.CONFIGURATION] * 3
     assert poll(900_000) == Exit.DATABASE
     # Longer than two and a half intervals, so that it counts as a gap.
     time.sleep(0.3)

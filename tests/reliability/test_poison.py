@@ -81,7 +81,7 @@ def test_an_entry_that_cannot_be_read_lets_those_behind_it_pass(
             "CREATE TRIGGER refuse BEFORE UPDATE ON accounts BEGIN DELETE FROM no_such_table; END"
         )
     for _ in range(3):
-        assert run_cli("--config", config, "run-once").returncode == 75
+        assert run_cli("--config", config, "run-once").returncode == 78
     with closing(sqlite3.connect(database)) as other, other:
         other.execute("DROP TRIGGER refuse")
     with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as spool, spool:

@@ -17,7 +17,7 @@ from websockets.exceptions import (
 from websockets.http11 import Response
 
 from exporter.causes import StreamGapCause
-from exporter.errors import ApiError, Outcome, StreamError
+from exporter.errors import Outcome, StreamError
 from exporter.http.body import clock_skew_ms, retry_after
 from exporter.kalshi.auth import SECRET_HEADERS
 from exporter.kalshi.error_response import error_from_response
@@ -58,10 +58,23 @@ def error_from_refusal(
         clock_skew_ms=skew,
         key_hint=key_hint,
     )
-    hint = ""
+    reason, summary = error.reason, error.summary
     if response.status_code // 100 in {1, 2, 3} or response.status_code == HTTPStatus.NOT_FOUND:
-        hint = "; it speaks no WebSocket there: check stream_url"
-    return _stream_error(error, hint)
+        summary = f"the exchange responded {response.status_code}: check stream_url"
+        if response.status_code // 100 == 3:  # noqa: PLR2004  # a redirect
+            summary += "; redirects are not followed"
+        reason = "; ".join(filter(None, (summary, error.code, error.message, error.details)))
+    return StreamError(
+        f"WebSocket: {reason}",
+        cause=_CAUSES.get(error.outcome, "unreachable"),
+        summary=f"WebSocket: {summary}",
+        http_status=error.http_status,
+        code=error.code,
+        message=error.message,
+        details=error.details,
+        service=error.service,
+        retry_after=error.retry_after,
+    )
 
 
 def error_from_exception(
@@ -101,17 +114,3 @@ def error_from_exception(
         hint = "; name a company's own certificate authority in SSL_CERT_FILE"
     what = f"no WebSocket to {where}: {type(error).__name__}: {said}{hint}"
     return StreamError(what, cause="unreachable")
-
-
-def _stream_error(error: ApiError, hint: str) -> StreamError:
-    return StreamError(
-        f"WebSocket: {error.reason}{hint}",
-        cause=_CAUSES.get(error.outcome, "unreachable"),
-        summary=f"WebSocket: {error.summary}{hint}",
-        http_status=error.http_status,
-        code=error.code,
-        message=error.message,
-        details=error.details,
-        service=error.service,
-        retry_after=error.retry_after,
-    )

@@ -28,6 +28,7 @@ from exporter.http.body import clock_skew_ms, read_body, retry_after
 from exporter.http.proxy import PROXY_VARIABLES
 from exporter.http.sockets import TooManyBytesError
 from exporter.http.tls import certificate_authorities
+from exporter.kalshi.auth import SECRET_HEADERS, auth_headers
 from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.error_response import error_from_response
 from exporter.kalshi.keys import SigningKey
@@ -192,12 +193,7 @@ class SignedSession:
         request = self._prepared(path, tuple(parameters.items()))
         # The exchange verifies the path as sent, which requests may spell differently.
         sent_path = urlsplit(str(request.url)).path
-        timestamp = str(int(time.time() * 1000))
-        request.headers["KALSHI-ACCESS-KEY"] = self._key_id
-        request.headers["KALSHI-ACCESS-TIMESTAMP"] = timestamp
-        request.headers["KALSHI-ACCESS-SIGNATURE"] = self._key.sign(
-            f"{timestamp}GET{sent_path}".encode()
-        )
+        request.headers.update(auth_headers(self._key_id, self._key, sent_path))
         return request
 
     def _prepare(
@@ -213,7 +209,7 @@ class SignedSession:
         except Exception:  # noqa: BLE001  # the status says enough when the body cannot be read
             body = b""
         # The response may repeat our secrets.
-        for name in ("KALSHI-ACCESS-KEY", "KALSHI-ACCESS-SIGNATURE"):
+        for name in SECRET_HEADERS:
             body = body.replace(response.request.headers[name].encode(), b"***")
         return error_from_response(
             response.status_code,

@@ -5,6 +5,7 @@ to the protocol by websockets' sans-I/O core.
 """
 
 import json
+import logging
 import queue
 import socket
 import threading
@@ -18,6 +19,10 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 CHANNEL: Final = "order_group_updates"
+
+# At level DEBUG the library logs each header, the signature among them.
+_silent = logging.getLogger(f"{__name__}.frames")
+_silent.disabled = True
 
 _READ = 64 * 1024  # bytes
 _BATCH = 500  # messages that one system call sends
@@ -140,7 +145,7 @@ class Listener:
         self._connection = connection
         self._channel = channel
         self._now = now
-        self._protocol = ServerProtocol(max_size=64 * 1024)
+        self._protocol = ServerProtocol(max_size=64 * 1024, logger=_silent)
         self._lock = threading.Lock()
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._timers: list[threading.Timer] = []
@@ -217,7 +222,7 @@ class Listener:
             with self._lock:
                 self._protocol.receive_data(data)
                 frames = self._protocol.events_received()
-                self._connection.sendall(b"".join(self._protocol.data_to_send()))
+                self._send(self._protocol.data_to_send())
             for frame in frames:
                 if isinstance(frame, Frame) and frame.opcode is Opcode.TEXT:
                     self._obey(bytes(frame.data))
@@ -284,7 +289,12 @@ class Listener:
                         return
                     raw = work(self._protocol)
                     data += [raw] if raw else self._protocol.data_to_send()
-                self._connection.sendall(b"".join(data))
+                self._send(data)
+
+    def _send(self, data: list[bytes]) -> None:
+        self._connection.sendall(b"".join(data))
+        if b"" in data:  # how websockets says that the connection is to end
+            self._connection.shutdown(socket.SHUT_WR)
 
 
 def _ping(protocol: ServerProtocol) -> None:

@@ -272,11 +272,11 @@ class StreamConnection:
 
     def _closed(self, socket: StreamSocket, error: ConnectionClosed) -> StreamError:
         cause: Literal["disconnected", "invalid_message"] = "disconnected"
-        if socket.verdict is not None:
-            reason = socket.verdict
-        elif error.sent and error.sent.code in _INVALID and not error.rcvd_then_sent:
+        if error.sent and error.sent.code in _INVALID and not error.rcvd_then_sent:
             cause = "invalid_message"
             reason = f"a message was not valid: {sanitize(str(error.sent), _MAX_TEXT)}"
+        elif socket.verdict is not None:
+            reason = socket.verdict
         elif error.rcvd:
             reason = f"the exchange closed the connection: {sanitize(str(error.rcvd), _MAX_TEXT)}"
         else:

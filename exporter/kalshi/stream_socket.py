@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
-from websockets.protocol import Event
+from websockets.protocol import Event, State
 
 _MAX_UNSENT = 64 * 1024  # bytes of pongs that a peer leaves unread
 
@@ -45,6 +45,7 @@ class StreamSocket(ClientConnection):
         self._silent_since = 0.0
         self._waiting = False
         self._timer: asyncio.TimerHandle | None = None
+        self._end: asyncio.TimerHandle | None = None
 
     async def handshake(self, *args: Any, **keywords: Any) -> None:
         """Shake hands, but never to be sent elsewhere."""
@@ -52,6 +53,16 @@ class StreamSocket(ClientConnection):
             await super().handshake(*args, **keywords)
         except InvalidStatus as error:
             raise HandshakeRefusedError(error.response) from None
+
+    def data_received(self, data: bytes) -> None:
+        """Take data, and end the connection once either side has said goodbye.
+
+        The library would wait for the peer to end it, and take all that it sends until then.
+        """
+        super().data_received(data)
+        if self.protocol.state is State.CLOSING and self._end is None:
+            self.transport.close()
+            self._end = self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
 
     def process_event(self, event: Event) -> None:
         """Note what a frame says of the peer, then let it take its course."""
@@ -94,8 +105,9 @@ class StreamSocket(ClientConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop watching."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._end):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def _check(self) -> None:

@@ -1,8 +1,9 @@
-"""Private keys and signatures: a PEM file becomes a `SigningKey`, which `session` signs with."""
+"""Private keys: a file becomes a `SigningKey`, by which requests and handshakes are signed.
+
+`key_file` reads the file and `pem` undoes what happened to it on its way there.
+"""
 
 import base64
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,17 +12,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
 from exporter.errors import PrivateKeyError
+from exporter.kalshi import pem
+from exporter.kalshi.key_file import read_secret_file
 
 _SMALLEST_RSA_KEY = 2048  # bits
-_LARGEST_FILE = 64 * 1024  # bytes; an RSA key of 16384 bits in PEM takes 13 KB
 
 # https://docs.kalshi.com/getting_started/api_keys
 _PADDING = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
-
-_GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class SigningKey:
@@ -37,29 +37,33 @@ class SigningKey:
         return f"<{type(self).__name__} {self._description}>"
 
     def sign(self, message: bytes) -> str:
-        """The signature of `message`, in base64."""
+        """Return the signature of `message`, in base64."""
         return base64.b64encode(self._sign(message)).decode("ascii")
 
     def describe(self) -> str:
-        """The key's kind, such as "RSA 2048" or "Ed25519"."""
+        """Return the key's kind, such as "RSA 2048" or "Ed25519"."""
         return self._description
 
 
 def load_private_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
-    """Reads an RSA (PKCS#1 or PKCS#8) or Ed25519 (PKCS#8) private key in PEM.
+    r"""Read an RSA (PKCS#1 or PKCS#8) or Ed25519 (PKCS#8) private key.
+
+    The file is PEM. It is also read if its header names another of these formats, if it is UTF-16
+    or holds blank lines, quotes or `\n` for line breaks, and if it is base64 of PEM, the base64
+    between the lines BEGIN and END, or DER.
 
     Args:
-        path: of the PEM file.
+        path: of the file.
         passphrase: for an encrypted key; one that is not needed does no harm.
 
     Raises:
         PrivateKeyError: the file or the key cannot be used; the text names the path, what is
             wrong and what to do, and nothing of the key.
     """
-    pem = _read(path, "private key")
-    _refuse_what_is_no_private_key(path, pem)
+    content = read_secret_file(path, "private key")
+    text = pem.plain(pem.decoded(content))
     try:
-        key = _parse(pem, passphrase)
+        key = _parse(content, text, passphrase)
     except TypeError:
         raise PrivateKeyError(
             f"{path} is encrypted: set private_key_passphrase_file to a file with its passphrase"
@@ -70,14 +74,7 @@ def load_private_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
             "use the RSA or Ed25519 key that the exchange issued"
         ) from None
     except ValueError:
-        if b"ENCRYPTED" in pem:
-            raise PrivateKeyError(
-                f"{path} does not open with the passphrase in private_key_passphrase_file: "
-                "another passphrase, or a damaged file"
-            ) from None
-        raise PrivateKeyError(
-            f"{path} is damaged: its PEM text holds no readable private key"
-        ) from None
+        raise PrivateKeyError(f"{path} {_fault(text, passphrase)}") from None
     match key:
         case RSAPrivateKey():
             return _rsa(path, key)
@@ -97,79 +94,63 @@ def load_passphrase(path: Path) -> bytes:
         PrivateKeyError: the file cannot be used; one line that says why and what to do.
     """
     # A newline at the end is the editor's, not the passphrase's.
-    return _read(path, "passphrase").rstrip(b"\r\n")
+    return read_secret_file(path, "passphrase").rstrip(b"\r\n")
 
 
-def _read(path: Path, kind: str) -> bytes:
+def _parse(content: bytes, text: str, passphrase: bytes | None) -> object:
+    """Read a key from whatever form it has.
+
+    Args:
+        content: of the file.
+        text: the same as plain text.
+        passphrase: None if there is none.
+
+    Raises:
+        TypeError: it is encrypted, and there is no passphrase.
+        UnsupportedAlgorithm: cryptography does not know its kind.
+        ValueError: it is not a private key, or the passphrase does not open it.
+    """
+    # OpenSSH's own format has no DER within; the exchange issues none.
+    if "BEGIN OPENSSH" in text:
+        raise ValueError
     try:
-        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else str(error)
-        raise PrivateKeyError(f"{path}, the {kind} file, cannot be read: {what}") from None
-    try:
-        # The file that is open is the file that is judged: a path can change its meaning.
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise PrivateKeyError(f"{path} is a directory: name the {kind} file in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise PrivateKeyError(f"{path} is not a regular file: name the {kind} file")
-        _refuse_what_others_can_read(path, status)
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise PrivateKeyError(f"{path} cannot be read: {error.strerror}") from None
-    finally:
-        os.close(descriptor)
-    if not content.strip():
-        raise PrivateKeyError(f"{path} is empty: put the {kind} there")
-    if len(content) > _LARGEST_FILE:
-        raise PrivateKeyError(
-            f"{path} is larger than {_LARGEST_FILE // 1024} KiB: that is no {kind}"
-        )
-    return content
+        return _load(load_pem_private_key, text.encode(), passphrase)
+    except ValueError:
+        # The header may name another format than the body has, which DER alone tells.
+        der = content if content.startswith(b"\x30") else pem.der_of(text)
+        if der is None:
+            raise
+        return _load(load_der_private_key, der, passphrase)
 
 
-def _refuse_what_others_can_read(path: Path, status: os.stat_result) -> None:
-    mode = stat.S_IMODE(status.st_mode)
-    if not mode & _GROUP_AND_OTHERS:
-        return
-    if status.st_uid == 0 and mode & _GROUP_AND_OTHERS == stat.S_IRGRP:
-        return  # how a secret is handed to a service's group: only root could open it further
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and path.resolve().is_relative_to(Path(credentials).resolve()):
-        return  # systemd guards the directory itself, and shows its access list as a group's mode
-    raise PrivateKeyError(f"{path} can be read by others (mode {mode:04o}): run chmod 600 {path}")
-
-
-def _refuse_what_is_no_private_key(path: Path, pem: bytes) -> None:
-    if b"-----BEGIN OPENSSH PRIVATE KEY-----" in pem:
-        raise PrivateKeyError(
-            f"{path} is in OpenSSH's own format: use the PEM file that the exchange issued"
-        )
-    if b"PRIVATE KEY-----" in pem:
-        return
-    if b"-----BEGIN CERTIFICATE" in pem:
-        what = "a certificate"
-    elif b"PUBLIC KEY-----" in pem or pem.lstrip().startswith((b"ssh-", b"ecdsa-")):
-        what = "a public key"
-    else:
-        raise PrivateKeyError(
-            f"{path} is not in PEM: it needs a line -----BEGIN … PRIVATE KEY-----"
-        )
-    raise PrivateKeyError(f"{path} holds {what}: private_key_file needs the private key")
-
-
-def _parse(pem: bytes, passphrase: bytes | None) -> object:
+def _load(load: Callable[..., object], data: bytes, passphrase: bytes | None) -> object:
     # OpenSSL's full check of an RSA key proves its primes to be primes: 30 ms for 2048 bits and
     # 210 ms for 4096, which cron would pay every minute to guard against a key made to deceive
     # its own owner. A key damaged by accident is found by `_rsa` in less than two.
     try:
-        return load_pem_private_key(pem, passphrase, unsafe_skip_rsa_key_validation=True)
+        return load(data, passphrase, unsafe_skip_rsa_key_validation=True)
     except TypeError:
         if passphrase is None:
             raise
-        return load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)
+        return load(data, None, unsafe_skip_rsa_key_validation=True)
+
+
+def _fault(text: str, passphrase: bytes | None) -> str:
+    """Say what a text is that holds no readable private key, and what to do."""
+    if "BEGIN OPENSSH PRIVATE KEY" in text:
+        return "is in OpenSSH's own format: use the PEM file that the exchange issued"
+    if "ENCRYPTED" in text and passphrase is not None:
+        return (
+            "does not open with the passphrase in private_key_passphrase_file:"
+            " another passphrase, or a damaged file"
+        )
+    if "PRIVATE KEY" in text:
+        return f"is damaged: {pem.damage(text)}; download it again or make a new key"
+    if "BEGIN CERTIFICATE" in text:
+        return "holds a certificate: private_key_file needs the private key"
+    if "PUBLIC KEY-----" in text or text.startswith(("ssh-", "ecdsa-")):
+        return "holds a public key: private_key_file needs the private key"
+    return "is not in PEM: it needs a line -----BEGIN … PRIVATE KEY-----"
 
 
 def _rsa(path: Path, key: RSAPrivateKey) -> SigningKey:

@@ -3,6 +3,7 @@
 import base64
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from kalshi_python_sync.auth import KalshiAuth
 
 from exporter.errors import PrivateKeyError
-from exporter.kalshi.keys import load_private_key
+from exporter.kalshi.keys import load_passphrase, load_private_key
 
 if TYPE_CHECKING:
     from tests.support.servers import Keys
@@ -113,6 +114,114 @@ def test_contents_that_are_no_key(keys: "Keys", content: bytes, words: str) -> N
     path = keys.write("strange.pem", content)
     with pytest.raises(PrivateKeyError, match=words):
         load_private_key(path)
+
+
+def _relabelled(pem: bytes, label: str) -> bytes:
+    _, *body, _ = pem.strip().splitlines()
+    return "\n".join(
+        [f"-----BEGIN {label}-----", *(line.decode() for line in body), f"-----END {label}-----"]
+    ).encode()
+
+
+_FORMS = {
+    "literal line breaks": lambda pem: pem.replace(b"\n", b"\\n"),
+    "literal line breaks in quotes": lambda pem: b'"' + pem.replace(b"\n", b"\\n") + b'"\n',
+    "literal carriage returns": lambda pem: pem.replace(b"\n", b"\\r\\n"),
+    "quotes": lambda pem: b"'" + pem + b"'",
+    "Windows": lambda pem: pem.replace(b"\n", b"\r\n"),
+    "old Macintosh": lambda pem: pem.replace(b"\n", b"\r"),
+    "blank lines": lambda pem: pem.replace(b"\n", b"\n\n"),
+    "indented": lambda pem: b"".join(b"    " + line + b"\n" for line in pem.splitlines()),
+    "one line": lambda pem: pem.replace(b"\n", b" "),
+    "a byte order mark": lambda pem: b"\xef\xbb\xbf" + pem,
+    "UTF-16": lambda pem: pem.decode().encode("utf-16"),
+    "UTF-16 of the other order": lambda pem: b"\xfe\xff" + pem.decode().encode("utf-16-be"),
+    "UTF-16 without a mark": lambda pem: pem.decode().encode("utf-16-le"),
+    "base64 of the file": base64.b64encode,
+    "base64 of the file in lines": base64.encodebytes,
+    "the body alone": lambda pem: b"\n".join(pem.strip().splitlines()[1:-1]),
+    "the body in one line": lambda pem: b"".join(pem.strip().splitlines()[1:-1]),
+    "DER": lambda pem: base64.b64decode(b"".join(pem.strip().splitlines()[1:-1])),
+}
+
+
+@pytest.mark.parametrize("name", ["rsa.pem", "rsa-pkcs1.pem", "ed25519.pem"])
+@pytest.mark.parametrize("form", _FORMS.values(), ids=_FORMS)
+def test_a_key_that_was_changed_on_its_way_is_read(
+    keys: "Keys", name: str, form: Callable[[bytes], bytes]
+) -> None:
+    path = keys.write("changed.pem", form((keys.directory / name).read_bytes()))
+    key = load_private_key(path)
+    if name.startswith("rsa"):
+        verify_rsa(keys, key.sign(MESSAGE), MESSAGE)
+    else:
+        signature = base64.b64decode(key.sign(MESSAGE), validate=True)
+        keys.ed25519_private.public_key().verify(signature, MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "passphrase"),
+    [
+        ("rsa.pem", "RSA PRIVATE KEY", None),
+        ("rsa-pkcs1.pem", "PRIVATE KEY", None),
+        ("ed25519.pem", "RSA PRIVATE KEY", None),
+        ("rsa-locked.pem", "PRIVATE KEY", PASSPHRASE),
+        ("rsa-locked.pem", "RSA PRIVATE KEY", PASSPHRASE),
+    ],
+)
+def test_a_key_under_another_formats_header_is_read(
+    keys: "Keys", name: str, label: str, passphrase: bytes | None
+) -> None:
+    path = keys.write("other.pem", _relabelled((keys.directory / name).read_bytes(), label))
+    assert load_private_key(path, passphrase).sign(MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda pem: pem.replace(b"-----BEGIN", b"----BEGIN"), "its first line is not exactly"),
+        (lambda pem: pem.replace(b"-----BEGIN", "\u2014\u2013BEGIN".encode()), "its first line is not"),
+        (lambda pem: pem[: pem.index(b"-----END")], "its last line"),
+        (lambda pem: pem.replace(b"END PRIVATE", b"END RSA PRIVATE"), "its last line"),
+        (lambda pem: pem.replace(b"\nMII", b"\nMI*"), "line 1 after BEGIN holds a character"),
+        (lambda pem: pem.replace(b"\nMII", b"\nMI"), "characters are missing"),
+        (lambda pem: b"".join(pem.splitlines(True)[:5] + pem.splitlines(True)[6:]),
+         "48 bytes are missing"),
+    ],
+)  # fmt: skip
+def test_what_is_damaged_has_its_cause_named_and_is_not_repeated(
+    keys: "Keys", change: Callable[[bytes], bytes], words: str
+) -> None:
+    content = change(keys.rsa.read_bytes())
+    path = keys.write("damaged.pem", content)
+    with pytest.raises(PrivateKeyError, match="is damaged: ") as caught:
+        load_private_key(path)
+    assert words in str(caught.value)
+    body = [line.decode("utf-8", "replace") for line in content.splitlines() if len(line) > 40]
+    assert not any(line in str(caught.value) for line in body)
+
+
+def test_a_public_key_in_another_encoding_is_named(keys: "Keys") -> None:
+    public = (keys.directory / "public.pem").read_text().encode("utf-16")
+    with pytest.raises(PrivateKeyError, match="holds a public key"):
+        load_private_key(keys.write("public16.pem", public))
+
+
+@pytest.mark.parametrize(
+    "name", ["correct horse battery staple", "hunter2", "tr0ub4dor&3", "3fA9x" * 8]
+)
+def test_a_passphrase_in_place_of_its_file_is_not_repeated(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PrivateKeyError, match="private_key_passphrase_file is not shown") as caught:
+        load_passphrase(tmp_path / name)
+    assert name not in str(caught.value)
+
+
+def test_a_mounted_secret_has_advice_that_can_be_followed(keys: "Keys") -> None:
+    path = keys.write("secret", keys.rsa.read_bytes(), 0o444)
+    with pytest.raises(PrivateKeyError, match="mode 0440 with the group") as caught:
+        load_private_key(path)
+    assert "or mode 0400 with the user" in str(caught.value)
+    assert "chmod" not in str(caught.value)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

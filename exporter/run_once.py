@@ -49,7 +49,7 @@ def _polled(ready: Sequence[Poller]) -> list[Exit]:
 
 @contextmanager
 def _healthcheck(configuration: Configuration, codes: dict[str, Exit]) -> Iterator[list[Listener]]:
-    """Tell the configured address of the run: its start, and its end with what became of it."""
+    """Ping the configured address when the run begins, and when it ends with what became of it."""
     url = configuration.notify.healthcheck_url
     if url is None:
         yield []
@@ -59,13 +59,13 @@ def _healthcheck(configuration: Configuration, codes: dict[str, Exit]) -> Iterat
         RunHealth,
     )
 
-    healthcheck, health = Healthcheck(url), RunHealth()
+    healthcheck, health = Healthcheck(url, configuration.http.proxy), RunHealth()
     healthcheck.start()
     try:
         yield [health]
-        health.tell(healthcheck, codes)
+        health.ping(healthcheck, codes)
     except ExporterError as error:
-        healthcheck.fail(error.exit_code, str(error))
+        healthcheck.fail(error.exit_code)
         raise
     finally:
         healthcheck.close()

@@ -45,8 +45,16 @@ def key_of(account: Account) -> SigningKey:
     return load_private_key(account.private_key_file, passphrase)
 
 
-def session_of(account: Account, key: SigningKey, stop: threading.Event) -> SignedSession:
+def session_of(
+    account: Account, key: SigningKey, stop: threading.Event, proxy: str | None
+) -> SignedSession:
     """Make the signed session of an account.
+
+    Args:
+        account: whose order groups it asks for.
+        key: signs the requests.
+        stop: once set, nothing is waited for any more.
+        proxy: as `[http] proxy` names it; None for none.
 
     Raises:
         ConfigurationError: the certificate authorities that the environment names are not there.
@@ -58,6 +66,7 @@ def session_of(account: Account, key: SigningKey, stop: threading.Event) -> Sign
         key=key,
         max_attempts=account.poll.max_attempts,
         max_response_size=account.poll.max_response_size,
+        proxy=proxy,
         stop=stop,
     )
 
@@ -148,7 +157,7 @@ def pollers(
         clock = clock or Clock()
         made = []
         for account in accounts:
-            session = session_of(account, keys[account.name], stop)
+            session = session_of(account, keys[account.name], stop, configuration.http.proxy)
             stack.callback(session.close)
             made.append(
                 Poller(

@@ -64,7 +64,7 @@ class _Service:
         self._metrics: Metrics | None = None
         self._endpoint: Endpoint | None = None
         self._switch: DaemonHealth | None = None
-        self._switch_url: str | None = None
+        self._switch_address: tuple[str | None, str | None] = (None, None)
         self._daemon: Daemon | None = None
         self._in_force = ExitStack()
 
@@ -85,7 +85,7 @@ class _Service:
             return self._daemon.run(self.reload)
         except ExporterError as error:
             if self._switch is not None:
-                self._switch.close(error.exit_code, str(error))
+                self._switch.close(error.exit_code)
                 self._switch = None
             raise
 
@@ -141,7 +141,7 @@ class _Service:
         if self._systemd is not None:
             listeners.append(self._systemd)
         listeners += self._answering(configuration, spool)
-        listeners += self._switching(configuration.notify.healthcheck_url)
+        listeners += self._switching(configuration.notify.healthcheck_url, configuration.http.proxy)
         self._listeners.replace(*listeners)
 
     def _answering(self, configuration: Configuration, spool: "Spool") -> list[Listener]:
@@ -162,9 +162,9 @@ class _Service:
             self._endpoint = Endpoint(self._metrics, self._health, *address)
         return [self._metrics, self._endpoint]
 
-    def _switching(self, url: str | None) -> list[Listener]:
+    def _switching(self, url: str | None, proxy: str | None) -> list[Listener]:
         """The dead man's switch goes on, unless it has another address."""
-        if self._switch is not None and url != self._switch_url:
+        if self._switch is not None and (url, proxy) != self._switch_address:
             self._switch.close()
             self._switch = None
         if url is None:
@@ -175,8 +175,8 @@ class _Service:
                 Healthcheck,
             )
 
-            self._switch = DaemonHealth(Healthcheck(url), self._health)
-            self._switch_url = url
+            self._switch = DaemonHealth(Healthcheck(url, proxy), self._health)
+            self._switch_address = (url, proxy)
         return [self._switch]
 
 

@@ -1,4 +1,4 @@
-"""Asks the exchange for an account's order groups, once."""
+"""Ask the exchange for an account's order groups, once."""
 
 import threading
 
@@ -15,13 +15,13 @@ from exporter.kalshi.order_groups import fetch_order_groups
 _TOLERATED_SKEW = 5_000  # ms; the exchange has been seen to refuse from some 10 to 30 seconds on
 
 
-def check_account(account: Account, key: SigningKey) -> Finding:
-    """Send one signed request, and tell what came of it."""
+def check_account(account: Account, key: SigningKey, proxy: str | None) -> Finding:
+    """Send one signed request, perhaps through a proxy, and say what came of it."""
     subject = f"account {account.name}"
     began = elapsed()
     budget = RequestBudget(account.poll.deadline)
     try:
-        with wiring.session_of(account, key, threading.Event()) as session:
+        with wiring.session_of(account, key, threading.Event(), proxy) as session:
             observation = fetch_order_groups(
                 session,
                 budget,
@@ -47,7 +47,7 @@ def check_account(account: Account, key: SigningKey) -> Finding:
 
 
 def _elsewhere(account: Account, error: ExporterError) -> str:
-    """What to try if the exchange does not know the key at all: keys are of one environment."""
+    """Say what to try if the exchange does not know the key: a key is of one environment."""
     details = getattr(error, "details", None) or ""
     if "NOT_FOUND" not in details or account.environment is None:
         return ""

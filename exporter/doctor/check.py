@@ -11,6 +11,7 @@ from exporter.doctor.account import check_account
 from exporter.doctor.database import check_database
 from exporter.doctor.finding import Finding
 from exporter.doctor.keys import check_key
+from exporter.doctor.proxy import check_proxy
 from exporter.doctor.spool import check_spool
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def check(configuration: Configuration, *, offline: bool) -> Iterator[Finding]:
         yield from check_key(account, keys)
     yield from check_database(configuration)
     yield from check_spool(configuration)
+    yield from check_proxy(configuration)
     if not offline:
         for account in configuration.accounts:
             if account.name in keys:
-                yield check_account(account, keys[account.name])
+                yield check_account(account, keys[account.name], configuration.http.proxy)

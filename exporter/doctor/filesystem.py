@@ -1,5 +1,6 @@
-"""Where files lie, as far as it matters to a key or a database: in a git tree, over a network."""
+"""Tell where the file of a key or a database lies: in a git tree, on a network file system."""
 
+import os
 import re
 from pathlib import Path
 
@@ -19,12 +20,13 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")  # a blank is \040
 
 
 def git_tree_of(path: Path) -> Path | None:
-    """Give the root of the git working tree in which a file lies; None if it lies in none.
+    """Return the root of the git working tree in which a file lies; None if it lies in none.
 
-    Of a link, where it leads is what counts: git keeps only the link.
+    A link counts by where it leads: git keeps only the link.
     """
+    # Path.exists raises where a directory may not be searched.
     return next(
-        (parent for parent in path.resolve().parents if (parent / ".git").exists()),
+        (parent for parent in path.resolve().parents if os.path.exists(parent / ".git")),  # noqa: PTH110
         None,
     )
 

@@ -1,4 +1,4 @@
-"""Looks at the accounts' private keys."""
+"""Check the accounts' private keys."""
 
 import stat
 from collections.abc import Iterator
@@ -29,8 +29,11 @@ def check_key(account: Account, keys: dict[str, SigningKey]) -> Iterator[Finding
 
 def _key(subject: str, key: SigningKey, account: Account) -> Iterator[Finding]:
     path = account.private_key_file
-    mode = stat.S_IMODE(path.stat().st_mode)
-    yield Finding(subject=subject, text=f"{key.describe()}, {path}, mode {mode:04o}")
+    try:
+        mode = f", mode {stat.S_IMODE(path.stat().st_mode):04o}"
+    except OSError:  # a pipe or a descriptor that is gone once it has been read
+        mode = ""
+    yield Finding(subject=subject, text=f"{key.describe()}, {path}{mode}")
     for each in filter(None, (path, account.private_key_passphrase_file)):
         tree = git_tree_of(each)
         if tree is not None:

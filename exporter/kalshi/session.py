@@ -247,8 +247,9 @@ class SignedSession:
         """Say through which proxy requests go, or that the environment's proxy is not used."""
         if proxy := self._proxies.get("https"):
             return f" through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}"
-        if set(PROXY_VARIABLES) & os.environ.keys() and self._base_url.startswith("https"):
-            return " (the environment names a proxy, which is not used: set [http] proxy)"
+        for name in PROXY_VARIABLES:
+            if os.environ.get(name):
+                return f" ({name} in the environment is not read: set [http] proxy)"
         return ""
 
     def _wait_after(self, failure: ApiError, attempt: int, budget: RequestBudget) -> float | None:

@@ -26,12 +26,14 @@ class AccountHealth:
         last_success_at: the latest observation in the database that is known of.
         groups: that the latest observation made here saw.
         reason: why the latest poll made here was not all well; None if it was.
+        outcome: the same in fixed words, which hold nothing of the configuration.
     """
 
     interval: float
     last_success_at: datetime | None = None
     groups: int | None = None
     reason: str | None = None
+    outcome: str | None = None
     _fresh_since: float | None = field(default=None, repr=False)
 
     def seconds_since_success(self) -> float | None:
@@ -75,6 +77,7 @@ class Health(Listener):
             if health is None:
                 return
             health.reason = event.reason
+            health.outcome = None if event.reason is None else outcome_of(event)
             if event.last_success_at is not None:
                 age = (datetime.now(UTC) - event.last_success_at).total_seconds()
                 # What this very poll saw is fresh, whatever the wall clock did meanwhile.
@@ -106,7 +109,16 @@ class Health(Listener):
         """The accounts that are not fresh, each with a line that says since when, and why."""
         with self._lock:
             return {
-                account: _explained(health)
+                account: _explained(health, health.reason)
+                for account, health in self._accounts.items()
+                if health.stale
+            }
+
+    def stale_outcomes(self) -> dict[str, str]:
+        """The same in fixed words, for third parties."""
+        with self._lock:
+            return {
+                account: _explained(health, health.outcome)
                 for account, health in self._accounts.items()
                 if health.stale
             }
@@ -128,10 +140,18 @@ class Health(Listener):
         )
 
 
-def _explained(health: AccountHealth) -> str:
+def outcome_of(event: PollFinished) -> str:
+    """Say how a poll ended in fixed words, which hold nothing of the configuration."""
+    words = event.outcome.replace("_", " ")
+    if event.kept == "spool":
+        return f"{words}, waits in the spool"
+    return words if event.kept == "database" else f"{words}, not kept"
+
+
+def _explained(health: AccountHealth, reason: str | None) -> str:
     age = health.seconds_since_success()
     text = "no success yet" if age is None else f"no success for {age:.0f} s"
-    return text if health.reason is None else f"{text}: {health.reason}"
+    return text if reason is None else f"{text}: {reason}"
 
 
 def _counted(number: int, thing: str) -> str:

@@ -1,78 +1,103 @@
-"""A dead man's switch: tells an address such as healthchecks.io's that all is well, or what is not.
+"""A dead man's switch: pings an address such as healthchecks.io's while all is well.
 
-What is not told there for too long, raises the alarm there.
+If the pings stop, the service raises the alarm. It is a third party, so nothing that it receives
+comes from the configuration, from the exchange or from an error's text: an account is named by its
+place in the configuration, a failure by its outcome.
 """
 
 import logging
-import os
 import queue
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from types import MappingProxyType
 
 import requests
 from urllib3.util import Timeout
 
 from exporter import __version__
-from exporter.errors import Exit
+from exporter.errors import ConfigurationError, Exit
 from exporter.hooks import Listener, PollFinished
 from exporter.http.adapter import DeadlineAdapter
-from exporter.logs import redaction
-from exporter.monitoring.health import Health
+from exporter.http.tls import certificate_authorities
+from exporter.monitoring.health import Health, outcome_of
 
 _log = logging.getLogger("exporter.healthchecks")
 
-_SECONDS = 4.0  # that telling may take, name lookup and all
-_ANSWER = 16 * 1024  # bytes
-_REASON = 500  # characters
-_OFTEN = 60.0  # seconds: the service limits how often it is told
+_SECONDS = 4.0  # that one ping may take, name lookup and all
+_RESPONSE_LIMIT = 16 * 1024  # bytes
+_BODY_LIMIT = 500  # bytes
+_PERIOD = 60.0  # seconds: the service limits how often it may be pinged
+
+_MEANINGS: Mapping[int, str] = MappingProxyType(
+    {
+        Exit.FAILURE: "failure",
+        Exit.INVALID_RESPONSE: "invalid response",
+        Exit.UNAVAILABLE: "exchange unreachable or failing",
+        Exit.DATABASE: "database or disk failed",
+        Exit.TEMPORARY: "temporary failure",
+        Exit.UNAUTHORIZED: "credentials refused",
+        Exit.CONFIGURATION: "error in the configuration, a key or the schema",
+    }
+)
 
 _Ping = tuple[str, str | None]
 
 
 class Healthcheck:
-    """One address, told in a thread of its own: no poll ever waits for it.
+    """One address, pinged in a thread of its own: no poll ever waits for it.
 
     Args:
         url: a secret; whoever knows it can say that all is well.
+        proxy: the URL of an HTTP proxy; None for none.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, proxy: str | None = None) -> None:
         self._url = url
+        self._proxies = {} if proxy is None else {"https": proxy}
         self._run_id = uuid.uuid4()
         self._pings: queue.SimpleQueue[_Ping | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._send_all, name="healthcheck", daemon=True)
         self._failing = False
 
     def start(self) -> None:
-        """Tell that it begins."""
+        """Ping that it begins."""
         self._thread.start()
         self._pings.put(("/start", None))
 
     def succeed(self) -> None:
-        """Tell that all is well."""
+        """Ping that all is well."""
         self._pings.put(("", None))
 
-    def fail(self, code: int, reason: str) -> None:
-        """Tell that it is not: with an exit code, and why in one line."""
-        self._pings.put((f"/{int(code)}", reason))
+    def fail(self, code: int, detail: str = "") -> None:
+        """Ping that it is not.
+
+        Args:
+            code: the exit code, of which the body says the meaning.
+            detail: more of this module's own words, for the body.
+        """
+        meaning = _MEANINGS.get(code, f"exit code {code}")
+        self._pings.put((f"/{int(code)}", f"{meaning}: {detail}" if detail else meaning))
 
     def note(self, text: str) -> None:
-        """Tell something that is neither."""
+        """Send a line that is neither success nor failure."""
         self._pings.put(("/log", text))
 
     def close(self) -> None:
-        """Wait a few seconds until all has been told."""
+        """Wait a few seconds until all pings have been sent."""
         self._pings.put(None)
         self._thread.join(2 * _SECONDS)
 
     def _send_all(self) -> None:
         with requests.Session() as session:
             session.trust_env = False
-            for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-                session.verify = os.environ.get(name) or session.verify
+            session.proxies = self._proxies
+            # Polls say what is wrong with the authorities; pings then fail by themselves.
+            with suppress(ConfigurationError):
+                session.verify = certificate_authorities() or session.verify
             for scheme in ("https://", "http://"):
-                session.mount(scheme, DeadlineAdapter(_ANSWER))
+                session.mount(scheme, DeadlineAdapter(_RESPONSE_LIMIT))
             session.headers["User-Agent"] = f"kalshi-exporter/{__version__}"
             while (ping := self._pings.get()) is not None:
                 self._send(session, *ping)
@@ -83,12 +108,13 @@ class Healthcheck:
                 "GET" if text is None else "POST",
                 f"{self._url}{suffix}",
                 params={"rid": str(self._run_id)},
-                data=None if text is None else _one_line(text).encode(),
+                data=None if text is None else text.encode()[:_BODY_LIMIT],
                 timeout=Timeout(total=_SECONDS),  # type: ignore[arg-type]  # the adapter takes it
                 allow_redirects=False,
                 stream=True,
-            ) as answer:
-                fault: object = None if answer.ok and not answer.is_redirect else answer.status_code
+            ) as response:
+                accepted = response.ok and not response.is_redirect
+                fault: object = None if accepted else response.status_code
         except Exception as error:  # noqa: BLE001  # whatever it is, it is no poll's failure
             # Its text would repeat the URL.
             fault = type(error).__name__
@@ -97,89 +123,99 @@ class Healthcheck:
         elif not self._failing:
             self._failing = True
             _log.warning(
-                "the healthcheck could not be told; polls go on",
+                "the healthcheck could not be pinged; polls go on",
                 extra={"event": "healthcheck_failed", "error": fault},
             )
 
 
-def _one_line(text: str) -> str:
-    return " ".join(redaction.redact(text).split())[:_REASON]
-
-
 class RunHealth(Listener):
-    """What one `run-once` tells of: why it was not all well."""
+    """Collects how the polls of one `run-once` ended."""
 
     def __init__(self) -> None:
-        self._reasons: dict[str, str] = {}
+        self._outcomes: dict[str, str] = {}
 
     def polled(self, event: PollFinished) -> None:
-        """Note why a poll was not all well."""
+        """Note how a poll ended that was not all well."""
         if event.exit_code != Exit.OK:
-            self._reasons[event.account] = event.reason or event.outcome
+            self._outcomes[event.account] = outcome_of(event)
 
-    def tell(self, healthcheck: Healthcheck, codes: Mapping[str, Exit]) -> None:
-        """Tell how the run ended: the code of each account."""
-        wrong = {account: code for account, code in codes.items() if code != Exit.OK}
-        if not wrong:
+    def ping(self, healthcheck: Healthcheck, codes: Mapping[str, Exit]) -> None:
+        """Ping how the run ended.
+
+        Args:
+            healthcheck: to ping.
+            codes: of each account, in the order of the configuration.
+        """
+        failed = {account: code for account, code in codes.items() if code != Exit.OK}
+        if not failed:
             healthcheck.succeed()
-        elif not self._reasons:
-            # Runs overlapped: the other one tells what came of it.
-            healthcheck.note(f"another exporter is polling {', '.join(wrong)}")
+        elif not self._outcomes:
+            # Runs overlap: the other one pings how its polls end.
+            healthcheck.note("another exporter is polling")
         else:
-            reasons = (f"{account}: {reason}" for account, reason in self._reasons.items())
-            healthcheck.fail(max(wrong.values()), "; ".join(reasons))
+            places = _by_place(codes, self._outcomes)
+            healthcheck.fail(max(failed.values()), "; ".join(places))
 
 
 class DaemonHealth(Listener):
-    """Tells once per interval of the slowest account whether the data of all accounts is fresh.
+    """Pings once per interval of the slowest account whether the data of all accounts is fresh.
 
     Args:
-        healthcheck: is told.
-        health: knows.
+        healthcheck: to ping.
+        health: knows how fresh the data is.
     """
 
     def __init__(self, healthcheck: Healthcheck, health: Health) -> None:
         self._healthcheck = healthcheck
         self._health = health
-        self._period = _OFTEN
+        self._period = _PERIOD
+        self._accounts: tuple[str, ...] = ()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def accounts_changed(self, intervals: Mapping[str, float]) -> None:
-        """Take the interval of the slowest account."""
-        self._period = max(_OFTEN, *intervals.values())
+        """Take the accounts, and the interval of the slowest."""
+        self._accounts = tuple(intervals)
+        self._period = max(_PERIOD, *intervals.values())
 
     def ready(self) -> None:
-        """Begin to tell."""
+        """Begin to ping."""
         if self._thread is None:
             self._healthcheck.start()
-            self._thread = threading.Thread(target=self._tell_on, name="health", daemon=True)
+            self._thread = threading.Thread(target=self._ping_on, name="health", daemon=True)
             self._thread.start()
 
-    def close(self, code: int = Exit.OK, reason: str = "") -> None:
-        """Tell no more; at last, why, if the daemon failed.
+    def close(self, code: int = Exit.OK) -> None:
+        """Ping no more; if the daemon failed, ping with its exit code first.
 
-        An end that was asked for is not told: what it means, the address knows when it lasts.
+        An end that was asked for is not a failure: if it lasts, the pings are missed.
         """
         self._ended.set()
         if self._thread is not None:
             if code != Exit.OK:
-                self._healthcheck.fail(code, reason)
+                self._healthcheck.fail(code)
             self._healthcheck.close()
 
-    def _tell_on(self) -> None:
-        # The first time as soon as all is well, later as often as there is news.
+    def _ping_on(self) -> None:
+        # The first ping comes as soon as all is well, later ones as often as there is news.
         for _ in range(int(self._period)):
             if self._ended.wait(1.0) or not self._health.stale():
                 break
         while not self._ended.is_set():
-            self._tell()
+            self._ping()
             self._ended.wait(self._period)
 
-    def _tell(self) -> None:
-        stale = self._health.stale()
+    def _ping(self) -> None:
+        stale = self._health.stale_outcomes()
         if not stale:
             self._healthcheck.succeed()
         else:
-            reasons = "; ".join(f"{account}: {why}" for account, why in stale.items())
-            self._healthcheck.fail(Exit.FAILURE, reasons)
+            places = _by_place(self._accounts, stale)
+            self._healthcheck.fail(Exit.FAILURE, "; ".join(places))
+
+
+def _by_place(accounts: Iterable[str], what: Mapping[str, str]) -> Iterator[str]:
+    """Name accounts by their place, so that their names go to nobody."""
+    for place, account in enumerate(accounts):
+        if account in what:
+            yield f"accounts[{place}] {what[account]}"

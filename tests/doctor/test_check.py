@@ -411,3 +411,34 @@ def test_a_directory_that_is_not_writable_is_wrong(
     finished = run_cli("check", "--offline")
     assert finished.returncode == 74
     assert "is not writable: change its owner or mode" in lines(finished)["database"]
+
+
+def test_a_proxy_of_the_environment_is_said_not_to_be_read(
+    write_config: "WriteConfig", run_cli: "RunCli"
+) -> None:
+    write_config(base_url="http://127.0.0.1:1/trade-api/v2", poll={"max_attempts": 1})
+    environment = {"HTTPS_PROXY": "http://me:hush@proxy.example:3128"}
+    finished = run_cli("check", env=environment)
+    found = lines(finished)
+    assert found["proxy"].startswith("warn: HTTPS_PROXY in the environment is not read")
+    assert "[http]" in found["proxy"]
+    assert "HTTPS_PROXY in the environment is not read: set [http] proxy" in found["account main"]
+    polled = run_cli("run-once", env=environment)
+    assert polled.returncode == 69
+    assert "HTTPS_PROXY in the environment is not read: set [http] proxy" in polled.stderr
+    assert "hush" not in finished.stdout + finished.stderr + polled.stderr
+
+
+def test_the_proxy_that_is_used_is_shown_without_its_password(
+    write_config: "WriteConfig", run_cli: "RunCli"
+) -> None:
+    write_config(
+        base_url="https://127.0.0.1:1/trade-api/v2",
+        poll={"max_attempts": 1},
+        http={"proxy": "http://me:hush@127.0.0.1:1"},
+    )
+    finished = run_cli("check", env={"HTTPS_PROXY": "http://elsewhere.example:3128"})
+    assert "http://me:***@127.0.0.1:1" in lines(finished)["proxy"]
+    assert "through the proxy 127.0.0.1:1" in lines(finished)["account main"]
+    assert "HTTPS_PROXY" not in finished.stdout
+    assert "hush" not in finished.stdout + finished.stderr

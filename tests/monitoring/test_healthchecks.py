@@ -1,7 +1,9 @@
 """The dead man's switch, against a server on this machine that remembers what it was told."""
 
 import os
+import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -10,19 +12,22 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from exporter.config.load import load
 from exporter.demo.answers import Answer
 from exporter.demo.exchange import Exchange
 from exporter.errors import ConfigurationError
-from exporter.logs import redaction
 from exporter.monitoring import healthchecks
 from exporter.monitoring.health import Health
 from exporter.monitoring.healthchecks import DaemonHealth, Healthcheck
+from tests.support.certificates import self_signed
 from tests.support.processes import ending
 
 if TYPE_CHECKING:
@@ -74,6 +79,19 @@ class Service:
         self.url = f"http://127.0.0.1:{self._server.server_port}/ping/0123-secret"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
+    def use_tls(self, certificate: Path, key: rsa.RSAPrivateKey) -> None:
+        key_file = certificate.with_suffix(".key")
+        key_file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key_file)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+
     def close(self) -> None:
         self.closing.set()
         self._server.shutdown()
@@ -119,10 +137,7 @@ def test_a_run_tells_its_exit_code_and_why(
     config = write_config(notify={"healthcheck_url": service.url})
     assert run_cli("--config", config, "run-once").returncode == 77
     assert service.told == ["GET /start", "POST /77"]
-    body = service.pings[1].body
-    assert body.startswith("main: ")
-    assert "401" in body
-    assert "\n" not in body
+    assert service.pings[1].body == "credentials refused: accounts[0] unauthorized"
 
 
 def test_a_fault_that_keeps_it_from_polling_is_told(
@@ -133,7 +148,7 @@ def test_a_fault_that_keeps_it_from_polling_is_told(
     )
     assert run_cli("--config", config, "run-once").returncode == 78
     assert service.told == ["GET /start", "POST /78"]
-    assert "gone.pem" in service.pings[1].body
+    assert service.pings[1].body == "error in the configuration, a key or the schema"
 
 
 @pytest.mark.parametrize("fault", ["gone", "hangs", "500", "redirect"])
@@ -151,7 +166,7 @@ def test_a_switch_that_fails_harms_no_poll_and_costs_a_line(
     assert finished.returncode == 0
     assert time.monotonic() - began < 30  # 8 and a start on a busy machine
     (line,) = finished.stderr.splitlines()
-    assert "healthcheck_failed: the healthcheck could not be told; polls go on" in line
+    assert "healthcheck_failed: the healthcheck could not be pinged; polls go on" in line
     assert "secret" not in finished.stderr
 
 
@@ -175,25 +190,25 @@ def test_runs_that_overlap_raise_no_alarm(
         assert run_cli("--config", config, "run-once").returncode == 75
         other.kill()
     assert service.told == ["GET /start", "GET ", "GET /start", "GET /start", "POST /log"]
-    assert service.pings[-1].body == "another exporter is polling main"
+    assert service.pings[-1].body == "another exporter is polling"
 
 
 def test_the_daemon_tells_once_all_is_well_and_why_it_is_not(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healthchecks, "_OFTEN", 1.0)
+    monkeypatch.setattr(healthchecks, "_PERIOD", 1.0)
     health = Health()
     switch = DaemonHealth(Healthcheck(service.url), health)
     for listener in (health, switch):
         listener.accounts_changed({"main": 1.0})
     switch.ready()
     service.wait_for("GET /start", "POST /1")
-    assert service.pings[1].body == "main: no success yet"
+    assert service.pings[1].body == "failure: accounts[0] no success yet"
     health.tick_skipped("main")
     service.wait_for("GET /start", "POST /1", "GET ")
-    switch.close(78, "the schema\nis wrong")
+    switch.close(78)
     assert service.told[-1] == "POST /78"
-    assert service.pings[-1].body == "the schema is wrong"
+    assert service.pings[-1].body == "error in the configuration, a key or the schema"
 
 
 def test_a_daemon_that_is_told_to_stop_says_nothing_at_the_end(
@@ -212,14 +227,60 @@ def test_a_daemon_that_is_told_to_stop_says_nothing_at_the_end(
     assert service.told == ["GET /start", "GET "]
 
 
-def test_a_reason_shows_no_secret(service: Service) -> None:
-    redaction.protect("hush-hush")
-    switch = Healthcheck(service.url)
+def test_nothing_of_the_configuration_reaches_the_service(
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+    service: Service,
+    exchange: Exchange,
+    key_id: str,
+) -> None:
+    accounts = [
+        {"name": "second name"},
+        {"name": "third name", "base_url": "http://127.0.0.1:1/trade-api/v2"},
+    ]
+    exchange.script(key_id, *[Answer.unauthorized()] * 4)
+    for database in ("sqlite:///missing-directory/order_groups.db", None):
+        config = write_config(
+            notify={"healthcheck_url": service.url},
+            database_url=database,
+            account={"name": "first name"},
+            more_accounts=accounts,
+        )
+        assert run_cli("--config", config, "run-once").returncode > 0
+    written = re.findall(r"\"(.*?)\"|([\w./-]*name)", config.read_text())
+    values = {value for pair in written for value in pair if len(value) > 2}
+    bodies = [ping.body for ping in service.pings]
+    assert any("accounts[2] unreachable" in body for body in bodies)
+    assert not any(value in body for value in values for body in bodies)
+
+
+@pytest.mark.parametrize(
+    ("variables", "arrives"),
+    [
+        (("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), True),
+        (("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), False),
+    ],
+)
+def test_of_the_authorities_variables_the_documented_one_counts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    service: Service,
+    variables: tuple[str, str],
+    arrives: bool,
+) -> None:
+    names_service, _ = variables
+    for name in variables:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        certificate = tmp_path / f"{name}.pem"
+        certificate.write_bytes(self_signed(key).public_bytes(serialization.Encoding.PEM))
+        monkeypatch.setenv(name, str(certificate))
+        if name == names_service:
+            service.use_tls(certificate, key)
+    switch = Healthcheck(service.url.replace("http://", "https://"))
     switch.start()
-    switch.fail(1, "it said hush-hush\n" + "x" * 1000)
+    switch.succeed()
     switch.close()
-    assert service.pings[1].body.startswith("it said *** xxx")
-    assert len(service.pings[1].body) <= 500
+    assert service.told == (["GET /start", "GET "] if arrives else [])
 
 
 @pytest.mark.parametrize(

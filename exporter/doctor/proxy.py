@@ -1,0 +1,27 @@
+"""Check whether the environment names a proxy that its user may expect to be used."""
+
+import os
+from collections.abc import Iterator
+
+from exporter.config.model import Configuration
+from exporter.doctor.finding import Finding
+from exporter.http.proxy import PROXY_VARIABLES
+
+
+def check_proxy(configuration: Configuration) -> Iterator[Finding]:
+    """Say through which proxy requests go, and that the environment's is not read."""
+    subject = "proxy"
+    proxy = configuration.http.safe_proxy
+    if proxy is not None:
+        yield Finding(
+            subject=subject, text=f"{proxy}, for all requests that are not to this machine"
+        )
+        return
+    named = [name for name in PROXY_VARIABLES if os.environ.get(name)]
+    if named:
+        yield Finding(
+            subject=subject,
+            text=f"{' and '.join(named)} in the environment is not read: if the exchange can be"
+            ' reached through a proxy alone, set proxy = "http://host:port" under [http]',
+            doubtful=True,
+        )

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.engine import URL, make_url
 
-from exporter.database import sqlite
+from exporter.database import sqlite, wal
 from exporter.database.circuit_breaker import CircuitBreaker
 from exporter.database.errors import translated_errors
+from exporter.database.sqlite_file import SqliteFile
 from exporter.errors import ConfigurationError, DatabaseError
 
 _TURN_SECONDS = 10.0  # a thread waits this long for the other threads of its process
@@ -42,6 +43,7 @@ class Database:
             if self.is_sqlite
             else _postgres().make_engine(self.url, pool_size)
         )
+        self._file = SqliteFile(Path(self.url.database or "")) if self.is_sqlite else None
         # SQLite lets one writer in; those of one process queue here rather than in its busy
         # handler, which sleeps and is not fair.
         self._turn = threading.Lock()
@@ -51,6 +53,25 @@ class Database:
     def path(self) -> Path | None:
         """SQLite's file; None on Postgres."""
         return Path(self.url.database or "") if self.is_sqlite else None
+
+    @property
+    def generation(self) -> int:
+        """How many times another file has taken the place of SQLite's; 0 on Postgres."""
+        return 0 if self._file is None else self._file.generation
+
+    def require_file(self) -> None:
+        """Refuse to go on without a file once the one that was open is gone.
+
+        Raises:
+            DatabaseError: there is none.
+        """
+        if self._file is not None:
+            self._file.require()
+
+    def maintain(self) -> None:
+        """Do what is best done between two polls: keep SQLite's write-ahead log small."""
+        if self.path is not None and self._file is not None and self._file.is_in_place():
+            wal.checkpoint(self.path)
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
@@ -66,8 +87,15 @@ class Database:
 
     @contextmanager
     def _lent(self) -> Iterator[Connection]:
-        with translated_errors(self.url, write=self.writes), self.engine.connect() as connection:
-            yield connection
+        with translated_errors(self.url, write=self.writes):
+            if self._file is not None:
+                self._file.check(self.engine)
+            with self.engine.connect() as connection:
+                if self._file is not None:
+                    self._file.opened()
+                yield connection
+                if self._file is not None:
+                    self._file.used()
 
     @contextmanager
     def _taken_turn(self) -> Iterator[None]:
@@ -149,7 +177,10 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._breaker.close()
-        self.engine.dispose()
+        if self._file is None:
+            self.engine.dispose()
+        else:
+            self._file.close(self.engine)
 
     def _sqlite_engine(self) -> Engine:
         path = Path(self.url.database or "")

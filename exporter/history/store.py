@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from exporter.database import wal
 from exporter.database.database import Database, set_statement_timeout
-from exporter.errors import DatabaseError
+from exporter.errors import DatabaseError, SchemaError
 from exporter.history import claim as claims
 from exporter.history import head as heads
 from exporter.history import snapshots
@@ -50,6 +49,7 @@ class Store:
         self._database = database
         self._owner = owner
         self._prepare = prepare
+        self._prepared: int | None = None  # the database's generation
         self._preparing = threading.Lock()
         self._claimed: set[str] = set()
         # What is known of each account, as of an observation: spares reading it again. Not as of
@@ -57,23 +57,42 @@ class Store:
         self._known: dict[str, tuple[tuple[int, datetime], OpenSnapshots]] = {}
 
     def prepare(self) -> None:
-        """Make sure once that the schema is right.
+        """Make sure that the schema is right: once for each file that is the database.
 
         Raises:
             SchemaError: the schema is not this version's.
             DatabaseError: the database failed; the next call tries again.
         """
-        if self._prepare is None:
+        if self._prepared == self._database.generation:
             return
         with self._preparing:
-            if self._prepare is not None:
+            generation = self._database.generation
+            if self._prepared == generation:
+                return
+            if generation:
+                self._prepare_again()
+            elif self._prepare is not None:
                 self._prepare(self._database)
-                self._prepare = None
+            self._prepared = generation
+
+    def _prepare_again(self) -> None:
+        """Prepare a file that has taken the place of the one that was open.
+
+        Nothing that is known of the other holds for it. Only a person puts one there: no database
+        is made in place of one that was deleted.
+        """
+        self._database.require_file()
+        self._known.clear()
+        if self._prepare is not None:
+            try:
+                self._prepare(self._database)
+            except SchemaError as error:
+                # Nothing for a running daemon to end for: somebody may still be copying it.
+                raise DatabaseError(str(error)) from error
 
     def maintain(self) -> None:
-        """Do what is best done between two polls; it disturbs none."""
-        if self._database.path is not None:
-            wal.checkpoint(self._database.path)
+        """Do for the database what is best done between two polls; it disturbs none."""
+        self._database.maintain()
 
     def claim(
         self, account: str, *, now: datetime, lease: float, policy: ClaimPolicy = ALWAYS

@@ -1,7 +1,9 @@
 """What the store leaves in the database: each poll one row, whole or not at all, once."""
 
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +15,7 @@ from sqlalchemy import delete, event
 from exporter.database.database import Database
 from exporter.errors import BusyError, DatabaseError, Outcome
 from exporter.history import schema
-from exporter.history.migrate import migrate
+from exporter.history.migrate import ensure_current, migrate
 from exporter.history.store import Store, WriteResult
 from exporter.model import Poll
 from tests.support.traffic import listened, rows_written
@@ -497,3 +499,47 @@ def test_preparing_is_tried_again_after_a_failure(database: Database) -> None:
         store.prepare()
     store.prepare()
     store.prepare()
+
+
+def test_what_is_known_of_one_file_does_not_hold_for_the_next(
+    sqlite_url: str, history_of: Callable[[Database], "History"], tmp_path: Path
+) -> None:
+    """Two files may agree on the head and differ in the states, as after somebody's repair."""
+    with closing(Database(sqlite_url)) as database:
+        assert database.path is not None
+        migrate(database)
+        history = history_of(database)
+        history.observe(0, history.group("a"), history.group("b"))
+        copy = tmp_path / "copy.db"
+        with closing(sqlite3.connect(database.path)) as live, closing(sqlite3.connect(copy)) as to:
+            live.backup(to)
+            to.execute("DELETE FROM order_group_snapshots WHERE order_group_id = 'b'")
+            to.commit()
+        copy.replace(database.path)
+        with pytest.raises(DatabaseError, match="another file"):
+            history.observe(60, history.group("a"), history.group("b"))
+        written = history.observe(120, history.group("a"), history.group("b"))
+        assert (written.added, written.changed, written.removed) == (1, 0, 0)
+
+
+def test_a_running_exporter_makes_no_database_in_place_of_a_deleted_one(sqlite_url: str) -> None:
+    with closing(Database(sqlite_url)) as database:
+        assert database.path is not None
+        store = Store(database, owner="first", prepare=migrate_if_needed)
+        store.claim("main", now=datetime(2026, 1, 1, tzinfo=UTC), lease=1.0)
+        database.path.unlink()
+        for _ in range(3):
+            with pytest.raises(DatabaseError, match="the file is gone"):
+                store.claim("main", now=datetime(2026, 1, 1, tzinfo=UTC), lease=1.0)
+        assert not database.path.exists()
+        database.path.write_text("not a database, or not yet")
+        with pytest.raises(DatabaseError, match="not a SQLite database"):
+            store.claim("main", now=datetime(2026, 1, 1, tzinfo=UTC), lease=1.0)
+        database.path.unlink()
+        with closing(Database(sqlite_url)) as other:
+            migrate(other)
+        store.claim("main", now=datetime(2026, 1, 1, tzinfo=UTC), lease=1.0)
+
+
+def migrate_if_needed(database: Database) -> None:
+    ensure_current(database, auto_migrate=True)

@@ -101,7 +101,7 @@ def test_the_journal_is_bounded_though_somebody_reads_at_all_times(
 ) -> None:
     large = 2**20
     monkeypatch.setattr("exporter.database.wal.LARGE", large)
-    sizes = sizes_under_readers_at_all_times(sqlite_recorder, sqlite_recorder.store.tidy, 80)
+    sizes = sizes_under_readers_at_all_times(sqlite_recorder, sqlite_recorder.store.maintain, 80)
     assert max(sizes) < 1.5 * large
 
 

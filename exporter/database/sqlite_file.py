@@ -1,0 +1,220 @@
+"""Whether a SQLite file is still the one that is open: deleted, moved, replaced, overwritten.
+
+SQLite goes on writing into a file that has lost its name, and keeps its write-ahead log by name
+beside whatever file has that name now. Nobody would notice until the process ends, and then the
+log of one database would be applied to another.
+"""
+
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from exporter.errors import DatabaseError
+
+_HEADER = 100  # bytes of a database file's header
+# The part of the -shm file that says how much of the log is in the database: SQLite's walindex.
+_SALTS = slice(32, 40)
+_BACKFILLED, _ATTEMPTED = slice(96, 100), slice(128, 132)
+_INDEX = 132
+
+_Key = tuple[int, int]
+"""A file's device and inode."""
+
+
+class SqliteFile:
+    """The file behind a path, as this process has it open.
+
+    Not thread-safe: for whoever holds the turn to use the database.
+
+    Args:
+        path: of the database; a link is followed.
+
+    Attributes:
+        generation: how many times another file, or none, has taken the file's place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.generation = 0
+        self._path = path
+        self._key: _Key | None = None  # None while nothing is open
+        self._companions: dict[Path, _Key] = {}  # the -wal and the -shm that belong to the file
+        self._seen: tuple[bytes, bytes] | None = None  # header, and state of the log
+        self._descriptors: dict[_Key, int] = {}  # SQLite's own
+
+    def is_in_place(self) -> bool:
+        """Return whether the path still leads to the file that is open, if one is."""
+        return self._key is None or _key_of(self._path) == self._key
+
+    def require(self) -> None:
+        """Refuse to go on without a file once the one that was open is gone.
+
+        Raises:
+            DatabaseError: there is none, or an empty one.
+        """
+        if not self.generation:
+            return
+        try:
+            if self._path.stat().st_size:
+                return
+        except OSError:
+            pass
+        raise DatabaseError(self._gone())
+
+    def check(self, engine: Engine) -> None:
+        """Look whether the open file is still the database; let go of it if not.
+
+        Args:
+            engine: whose connections have the file open.
+
+        Raises:
+            DatabaseError: the file is not the database any more. The next connection opens what
+                is there by then.
+        """
+        if self._key is None:
+            self.require()
+            return
+        key = _key_of(self._path)
+        if key != self._key:
+            self._save_log(engine)
+            self._let_go(engine)
+            if key is None:
+                raise DatabaseError(self._gone())
+            raise DatabaseError(
+                f"database {self._path}: another file has taken the place of the one that was in"
+                " use; the next poll goes on with that one"
+            )
+        if self._was_overwritten():
+            # The log belongs to what the file held before, and must never reach what it holds now.
+            log = self._beside("-wal")
+            if _key_of(log) == self._companions.get(log):
+                with suppress(OSError):
+                    os.truncate(log, 0)
+            self._let_go(engine)
+            raise DatabaseError(
+                f"database {self._path}: the file was overwritten while it was in use; the next"
+                " poll goes on with what it holds now"
+            )
+
+    def close(self, engine: Engine) -> None:
+        """Close the file, so that no log of it is left beside another file."""
+        with suppress(DatabaseError):
+            self.check(engine)
+        engine.dispose()
+        self._key = None
+
+    def opened(self) -> None:
+        """Note which file has just been opened, if none was open before."""
+        if self._key is not None:
+            return
+        self._key = _key_of(self._path)
+        self._companions.clear()
+        self._descriptors.clear()
+        self._seen = None
+
+    def used(self) -> None:
+        """Note the files that belong to the database, once a connection has used it."""
+        if self._key is not None and not self._companions:
+            for suffix in ("-wal", "-shm"):
+                path = self._beside(suffix)
+                if (key := _key_of(path)) is not None:
+                    self._companions[path] = key
+
+    def _gone(self) -> str:
+        return (
+            f"database {self._path}: the file is gone: it was deleted or moved while it was in"
+            " use; put a database there, or let `kalshi-exporter migrate` make a new one"
+        )
+
+    def _save_log(self, engine: Engine) -> None:
+        """Move the write-ahead log into the file that it belongs to, whatever its name is now.
+
+        SQLite does not when it closes a file that has lost its name.
+        """
+        pool = engine.pool
+        if not isinstance(pool, QueuePool) or not pool.checkedin():
+            return  # a new connection would open the file that has the name now
+        with suppress(SQLAlchemyError, sqlite3.Error), engine.connect() as connection:
+            _driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _let_go(self, engine: Engine) -> None:
+        engine.dispose()
+        # What is left of them would be taken for the next file's.
+        for path, key in self._companions.items():
+            if _key_of(path) == key:
+                with suppress(OSError):
+                    path.unlink()
+        self._key = None
+        self.generation += 1
+
+    def _was_overwritten(self) -> bool:
+        """Return whether somebody but SQLite has written into the file.
+
+        SQLite writes into it only when it moves the log there, and says so beside the log. Read
+        through SQLite's own descriptors: closing another one would end all its locks.
+        """
+        if self._key is None:
+            return False
+        index = self._companions.get(self._beside("-shm"))
+        if index is None:
+            return False
+        shared = self._read(index, _INDEX)
+        header = self._read(self._key, _HEADER)
+        if header is None or shared is None or len(shared) < _INDEX:
+            return False
+        log = shared[_SALTS] + shared[_BACKFILLED] + shared[_ATTEMPTED]
+        before, self._seen = self._seen, (header, log)
+        if before is None or before[0] == header:
+            return False
+        # While the log is being moved, the file changes before the log's state does.
+        return before[1] == log and shared[_BACKFILLED] == shared[_ATTEMPTED]
+
+    def _read(self, key: _Key, size: int) -> bytes | None:
+        """Read the beginning of a file that SQLite has open; None if it cannot be found."""
+        descriptor = self._descriptors.get(key)
+        if descriptor is None or _key_of_descriptor(descriptor) != key:
+            found = (each for each in _open_descriptors() if _key_of_descriptor(each) == key)
+            descriptor = next(found, None)
+            if descriptor is None:
+                return None
+            self._descriptors[key] = descriptor
+        try:
+            return os.pread(descriptor, size, 0)
+        except OSError:
+            return None
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_name(self._path.name + suffix)
+
+
+def _key_of(path: Path) -> _Key | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _open_descriptors() -> list[int]:
+    try:
+        return [int(path.name) for path in Path("/dev/fd").iterdir()]
+    except OSError:
+        return []
+
+
+def _key_of_descriptor(descriptor: int) -> _Key | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)  # noqa: S101  # a connection in use has one
+    return driver

@@ -1,0 +1,155 @@
+"""Whether a SQLite file is still the one that is open."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from exporter.database.database import Database
+from exporter.errors import DatabaseError
+
+
+def _make(path: Path, number: int) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE numbers (number INTEGER)")
+        connection.execute("INSERT INTO numbers VALUES (?)", (number,))
+        connection.commit()
+
+
+def numbers(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return [number for (number,) in connection.execute("SELECT number FROM numbers")]
+
+
+def add(database: Database, number: int) -> None:
+    with database.transaction() as connection:
+        connection.execute(text("INSERT INTO numbers VALUES (:number)"), {"number": number})
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """A database in WAL mode with the number 1, and 2 and 3 in its log alone."""
+    path = tmp_path / "live.db"
+    _make(path, 1)
+    database = Database(f"sqlite:///{path}")
+    with closing(database):
+        database.enable_wal()
+        add(database, 2)
+        add(database, 3)
+        yield database
+
+
+def test_the_log_goes_into_the_file_that_it_belongs_to(database: Database, tmp_path: Path) -> None:
+    live, moved = tmp_path / "live.db", tmp_path / "moved.db"
+    log = tmp_path / "live.db-wal"
+    assert log.stat().st_size > 0
+    live.rename(moved)
+    _make(live, 10)
+    with pytest.raises(DatabaseError, match="another file has taken the place"):
+        add(database, 4)
+    assert not log.exists()
+    assert numbers(moved) == [1, 2, 3]
+    assert numbers(live) == [10]
+    assert database.generation == 1
+    add(database, 11)
+    assert numbers(live) == [10, 11]
+    assert numbers(moved) == [1, 2, 3]
+
+
+def test_a_log_that_another_file_brought_along_is_left_to_it(
+    database: Database, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for path in tmp_path.glob("live.db*"):
+        path.rename(elsewhere / path.name)
+    live = tmp_path / "live.db"
+    _make(live, 10)
+    with closing(sqlite3.connect(live)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("INSERT INTO numbers VALUES (11)")
+        other.commit()
+        with pytest.raises(DatabaseError, match="another file has taken the place"):
+            add(database, 4)
+        assert (tmp_path / "live.db-wal").exists()
+        add(database, 12)
+    assert numbers(live) == [10, 11, 12]
+    assert numbers(elsewhere / "live.db") == [1, 2, 3]
+
+
+def test_what_is_copied_over_the_file_is_not_mixed_with_its_log(
+    database: Database, tmp_path: Path
+) -> None:
+    live, backup = tmp_path / "live.db", tmp_path / "backup.db"
+    _make(backup, 10)
+    with closing(sqlite3.connect(backup)) as connection:
+        connection.execute("CREATE TABLE more (number INTEGER)")
+    add(database, 4)
+    shutil.copyfile(backup, live)
+    with pytest.raises(DatabaseError, match="overwritten"):
+        add(database, 5)
+    assert numbers(live) == [10]
+    add(database, 11)
+    assert numbers(live) == [10, 11]
+
+
+def test_without_a_file_every_use_says_so_until_there_is_one(
+    database: Database, tmp_path: Path
+) -> None:
+    live = tmp_path / "live.db"
+    live.unlink()
+    for _ in range(3):
+        with pytest.raises(DatabaseError, match="the file is gone"):
+            add(database, 4)
+    live.touch()
+    with pytest.raises(DatabaseError, match="the file is gone"):
+        add(database, 4)
+    with pytest.raises(DatabaseError, match="the file is gone"):
+        database.require_file()
+    live.unlink()
+    _make(live, 10)
+    database.require_file()
+    add(database, 11)
+    assert numbers(live) == [10, 11]
+    assert database.generation == 1
+
+
+def test_maintaining_leaves_another_file_alone(database: Database, tmp_path: Path) -> None:
+    live = tmp_path / "live.db"
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE large (content BLOB)"))
+        for _ in range(20):
+            connection.execute(text("INSERT INTO large VALUES (randomblob(1000000))"))
+    live.rename(tmp_path / "moved.db")
+    _make(live, 10)
+    before = live.read_bytes()
+    database.maintain()
+    assert live.read_bytes() == before
+
+
+def test_closing_leaves_no_log_beside_another_file(database: Database, tmp_path: Path) -> None:
+    live, moved = tmp_path / "live.db", tmp_path / "moved.db"
+    live.rename(moved)
+    _make(live, 10)
+    database.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["live.db", "moved.db"]
+    assert numbers(moved) == [1, 2, 3]
+    assert numbers(live) == [10]
+
+
+def test_closing_does_not_write_the_log_over_what_was_copied_in(
+    database: Database, tmp_path: Path
+) -> None:
+    live, backup = tmp_path / "live.db", tmp_path / "backup.db"
+    _make(backup, 10)
+    with closing(sqlite3.connect(backup)) as connection:
+        connection.execute("CREATE TABLE more (number INTEGER)")
+    add(database, 4)
+    shutil.copyfile(backup, live)
+    database.close()
+    assert numbers(live) == [10]

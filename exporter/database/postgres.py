@@ -12,6 +12,8 @@ from functools import cache
 from typing import Any, cast
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from sqlalchemy import (
     ClauseElement,
     Connection,
@@ -133,16 +135,62 @@ def begin(connection: Connection) -> None:
         connection: to Postgres.
     """
     set_client_timeout(connection)
-    # At once, for the sake of the way to the server.
+    # One message, because each takes a round trip.
     connection.exec_driver_sql(
-        f"BEGIN; {_statement_timeout()};"
+        f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_settings(connection)};"
+        f" {_statement_timeout()};"
         f" SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS * 1000:.0f}ms'"
     )
 
 
+def begin_reading(connection: Connection) -> None:
+    """Begin a read-only transaction on one snapshot, which may take as long as it takes.
+
+    Args:
+        connection: to Postgres.
+    """
+    connection.exec_driver_sql(
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_settings(connection)};"
+        " SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0;"
+        " SET LOCAL idle_in_transaction_session_timeout = 0"
+    )
+
+
+def _settings(connection: Connection) -> str:
+    """Return the statements that make a transaction independent of everybody's settings.
+
+    Server, database, role and environment have defaults of their own. LOCAL, because the session
+    may be a pooler's; and so a startup parameter would not do either.
+    """
+    newest = _driver(connection).info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT
+    return ("SET LOCAL transaction_timeout = 0; " if newest else "") + _SETTINGS
+
+
+_SETTINGS = "; ".join(
+    f"SET LOCAL {setting}"
+    for setting in (
+        "DateStyle = 'ISO, MDY'",  # the driver reads no instants in another style
+        "TimeZone = 'UTC'",
+        "extra_float_digits = 1",  # all digits of seconds
+        "lock_timeout = 0",  # each statement has its bound
+    )
+)
+_FIRST_WITH_TRANSACTION_TIMEOUT = 170000
+
+
 def _statement_timeout() -> str:
-    # LOCAL, for the session may be a pooler's.
     return f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms'"
+
+
+class _InstantLoader(Loader):
+    """Reads instants in ISO style, whatever style the session had before the message.
+
+    The driver's own loader refuses any other style, and does not see that the message changes it.
+    """
+
+    def load(self, data: Buffer) -> datetime:
+        """Return the instant; psycopg calls this."""
+        return datetime.fromisoformat(bytes(data).decode())
 
 
 def execute_one(
@@ -157,7 +205,10 @@ def execute_one(
         DBAPIError: SQLAlchemy's, as from its own statements.
     """
     set_client_timeout(connection)
-    settings = _statement_timeout()
+    settings = (
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
+        f" {_settings(connection)}; {_statement_timeout()}"
+    )
     if not durable:
         settings += "; SET LOCAL synchronous_commit = off"
     query = compiled(statement, connection.dialect)
@@ -167,6 +218,7 @@ def execute_one(
         _sqlalchemy_s_errors(connection, str(query)),
         psycopg.ClientCursor(_driver(connection)) as cursor,
     ):
+        cursor.adapters.register_loader("timestamptz", _InstantLoader)
         # One message is one transaction, which the server commits at its end.
         cursor.execute(f"{settings}; {query}", query.construct_params(parameters))
         while cursor.description is None and cursor.nextset():

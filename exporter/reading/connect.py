@@ -20,8 +20,6 @@ from exporter.history.migrate import current_revision, refuse_newer
 from exporter.history.schema import REVISION
 
 _BUSY_SECONDS = 10.0
-# An answer itself may take as long as it takes.
-_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '10s'"
 
 # Where SQLite's processes lock a database file that they have open: its unchanging format.
 _SHARED_FIRST = 0x40000002
@@ -70,7 +68,9 @@ class ReadOnlyDatabase(Database):
         super().__init__(url, pool_size=1)
 
     def _begin_on_postgres(self, connection: Connection) -> None:
-        connection.exec_driver_sql(_BEGIN)
+        from exporter.database import postgres  # noqa: PLC0415  # an extra's
+
+        postgres.begin_reading(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

@@ -1,15 +1,18 @@
 """What the tests of reliability share: a witness, daemons, and a network that can fail."""
 
+import getpass
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,3 +241,64 @@ def judge(witness: Witness, key_pair: "KeyPair") -> Judge:
         assert differences(recorded, account, served, complete=complete) == []
 
     return compare
+
+
+_PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+@pytest.fixture
+def pooler(postgres_url: str) -> Iterator[int]:
+    """The port of a PgBouncer in transaction mode in front of the server."""
+    with run_pooler(postgres_url) as port:
+        yield port
+
+
+@contextmanager
+def run_pooler(url: str) -> Iterator[int]:
+    """Run a PgBouncer in transaction mode in front of a database; its port.
+
+    Args:
+        url: of the database, with the user as whom it connects.
+    """
+    if _PGBOUNCER is None:
+        pytest.skip("SKIPPED LOUDLY: no pgbouncer here: apt-get install pgbouncer")
+    # The server's socket is its owner's, and PgBouncer refuses to be root: it goes over TCP.
+    behind = Link(url)
+    server = make_url(behind.url)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    directory = Path(tempfile.mkdtemp(prefix="exporter-pgbouncer-"))
+    directory.chmod(0o755)
+    config = directory / "pgbouncer.ini"
+    config.write_text(
+        f"""
+        [databases]
+        * = host={server.host} port={server.port} user={server.username}
+        [pgbouncer]
+        listen_addr = 127.0.0.1
+        listen_port = {port}
+        unix_socket_dir =
+        auth_type = any
+        pool_mode = transaction
+        default_pool_size = 2
+        """
+    )
+    config.chmod(0o644)
+    user = ["-u", "nobody"] if getpass.getuser() == "root" else []
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen([_PGBOUNCER, *user, config], stderr=log, stdout=log)
+    try:
+        until = time.monotonic() + 30
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if process.poll() is not None or time.monotonic() > until:
+                pytest.fail((directory / "log").read_text(encoding="utf-8"))
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+        behind.close()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,20 +1,9 @@
 """Three daemons behind PgBouncer in transaction mode write one history, whatever happens."""
 
-import getpass
-import os
-import shutil
 import signal
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
-from sqlalchemy import make_url
 
 from soak.witness import broken_promises, differences, record_of
 from tests.reliability.conftest import Link
@@ -25,56 +14,8 @@ if TYPE_CHECKING:
     from tests.conftest import KeyPair, WriteConfig
     from tests.reliability.conftest import RunDaemon
 
-_PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 _INTERVAL = 1.0  # seconds
 _BUSY = 8.0  # seconds that a busy machine may add
-
-
-@pytest.fixture
-def pooler(postgres_url: str) -> Iterator[int]:
-    """The port of a PgBouncer in transaction mode in front of the server."""
-    if _PROGRAM is None:
-        pytest.skip("SKIPPED LOUDLY: no pgbouncer here: apt-get install pgbouncer")
-    # The server's socket is its owner's, and PgBouncer refuses to be root: it goes over TCP.
-    behind = Link(postgres_url)
-    server = make_url(behind.url)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    directory = Path(tempfile.mkdtemp(prefix="exporter-pgbouncer-"))
-    directory.chmod(0o755)
-    config = directory / "pgbouncer.ini"
-    config.write_text(
-        f"""
-        [databases]
-        * = host={server.host} port={server.port} user={server.username}
-        [pgbouncer]
-        listen_addr = 127.0.0.1
-        listen_port = {port}
-        unix_socket_dir =
-        auth_type = any
-        pool_mode = transaction
-        default_pool_size = 2
-        """
-    )
-    config.chmod(0o644)
-    user = ["-u", "nobody"] if getpass.getuser() == "root" else []
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen([_PROGRAM, *user, config], stderr=log, stdout=log)
-    try:
-        until = time.monotonic() + 30
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            if process.poll() is not None or time.monotonic() > until:
-                pytest.fail((directory / "log").read_text(encoding="utf-8"))
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
-        behind.close()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def test_three_daemons_behind_a_pooler_write_one_history(  # noqa: PLR0917  # pytest passes fixtures by name

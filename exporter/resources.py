@@ -1,10 +1,10 @@
-"""Files that ship with the package: in it when installed, beside it in a checkout."""
+"""Find files that ship with the package: in it when installed, beside it in a checkout."""
 
 from pathlib import Path
 
 
 def shipped(name: str) -> Path:
-    """Find a shipped file or directory, `config.example.toml` or `migrations`."""
+    """Return the path of a shipped file or directory, such as `config.example.toml`."""
     package = Path(__file__).parent
     installed = package / name
     return installed if installed.exists() else package.parent / name

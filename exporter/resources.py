@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def shipped(name: str) -> Path:
-    """Return the path of a shipped file or directory, such as `config.example.toml`."""
+    """Return the path of a shipped file or directory, such as `deploy`."""
     package = Path(__file__).parent
     installed = package / name
     return installed if installed.exists() else package.parent / name

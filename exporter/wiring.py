@@ -14,6 +14,7 @@ from exporter.history.claimant import this_process
 from exporter.history.migrate import ensure_current
 from exporter.history.store import Store
 from exporter.hooks import Listeners
+from exporter.installing import install_command
 from exporter.kalshi.keys import SigningKey, load_passphrase, load_private_key
 from exporter.kalshi.session import SignedSession
 from exporter.logs import redaction
@@ -103,8 +104,7 @@ def metrics_of(configuration: Configuration, *, process: bool) -> "Metrics":
         from exporter.monitoring.metrics import Metrics  # noqa: PLC0415  # an extra's
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"{configuration.path}: metrics: needs {error.name}:"
-            " pip install 'kalshi-exporter[metrics]'"
+            f"{configuration.path}: metrics: needs {error.name}: {install_command('metrics')}"
         ) from error
     return Metrics(spool_of(configuration).pending, process=process)
 

@@ -8,7 +8,7 @@ minute.
 import click
 
 from exporter import __version__
-from exporter.cli import read, record, setup
+from exporter.cli import deployment, read, record, setup
 from exporter.cli.support import FILE, Commands, Context
 
 
@@ -57,6 +57,7 @@ for _command in (
     read.report,
     setup.migrate,
     record.prune,
+    deployment.deploy,
 ):
     main.add_command(_command)
 

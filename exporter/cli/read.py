@@ -7,7 +7,7 @@ import click
 
 from exporter.cli import streams
 from exporter.cli.support import DURATION, FILE, INSTANT, Command, Context, account_option
-from exporter.errors import DatabaseError, Exit
+from exporter.errors import DatabaseError, Exit, SpoolError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,8 +41,15 @@ def status(context: Context, as_json: bool, max_age: float | None) -> Exit:
     from exporter.wiring import spool_of
 
     configuration = context.history()
-    with closing(spool_of(configuration)) as spool:
-        spooled = spool.pending()
+    try:
+        with closing(spool_of(configuration)) as spool:
+            spooled = spool.pending()
+    except SpoolError as error:
+        # An analyst may read the database, and not the spool, which is the exporter's alone.
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        click.echo(f"{error}; what waits there is not counted", err=True)
+        spooled = {}
     try:
         statuses = read(
             configuration.database.url,

@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from exporter.config.environment import expand_url
 from exporter.config.secrecy import is_key, is_key_or_id
 from exporter.config.values import PORT, Kind, path, port
+from exporter.installing import install_command
 
 _POSTGRES = "postgresql+psycopg"
 _SCHEMES = {
@@ -156,7 +157,7 @@ def _refuse_unusable(rest: str) -> None:
     if is_key("\n".join(filter(None, (url.username, url.host, url.database)))):
         raise ValueError("must not hold a key in its user, host or database")
     if importlib.util.find_spec("psycopg") is None:
-        raise ValueError("needs the Postgres driver: pip install 'kalshi-exporter[postgres]'")
+        raise ValueError(f"needs the Postgres driver: {install_command('postgres')}")
 
 
 def without_password(url: str) -> str:

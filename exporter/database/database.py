@@ -18,6 +18,7 @@ from exporter.database.circuit_breaker import CircuitBreaker
 from exporter.database.errors import translated_errors
 from exporter.database.sqlite_file import SqliteFile
 from exporter.errors import ConfigurationError, DatabaseError
+from exporter.installing import install_command
 
 _TURN_SECONDS = 10.0  # a thread waits this long for the other threads of its process
 
@@ -204,8 +205,8 @@ def _postgres() -> ModuleType:
         # Without its libraries, of which it names each that it misses on a line of its own.
         what = str(error).splitlines()[0] if str(error) else "it cannot be imported"
         raise ConfigurationError(
-            f"database.url: the Postgres driver psycopg does not work here, {what}: pip install"
-            " 'kalshi-exporter[postgres]', which brings libpq along"
+            f"database.url: the Postgres driver psycopg does not work here, {what}:"
+            f" {install_command('postgres')}, which brings libpq along"
         ) from error
     return postgres
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 
 from exporter.errors import ConfigurationError
+from exporter.installing import install_command
 from exporter.reading.output import OutputError
 from exporter.reading.views import Kind
 
@@ -114,7 +115,7 @@ class Parquet:
             from pyarrow import parquet  # noqa: PLC0415  # the same
         except ImportError:
             raise ConfigurationError(
-                "parquet needs pyarrow: pip install 'kalshi-exporter[parquet]'"
+                f"parquet needs pyarrow: {install_command('parquet')}"
             ) from None
         types: dict[Kind, Any] = {
             "text": pa.string(),

@@ -279,7 +279,15 @@ class Spool:
                 self._connection = None
 
     def _exists(self) -> bool:
-        return self._connection is not None or self._path.exists()
+        if self._connection is not None:
+            return True
+        try:
+            self._path.stat()  # Path.exists differs between Python versions where this is refused
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise SpoolError(f"spool: cannot read {self._path}: {error.strerror}") from error
+        return True
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

@@ -280,7 +280,7 @@ def test_postgres_without_its_driver_names_the_extra(
     config = write_config(database_url=url)
     # As if it were not installed: the import system does not find it.
     line = run_without(["psycopg", "psycopg_binary"], config, environment)
-    assert "pip install 'kalshi-exporter[postgres]'" in line
+    assert "pip install '.[postgres]'" in line
     assert "very secret" not in line
     assert exchange.requests == []
 
@@ -292,7 +292,7 @@ def test_postgres_with_half_of_its_driver_names_the_extra(
     # psycopg is there alone, without the wheel that brings libpq; nor has the system one.
     line = run_without(["psycopg_binary", "psycopg_c"], config, {}, "psycopg.pq.pq_ctypes")
     assert "psycopg does not work here, no pq wrapper available" in line
-    assert "pip install 'kalshi-exporter[postgres]'" in line
+    assert "pip install '.[postgres]'" in line
     assert exchange.requests == []
 
 

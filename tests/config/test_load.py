@@ -647,7 +647,7 @@ def test_postgres_without_its_driver_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     fault = directory.fault('[database]\nurl = "postgresql://h/db"\n')
-    assert "pip install 'kalshi-exporter[postgres]'" in fault
+    assert "pip install '.[postgres]'" in fault
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"])))

@@ -1,4 +1,4 @@
-"""The units in deploy/, judged by systemd's own tools and against the program."""
+"""The units in deploy/systemd/, judged by systemd's own tools and against the program."""
 
 import configparser
 import re
@@ -10,7 +10,8 @@ import pytest
 
 from exporter.errors import Exit
 
-DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy" / "systemd"
 UNITS = sorted([*DEPLOY.glob("*.service"), *DEPLOY.glob("*.timer")])
 SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 
@@ -62,9 +63,7 @@ def test_exposure_is_at_most_two_of_ten(unit: Path) -> None:
 
 
 def test_both_services_are_hardened_alike() -> None:
-    daemon, once = (
-        unit.read_text().partition("# A user that exists")[2] for unit in SERVICES[::-1]
-    )
+    daemon, once = (unit.read_text().partition("# A dedicated user")[2] for unit in SERVICES[::-1])
     assert daemon
     assert daemon.partition("\n\n[Install]")[0].strip() == once.strip()
 
@@ -82,7 +81,7 @@ def test_the_daemon_is_given_the_time_that_it_takes_to_stop() -> None:
 
 
 def test_the_page_and_the_units_agree() -> None:
-    page = (DEPLOY.parent / "docs/systemd.md").read_text()
+    page = (ROOT / "docs/systemd.md").read_text()
     for unit in UNITS:
         assert unit.name in page
     for key in ("StateDirectory", "LoadCredential", "WatchdogSec"):

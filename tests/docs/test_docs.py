@@ -109,7 +109,7 @@ class _Fetched(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site as its extra builds it; any warning is an error."""
-    pytest.importorskip("material", reason="SKIPPED LOUDLY: pip install 'kalshi-exporter[docs]'")
+    pytest.importorskip("material", reason="SKIPPED LOUDLY: pip install '.[docs]'")
     directory = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(directory)]
     built = subprocess.run(

@@ -334,7 +334,8 @@ def test_without_the_library_the_extra_is_named(
     assert finished.returncode == 78
     (line,) = finished.stderr.splitlines()
     assert line.endswith(
-        "config.toml: metrics: needs prometheus_client: pip install 'kalshi-exporter[metrics]'"
+        "config.toml: metrics: needs prometheus_client:"
+        " pip install '.[metrics]' in a clone of the repository"
     )
 
 

@@ -16,7 +16,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
     sqlite_recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'kalshi-exporter\[parquet\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install '\.\[parquet\]'"):
         export(sqlite_recorder.url, "polls", file_format="parquet", output=tmp_path / "x")
     assert not (tmp_path / "x").exists()
 

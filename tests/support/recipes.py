@@ -11,6 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
+_PLACES = (
+    "/opt/kalshi-exporter",
+    "/etc/kalshi-exporter",
+    "/etc/systemd/system",
+    "/var/lib/kalshi-exporter",
+)
+
 
 def recipe(page: str, kind: str) -> str:
     """The block of a page whose fence names this kind, such as `sh upgrade`."""
@@ -26,12 +33,30 @@ def standing_at(instant: str) -> str:
 
 
 def run_recipe(
-    page: str, kind: str, directory: Path, *, path: str, env: Mapping[str, str] | None = None
+    page: str,
+    kind: str,
+    directory: Path,
+    *,
+    path: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> str:
-    """Run a block, each line of which must succeed; what it wrote to stdout."""
+    """Run a block, each line of which must succeed; what it wrote to stdout.
+
+    Args:
+        page: of docs/.
+        kind: as the block's fence names it.
+        directory: stands for each directory of an installation under systemd.
+        path: PATH.
+        env: other variables.
+        cwd: where it runs, if not in the directory.
+    """
+    text = recipe(page, kind)
+    for place in _PLACES:
+        text = text.replace(place, str(directory))
     done = subprocess.run(
-        ["bash", "-ec", recipe(page, kind)],
-        cwd=directory,
+        ["bash", "-ec", text],
+        cwd=cwd or directory,
         env={"PATH": path, "HOME": str(directory)} | dict(env or {}),
         capture_output=True,
         text=True,
@@ -45,13 +70,15 @@ def run_recipe(
 def commands(directory: Path) -> str:
     """A PATH with this environment's commands, Postgres' own, and a `systemctl` for one daemon.
 
-    `systemctl start kalshi-exporter` starts it in the current directory, with what it logs in
+    `sudo` there runs a command as the user of the tests.
+    `systemctl start kalshi-exporter` starts it in the directory above, with what it logs in
     `daemon.log`; `stop` ends it and waits.
     """
     directory.mkdir()
     script = directory / "systemctl"
     script.write_text(
         "#!/bin/sh\n"
+        'cd "$(dirname "$0")/.."\n'
         'case "$1" in\n'
         "start) [ -e bin/kalshi-exporter ] && PATH=bin:$PATH\n"
         "  kalshi-exporter daemon >>daemon.log 2>&1 & echo $! >daemon.pid ;;\n"
@@ -60,6 +87,9 @@ def commands(directory: Path) -> str:
         "esac\n"
     )
     script.chmod(0o755)
+    sudo = directory / "sudo"
+    sudo.write_text('#!/bin/sh\n[ "$1" = -u ] && shift 2\nexec "$@"\n')
+    sudo.chmod(0o755)
     return os.pathsep.join(
         [
             str(directory),

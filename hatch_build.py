@@ -1,0 +1,47 @@
+"""Makes the README's links absolute, and adds the project's URLs, where the address is known.
+
+A release is built with the repository's address in REPOSITORY_URL. Any other build leaves the links
+as they are, and names no address that could be somebody else's.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+_LINK = re.compile(r"\]\((?!https?:|#)([^)\s]+)\)")
+
+
+class ProjectMetadata(MetadataHookInterface):
+    """Fills in `readme` and `urls`."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set both, as hatchling asks for."""
+        text = Path(self.root, "README.md").read_text("utf-8")
+        url = os.environ.get("REPOSITORY_URL", "").rstrip("/")
+        if url:
+            text = absolute(text, url)
+            metadata["urls"] = {
+                "Source": url,
+                "Documentation": f"{url}/blob/HEAD/docs/index.md",
+                "Changelog": f"{url}/blob/HEAD/CHANGELOG.md",
+                "Issues": f"{url}/issues",
+            }
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
+
+
+def absolute(text: str, url: str) -> str:
+    """Point relative links to the repository on GitHub.
+
+    Args:
+        text: Markdown.
+        url: of the repository.
+    """
+
+    def point(match: re.Match[str]) -> str:
+        kind = "raw" if match[1].endswith((".png", ".svg")) else "blob"
+        return f"]({url}/{kind}/HEAD/{match[1]})"
+
+    return _LINK.sub(point, text)

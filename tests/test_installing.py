@@ -1,0 +1,43 @@
+"""What people are told to install can be installed."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from exporter import installing
+
+ROOT = Path(__file__).parents[1]
+
+_BY_NAME = re.compile(r"(?:pip|pipx|uv tool) install[^\n`]*?(?<![\w./-])kalshi-exporter(?![-\w/.])")
+
+
+def test_nothing_tells_people_to_install_a_name_that_anybody_could_register() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split("\0")
+    files = [ROOT / name for name in listed if name] or [
+        *ROOT.glob("*.*"),
+        *(path for name in ("docs", "deploy", "exporter") for path in (ROOT / name).rglob("*")),
+    ]
+    told = [
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for path in files
+        if path.suffix in {".md", ".py", ".toml", ".service", ".yaml", ".yml", ".plist"}
+        and path.is_file()
+        and path.name not in {"installing.py", "test_installing.py", "releasing.md"}
+        for found in _BY_NAME.finditer(path.read_text("utf-8"))
+    ]
+    assert installing.PUBLISHED or told == []
+
+
+def test_an_extra_is_installed_as_what_is_published_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(installing, "PUBLISHED", False)
+    assert installing.install_command("postgres") == (
+        "pip install '.[postgres]' in a clone of the repository"
+    )
+    monkeypatch.setattr(installing, "PUBLISHED", True)
+    assert installing.install_command("postgres") == "pip install 'kalshi-exporter[postgres]'"

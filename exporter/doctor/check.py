@@ -10,6 +10,7 @@ from exporter.config.model import Configuration
 from exporter.doctor.account import check_account
 from exporter.doctor.database import check_database
 from exporter.doctor.finding import Finding
+from exporter.doctor.installation import check_installation
 from exporter.doctor.keys import check_key
 from exporter.doctor.proxy import check_proxy
 from exporter.doctor.spool import check_spool
@@ -25,6 +26,9 @@ def check(configuration: Configuration, *, offline: bool) -> Iterator[Finding]:
         configuration: without faults.
         offline: leave out the request to the exchange that each account is checked by.
     """
+    installation = check_installation()
+    if installation is not None:
+        yield installation
     names = ", ".join(account.name for account in configuration.accounts)
     yield Finding(subject="configuration", text=f"{configuration.path}; accounts: {names}")
     keys: dict[str, SigningKey] = {}

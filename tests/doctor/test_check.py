@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -442,3 +444,31 @@ def test_the_proxy_that_is_used_is_shown_without_its_password(
     assert "through the proxy 127.0.0.1:1" in lines(finished)["account main"]
     assert "HTTPS_PROXY" not in finished.stdout
     assert "hush" not in finished.stdout + finished.stderr
+
+
+def test_another_package_named_exporter_is_noticed(
+    write_config: "WriteConfig", tmp_path: Path
+) -> None:
+    (tmp_path / "exporter").mkdir()
+    (tmp_path / "exporter" / "__init__.py").touch()
+    information = tmp_path / "other_exporter-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: other-exporter\nVersion: 1\n"
+    )
+    (information / "top_level.txt").write_text("exporter\n")
+    # Behind this package in the path, where it harms nothing but is found.
+    program = f"import sys; sys.path.append({str(tmp_path)!r}); import exporter.cli as c; c.main()"
+    finished = subprocess.run(
+        [sys.executable, "-c", program, "--config", write_config(), "check", "--offline"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 78
+    (line,) = [each for each in finished.stdout.splitlines() if "installation" in each]
+    assert line.endswith(
+        "installation: other-exporter has a package named exporter too, in the same place:"
+        " install kalshi-exporter alone in a virtual environment of its own"
+    )

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
@@ -100,8 +100,11 @@ class _Service:
             self._listen(configuration, spool)
         except Exception as error:  # noqa: BLE001  # whatever is wrong, the polls go on as they are
             fresh.close()
-            _log_faults(error)
+            faults = error.faults if isinstance(error, ConfigurationError) else [str(error)]
+            self._health.reload_failed(self._clock.now(), _one_line(faults))
+            _log_faults(faults)
             return
+        self._health.reloaded()
         self._adopt(configuration)
         former, self._in_force = self._in_force, fresh
         assert self._daemon is not None  # noqa: S101  # for the type checker: it is what calls
@@ -180,7 +183,12 @@ class _Service:
         return [self._switch]
 
 
-def _log_faults(error: Exception) -> None:
-    faults = error.faults if isinstance(error, ConfigurationError) else [str(error)]
+def _one_line(faults: Sequence[str]) -> str:
+    """Return the first fault, short enough for a line of `systemctl status`."""
+    more = f" (and {len(faults) - 1} more, see the log)" if len(faults) > 1 else ""
+    return " ".join(faults[0].split())[:200] + more
+
+
+def _log_faults(faults: Sequence[str]) -> None:
     for fault in faults:
         _log.error("%s; the configuration in force stays", fault, extra={"event": "reload_failed"})

@@ -60,6 +60,7 @@ class Health(Listener):
         self._lock = threading.Lock()
         self._accounts: dict[str, AccountHealth] = {}
         self._heartbeat = elapsed()
+        self._failed_reload: str | None = None
 
     def accounts_changed(self, intervals: Mapping[str, float]) -> None:
         """Forget the accounts that are not polled any more."""
@@ -90,6 +91,14 @@ class Health(Listener):
         with self._lock:
             if account in self._accounts:
                 self._accounts[account].succeeded(None, 0.0)
+
+    def reload_failed(self, at: datetime, reason: str) -> None:
+        """Note that the configuration in force is older than the one in the file."""
+        self._failed_reload = f"reload failed at {at:%Y-%m-%dT%H:%M:%SZ}: {reason}"
+
+    def reloaded(self) -> None:
+        """Note that the configuration in the file is in force."""
+        self._failed_reload = None
 
     def heartbeat(self) -> None:
         """Note that the scheduler moves."""
@@ -124,7 +133,7 @@ class Health(Listener):
             }
 
     def summary(self) -> str:
-        """One line: how many accounts and groups, how many stale, and the last success."""
+        """One line: a failed reload; accounts and groups, how many stale, and the last success."""
         with self._lock:
             accounts = list(self._accounts.values())
             groups = sum(health.groups or 0 for health in accounts)
@@ -132,6 +141,7 @@ class Health(Listener):
             last = max((h.last_success_at for h in accounts if h.last_success_at), default=None)
         return ", ".join(
             [
+                *([self._failed_reload] if self._failed_reload else []),
                 _counted(len(accounts), "account"),
                 *([f"{stale} stale"] if stale else []),
                 _counted(groups, "order group"),

@@ -246,3 +246,15 @@ def test_a_poll_that_hangs_starves_the_watchdog(
     daemon._busy.clear()
     daemon._heartbeat()
     assert manager.receive() == ["WATCHDOG=1"]
+
+
+def test_the_status_says_that_a_reload_failed_until_one_succeeds() -> None:
+    health = Health()
+    health.accounts_changed({"main": 60.0})
+    health.reload_failed(datetime(2026, 11, 23, 14, 3, tzinfo=UTC), "config.toml: no accounts")
+    assert health.summary() == (
+        "reload failed at 2026-11-23T14:03:00Z: config.toml: no accounts,"
+        " 1 account, 1 stale, 0 order groups, no success yet"
+    )
+    health.reloaded()
+    assert health.summary() == "1 account, 1 stale, 0 order groups, no success yet"

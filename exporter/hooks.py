@@ -1,30 +1,42 @@
-"""What happens while polling, and who is told of it: metrics, systemd, the log, a healthcheck.
+"""Hooks: what happens while the exporter records, as typed values, and who receives them.
 
-`poll` and `daemon` tell, the modules of `operating` listen.
+`recording` and `daemon` emit events; `monitoring`, `logs` and the demo receive them.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol, TypeAlias
 
 from exporter.errors import Exit, Outcome
 
-_log = logging.getLogger("exporter.hooks")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountsChanged:
+    """From now on the daemon polls these accounts and no others.
+
+    Attributes:
+        intervals: seconds between two polls, by account.
+    """
+
+    intervals: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollFinished:
-    """One poll of one account, whatever came of it.
+    """A poll of an account has ended, whatever came of it.
 
     Attributes:
-        seconds: that it took, from the claim to the commit.
+        seconds: how long it took, from the claim to the commit.
+        http_status: of the last response; None if there was none.
         kept: where the poll's row is.
         exit_code: what became of it.
-        reason: one line, if it is not all well.
+        reason: one line, unless all is well.
         last_success_at: the account's latest observation in the database, whoever made it; None if
-            there is none, or the database was away.
+            there is none, or if the database was away.
         groups, added, changed, removed: None unless an observation was written.
     """
 
@@ -37,6 +49,7 @@ class PollFinished:
     clock_skew_ms: int | None
     kept: Literal["database", "spool", "nowhere"]
     exit_code: Exit
+    http_status: int | None = None
     reason: str | None = None
     last_success_at: datetime | None = None
     groups: int | None = None
@@ -45,59 +58,107 @@ class PollFinished:
     removed: int | None = None
 
 
-class Listener:
-    """Is told what happens; each method does nothing until a listener has a use for it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollDrained:
+    """A poll that waited in the spool was written, with this many changes."""
 
-    Called from many threads, `polled`, `drained` and `tick_skipped` from one at a time for each
-    account. None may take long: a poll waits meanwhile.
+    account: str
+    added: int
+    changed: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TickSkipped:
+    """A tick was no poll, because another exporter is polling the account or just did."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonReady:
+    """The daemon polls: for the first time, or again after `DaemonReloading`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonReloading:
+    """The daemon reads its configuration again."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonReloaded:
+    """The configuration in the file is in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonReloadFailed:
+    """The configuration in the file is not in force, and the former one stays.
+
+    Attributes:
+        at: when it was read, UTC.
+        reason: one short line.
     """
 
-    def accounts_changed(self, intervals: Mapping[str, float]) -> None:
-        """These accounts are polled from now on, each so many seconds apart, and no others."""
-
-    def polled(self, event: PollFinished) -> None:
-        """A poll has ended."""
-
-    def drained(self, account: str, *, added: int, changed: int, removed: int) -> None:
-        """A poll that waited in the spool was written, with so many changes."""
-
-    def tick_skipped(self, account: str) -> None:
-        """A tick was no poll, because another exporter is at it."""
-
-    def ready(self) -> None:
-        """The daemon polls: for the first time, or again after `reloading`."""
-
-    def heartbeat(self) -> None:
-        """The scheduler's loop moves, and no poll hangs; every few seconds."""
-
-    def reloading(self) -> None:
-        """The daemon reads its configuration anew."""
-
-    def stopping(self) -> None:
-        """The daemon begins no more polls."""
+    at: datetime
+    reason: str
 
 
-class Listeners:
-    """All who are told; a failure of one is logged, and is nobody else's.
+@dataclass(frozen=True, slots=True)
+class DaemonStopping:
+    """The daemon starts no more polls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The scheduler's loop moves and no poll hangs; emitted every few seconds."""
+
+
+Event: TypeAlias = (
+    AccountsChanged
+    | PollFinished
+    | PollDrained
+    | TickSkipped
+    | DaemonReady
+    | DaemonReloading
+    | DaemonReloaded
+    | DaemonReloadFailed
+    | DaemonStopping
+    | Heartbeat
+)
+
+
+class Listener(Protocol):
+    """Receives every event, and handles those that concern it."""
+
+    def receive(self, event: Event) -> None:
+        """Handle an event.
+
+        Called from many threads; for `PollFinished`, `PollDrained` and `TickSkipped` from one at a
+        time for each account. It must be quick, because a poll waits for it.
+        """
+
+
+class Hooks:
+    """Pass events on to listeners; an error of one listener is logged and harms nothing else.
 
     Args:
-        listeners: in the order in which they are told.
+        listeners: in the order in which they receive each event.
     """
 
     def __init__(self, *listeners: Listener) -> None:
         self._listeners = listeners
 
     def replace(self, *listeners: Listener) -> None:
-        """Tell these from now on, and no others."""
+        """Pass events to these listeners from now on, and to no others."""
         self._listeners = listeners
 
-    def tell(self, what: Callable[[Listener], None]) -> None:
-        """Call each listener."""
+    def emit(self, event: Event) -> None:
+        """Pass an event to each listener."""
         for listener in self._listeners:
             try:
-                what(listener)
-            except Exception:  # noqa: BLE001  # what watches the polls must never harm one
+                listener.receive(event)
+            except Exception:  # noqa: BLE001  # a listener's defect must never harm a poll
                 _log.exception(
-                    "unexpected failure beside the polls",
+                    "unexpected failure of a listener",
                     extra={"event": "listener_failed", "listener": type(listener).__name__},
                 )

@@ -1,4 +1,4 @@
-"""Polls each account once: what cron runs."""
+"""Poll each account once: what cron runs."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,11 @@ from contextlib import contextmanager, suppress
 
 from exporter.config.model import Account, Configuration
 from exporter.errors import DatabaseError, Exit, ExporterError
-from exporter.hooks import Listener, Listeners
+from exporter.hooks import AccountsChanged, Hooks, Listener
 from exporter.recording.poller import Poller
-from exporter.wiring import MAX_CONCURRENT_POLLS, metrics_of, pollers
+from exporter.recording.recorder import MAX_CONCURRENT_POLLS
+from exporter.spool.spool import Spool
+from exporter.wiring import metrics_of, recorder_of
 
 
 def run(configuration: Configuration, accounts: Sequence[Account]) -> Exit:
@@ -21,30 +23,28 @@ def run(configuration: Configuration, accounts: Sequence[Account]) -> Exit:
         ConfigurationError: a key, a path or the schema is wrong; nothing was polled.
     """
     codes: dict[str, Exit] = {}
+    hooks = Hooks()
     with (
-        _healthcheck(configuration, codes) as told,
-        _textfile(configuration, accounts) as counting,
-        pollers(
-            configuration,
-            accounts,
-            stop=threading.Event(),
-            listeners=Listeners(*told, *counting),
-        ) as ready,
+        _healthcheck(configuration, codes) as health,
+        recorder_of(configuration, accounts, stop=threading.Event(), hooks=hooks) as recorder,
+        _textfile(configuration, accounts, recorder.spool) as metrics,
     ):
-        # A database that is away is no reason not to look: polls then wait in the spool.
+        hooks.replace(*health, *metrics)
+        # A database that is away is no reason not to poll: polls then wait in the spool.
         with suppress(DatabaseError):
-            ready[0].prepare()
-        codes.update(zip((poller.account for poller in ready), _polled(ready), strict=True))
+            recorder.prepare()
+        pollers = recorder.pollers
+        codes.update(zip((poller.account for poller in pollers), _polled(pollers), strict=True))
     return max(codes.values())
 
 
-def _polled(ready: Sequence[Poller]) -> list[Exit]:
-    if len(ready) == 1:
-        return [ready[0].poll()]
+def _polled(pollers: Sequence[Poller]) -> list[Exit]:
+    if len(pollers) == 1:
+        return [pollers[0].poll()]
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  # a cost of many accounts
 
-    with ThreadPoolExecutor(min(len(ready), MAX_CONCURRENT_POLLS)) as executor:
-        return list(executor.map(Poller.poll, ready))
+    with ThreadPoolExecutor(min(len(pollers), MAX_CONCURRENT_POLLS)) as executor:
+        return list(executor.map(Poller.poll, pollers))
 
 
 @contextmanager
@@ -73,14 +73,14 @@ def _healthcheck(configuration: Configuration, codes: dict[str, Exit]) -> Iterat
 
 @contextmanager
 def _textfile(
-    configuration: Configuration, accounts: Sequence[Account]
+    configuration: Configuration, accounts: Sequence[Account], spool: Spool
 ) -> Iterator[list[Listener]]:
-    """Leave the metrics of the run in the configured file."""
+    """Write the metrics of the run to the configured file."""
     path = None if configuration.metrics is None else configuration.metrics.textfile
     if path is None:
         yield []
         return
-    metrics = metrics_of(configuration, process=False)
-    metrics.accounts_changed({account.name: account.poll.interval for account in accounts})
+    metrics = metrics_of(configuration, spool.pending, process=False)
+    metrics.receive(AccountsChanged({each.name: each.poll.interval for each in accounts}))
     yield [metrics]
     metrics.write(path)

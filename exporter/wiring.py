@@ -1,9 +1,9 @@
-"""From a configuration to things that run: keys, sessions, database, spool and pollers."""
+"""The composition root: from a configuration to keys, sessions, a database, a spool, a recorder."""
 
 import resource
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from exporter.clock import Clock
@@ -13,19 +13,18 @@ from exporter.errors import ConfigurationError, PrivateKeyError
 from exporter.history.claimant import this_process
 from exporter.history.migrate import ensure_current
 from exporter.history.store import Store
-from exporter.hooks import Listeners
+from exporter.hooks import Hooks
 from exporter.installing import install_command
 from exporter.kalshi.keys import SigningKey, load_passphrase, load_private_key
 from exporter.kalshi.session import SignedSession
 from exporter.logs import redaction
-from exporter.recording.poller import Poller, Timing
+from exporter.recording.keep import Timing
+from exporter.recording.poller import Poller
+from exporter.recording.recorder import Recorder
 from exporter.spool.spool import Spool
 
 if TYPE_CHECKING:
     from exporter.monitoring.metrics import Metrics
-
-# Threads that poll at the same time. An exchange that hangs holds each for a whole deadline.
-MAX_CONCURRENT_POLLS = 64
 
 _CONNECTIONS = 16  # to Postgres, where each poll needs one for a few milliseconds
 
@@ -90,12 +89,15 @@ def spool_of(configuration: HistoryConfiguration) -> Spool:
     )
 
 
-def metrics_of(configuration: Configuration, *, process: bool) -> "Metrics":
+def metrics_of(
+    configuration: Configuration, spooled: Callable[[], Mapping[str, int]], *, process: bool
+) -> "Metrics":
     """Make the metrics, which count nothing yet.
 
     Args:
         configuration: with `[metrics]`.
-        process: whether to tell of this process too.
+        spooled: counts the polls that wait in the spool, by account.
+        process: whether to include this process: its memory, processor time and files.
 
     Raises:
         ConfigurationError: the library for it is not installed.
@@ -106,30 +108,72 @@ def metrics_of(configuration: Configuration, *, process: bool) -> "Metrics":
         raise ConfigurationError(
             f"{configuration.path}: metrics: needs {error.name}: {install_command('metrics')}"
         ) from error
-    return Metrics(spool_of(configuration).pending, process=process)
+    return Metrics(spooled, process=process)
 
 
-@contextmanager
-def pollers(
+def recorder_of(
     configuration: Configuration,
     accounts: Sequence[Account],
     *,
     stop: threading.Event,
-    listeners: Listeners | None = None,
+    hooks: Hooks | None = None,
     clock: Clock | None = None,
-) -> Iterator[list[Poller]]:
-    """Put together a poller for each account; what they share is closed at the end.
+) -> Recorder:
+    """Make a recorder with a poller for each account; nothing is opened yet.
 
     Args:
         configuration: the whole of it.
         accounts: those of it to poll.
         stop: once set, polls end soon: nothing is waited for any more.
-        listeners: are told how each poll ended.
-        clock: the one that dates all polls of the process; a new one if None.
+        hooks: receive what happens; None if nobody listens.
+        clock: the one that dates everything in this process; a new one if None.
 
     Raises:
         ConfigurationError: a key, a path or the schema is wrong; all keys' faults at once.
     """
+    keys = _keys_of(accounts)
+    _allow_open_files(len(accounts) + _OTHER_FILES)
+    proxy = configuration.http.proxy
+    sessions = {
+        account.name: session_of(account, keys[account.name], stop, proxy) for account in accounts
+    }
+    database = database_of(configuration)
+    auto_migrate = configuration.database.auto_migrate
+    store = Store(
+        database,
+        owner=this_process(),
+        prepare=lambda database: ensure_current(database, auto_migrate=auto_migrate),
+    )
+    spool = spool_of(configuration)
+    hooks = hooks or Hooks()
+    clock = clock or Clock()
+    pollers = [
+        Poller(
+            account.name,
+            subaccount=account.subaccount,
+            timing=Timing(
+                interval=account.poll.interval,
+                deadline=account.poll.deadline,
+                confirm_removal=account.poll.confirm_removal,
+            ),
+            session=sessions[account.name],
+            store=store,
+            spool=spool,
+            clock=clock,
+            hooks=hooks,
+        )
+        for account in accounts
+    ]
+    return Recorder(
+        database=database,
+        store=store,
+        spool=spool,
+        sessions=tuple(sessions.values()),
+        pollers=pollers,
+    )
+
+
+def _keys_of(accounts: Sequence[Account]) -> dict[str, SigningKey]:
     keys = {}
     faults: list[str] = []
     for account in accounts:
@@ -139,50 +183,14 @@ def pollers(
             faults.extend(f"account {account.name}: {fault}" for fault in error.faults)
     if faults:
         raise ConfigurationError(*faults)
-
-    _allow_open_files(len(accounts) + _OTHER_FILES)
-    auto_migrate = configuration.database.auto_migrate
-    with ExitStack() as stack:
-        database = database_of(configuration)
-        stack.callback(database.close)
-        store = Store(
-            database,
-            owner=this_process(),
-            prepare=lambda database: ensure_current(database, auto_migrate=auto_migrate),
-        )
-        # Whatever ends this process, others need not wait for its claims to run out.
-        stack.callback(store.release)
-        spool = spool_of(configuration)
-        stack.callback(spool.close)
-        clock = clock or Clock()
-        made = []
-        for account in accounts:
-            session = session_of(account, keys[account.name], stop, configuration.http.proxy)
-            stack.callback(session.close)
-            made.append(
-                Poller(
-                    account.name,
-                    subaccount=account.subaccount,
-                    timing=Timing(
-                        interval=account.poll.interval,
-                        deadline=account.poll.deadline,
-                        confirm_removal=account.poll.confirm_removal,
-                    ),
-                    session=session,
-                    store=store,
-                    spool=spool,
-                    clock=clock,
-                    listeners=listeners,
-                )
-            )
-        yield made
+    return keys
 
 
 def _allow_open_files(count: int) -> None:
-    """Have room for a connection of each account: unless asked, systems allow some 1,024 files."""
+    """Raise the limit of open files: each account has a connection, and the default is 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        # What is refused shows, if it is ever needed, as polls that find the exchange unreachable.
+        # If the limit stays too low, polls find the exchange unreachable, and say why.
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

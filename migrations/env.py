@@ -7,11 +7,12 @@ need none.
 
 from alembic import context
 
-from exporter.history.comments import describe
+from exporter.history.comments import add_comments, describe
 from exporter.history.schema import REVISION, metadata
 
 connection = context.config.attributes.get("connection")
 if connection is not None:
+    add_comments(metadata)
     context.configure(
         connection=connection,
         target_metadata=metadata,

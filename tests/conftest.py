@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from sqlalchemy import make_url
 
 from exporter.demo.exchange import Exchange
+from exporter.logs import setup
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)
@@ -63,6 +64,12 @@ class KeyPair:
     def public_key(self) -> rsa.RSAPublicKey:
         """What the exchange knows of it."""
         return self.private_key.public_key()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_libraries() -> None:
+    """Log as every command does."""
+    setup.quiet_libraries()
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from exporter.demo.exchange import Exchange
 from exporter.demo.groups import Groups
 from exporter.errors import Exit
 from exporter.recording.poller import Poller
-from exporter.wiring import pollers
+from exporter.wiring import recorder_of
 from tests.support.traffic import Sent, listened, rows_written
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def groups(exchange: Exchange, key_id: str) -> Groups:
 @contextmanager
 def _poller(configuration: Path) -> Iterator[Poller]:
     loaded = load(configuration)
-    with pollers(loaded, loaded.accounts, stop=threading.Event()) as ready:
-        yield ready[0]
+    with recorder_of(loaded, loaded.accounts, stop=threading.Event()) as recorder:
+        recorder.prepare()
+        yield recorder.pollers[0]
 
 
 def _create(groups: Groups, count: int) -> None:
@@ -208,8 +209,8 @@ def test_run_once_imports_what_a_poll_needs(
 ) -> None:
     _create(groups, 25)
     configuration = write_config(database_url=sqlite_url)
-    with _poller(configuration) as poller:
-        poller.prepare()  # as a migration has to import more
+    with _poller(configuration):
+        pass  # the schema is made here, as a migration has to import more
     imported = _modules(_COMMAND, "--config", configuration, "run-once")
     assert {"cryptography", "msgspec", "requests", "sqlalchemy"} <= imported
     assert not imported & {"alembic", "apscheduler", "psycopg", "pyarrow"}

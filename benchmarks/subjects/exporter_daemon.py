@@ -10,8 +10,8 @@ from sqlalchemy import create_engine, text
 
 from benchmarks.place import Place
 from benchmarks.subjects.exporter_poller import configure
-from exporter.daemon.scheduler import Daemon
-from exporter.wiring import pollers
+from exporter.daemon.scheduler import Scheduler
+from exporter.wiring import recorder_of
 
 
 def passed(polls: Callable[[], int], seconds: float) -> dict[str, float]:
@@ -46,13 +46,13 @@ def subject(place: Place) -> Iterator[ExporterDaemon]:
     interval, seconds = place.detail.split()
     configuration = configure(place, interval=f"{interval}ms")
     stop = threading.Event()
-    with pollers(configuration, configuration.accounts, stop=stop) as ready:
-        ready[0].prepare()
-        daemon = Daemon(ready, stop=stop)
+    with recorder_of(configuration, configuration.accounts, stop=stop) as recorder:
+        recorder.prepare()
+        scheduler = Scheduler(recorder, stop=stop)
         measured = ExporterDaemon(place, float(seconds))
-        daemon.start()
+        scheduler.start()
         # First polls are spread over an interval, but over five seconds at most.
-        while measured.polls() < 2 * len(ready):
+        while measured.polls() < 2 * len(recorder.pollers):
             time.sleep(0.2)
         yield measured
-        daemon.stop()
+        scheduler.stop()

@@ -11,7 +11,7 @@ from exporter.config.model import Configuration
 from exporter.errors import Exit
 from exporter.logs import setup
 from exporter.recording.poller import Poller
-from exporter.wiring import pollers
+from exporter.wiring import recorder_of
 from tests.support.traffic import Sent, listened, rows_written
 
 
@@ -84,7 +84,8 @@ def subject(place: Place) -> Iterator[Exporter]:
     configuration = configure(place)
     with (
         listened() if place.detail == "count" else nullcontext() as sent,
-        pollers(configuration, configuration.accounts, stop=threading.Event()) as ready,
+        recorder_of(configuration, configuration.accounts, stop=threading.Event()) as recorder,
     ):
-        ready[0].prepare()
-        yield Exporter(ready) if sent is None else CountedExporter(ready, sent)
+        recorder.prepare()
+        pollers = recorder.pollers
+        yield Exporter(pollers) if sent is None else CountedExporter(pollers, sent)

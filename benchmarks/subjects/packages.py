@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from benchmarks.place import Place
 from benchmarks.signing import PATH, Signer
-from exporter.wiring import MAX_CONCURRENT_POLLS
+from exporter.recording.recorder import MAX_CONCURRENT_POLLS
 
 _POLLS = Table(
     "polls",

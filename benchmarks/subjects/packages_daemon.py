@@ -12,7 +12,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from benchmarks.place import Place
 from benchmarks.subjects import packages
 from benchmarks.subjects.exporter_daemon import passed
-from exporter.wiring import MAX_CONCURRENT_POLLS
+from exporter.recording.recorder import MAX_CONCURRENT_POLLS
 
 
 class PackagesDaemon:

@@ -1,28 +1,21 @@
-"""The daemon with all who are told of it, and what SIGHUP replaces while it runs."""
+"""The daemon with its listeners, and what SIGHUP replaces while it runs."""
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
 from exporter.clock import Clock
 from exporter.config.model import Configuration
-from exporter.daemon.scheduler import Daemon
+from exporter.daemon import process
+from exporter.daemon.listeners import DaemonListeners
+from exporter.daemon.scheduler import Scheduler
 from exporter.errors import ConfigurationError, DatabaseError, Exit, ExporterError
-from exporter.hooks import Listener, Listeners
-from exporter.logs.deduplication import RepeatFilter
-from exporter.monitoring.health import HEARTBEAT_SECONDS, Health
-from exporter.monitoring.systemd import systemd
-from exporter.wiring import metrics_of, pollers, spool_of
+from exporter.hooks import DaemonReloaded, DaemonReloadFailed, Hooks
+from exporter.recording.recorder import Recorder
+from exporter.wiring import recorder_of
 
-if TYPE_CHECKING:
-    from exporter.monitoring.healthchecks import DaemonHealth
-    from exporter.monitoring.metrics import Endpoint, Metrics
-    from exporter.recording.poller import Poller
-    from exporter.spool.spool import Spool
-
-_log = logging.getLogger("exporter.daemon.reload")
+_log = logging.getLogger(__name__)
 
 
 def run(load: Callable[[], Configuration], adopt: Callable[[Configuration], None]) -> Exit:
@@ -40,147 +33,86 @@ def run(load: Callable[[], Configuration], adopt: Callable[[Configuration], None
     """
     configuration = load()
     adopt(configuration)
-    service = _Service(load, adopt)
+    service = _Service(load, adopt, configuration)
     try:
-        return service.run(configuration)
+        return service.run()
     finally:
         service.close()
 
 
 class _Service:
-    """What is in force, each part kept or replaced by what the next configuration says."""
+    """What is in force; each part is kept or replaced by what the next configuration says."""
 
     def __init__(
-        self, load: Callable[[], Configuration], adopt: Callable[[Configuration], None]
+        self,
+        load: Callable[[], Configuration],
+        adopt: Callable[[Configuration], None],
+        configuration: Configuration,
     ) -> None:
         self._load = load
         self._adopt = adopt
         self._stop = threading.Event()
         self._clock = Clock()
-        self._health = Health()
-        self._systemd = systemd(self._health)
-        self._repeats = RepeatFilter()
-        self._listeners = Listeners()
-        self._metrics: Metrics | None = None
-        self._endpoint: Endpoint | None = None
-        self._switch: DaemonHealth | None = None
-        self._switch_address: tuple[str | None, str | None] = (None, None)
-        self._daemon: Daemon | None = None
-        self._in_force = ExitStack()
-
-    def run(self, configuration: Configuration) -> Exit:
-        """Run as this configuration says, until SIGHUP brings another."""
-        self._repeats.attach()
-        ready, spool = self._assembled(configuration, self._in_force)
-        self._listen(configuration, spool)
-        self._daemon = Daemon(
-            ready,
+        self._hooks = Hooks()
+        self._listeners = DaemonListeners()
+        self._recorder = self._made_recorder(configuration)
+        self._hooks.replace(*self._listeners.of(configuration, self._recorder.spool))
+        self._scheduler = Scheduler(
+            self._recorder,
             stop=self._stop,
-            listeners=self._listeners,
-            heartbeat_seconds=self._systemd.heartbeat_seconds
-            if self._systemd
-            else HEARTBEAT_SECONDS,
+            hooks=self._hooks,
+            heartbeat_seconds=self._listeners.heartbeat_seconds,
         )
+
+    def run(self) -> Exit:
+        """Run as the configuration says, until SIGHUP brings another, and then as that says."""
+        # A database that is away is no reason not to poll: polls then wait in the spool.
         try:
-            return self._daemon.run(self.reload)
+            with suppress(DatabaseError):
+                self._recorder.prepare()
+            return process.run(self._scheduler, self._hooks, self.reload)
         except ExporterError as error:
-            if self._switch is not None:
-                self._switch.close(error.exit_code)
-                self._switch = None
+            self._listeners.failed(error)
             raise
 
     def reload(self) -> None:
         """Put the configuration as it is now in force, unless anything is wrong with it."""
-        fresh = ExitStack()
+        recorder: Recorder | None = None
         try:
             configuration = self._load()
-            ready, spool = self._assembled(configuration, fresh)
+            recorder = self._made_recorder(configuration)
             with suppress(DatabaseError):  # it may be away; polls then wait in the spool
-                ready[0].prepare()
-            self._listen(configuration, spool)
+                recorder.prepare()
+            listeners = self._listeners.of(configuration, recorder.spool)
         except Exception as error:  # noqa: BLE001  # whatever is wrong, the polls go on as they are
-            fresh.close()
+            if recorder is not None:
+                recorder.close()
             faults = error.faults if isinstance(error, ConfigurationError) else [str(error)]
-            self._health.reload_failed(self._clock.now(), _one_line(faults))
+            self._hooks.emit(DaemonReloadFailed(self._clock.now(), _one_line(faults)))
             _log_faults(faults)
             return
-        self._health.reloaded()
+        self._hooks.replace(*listeners)
+        self._hooks.emit(DaemonReloaded())
         self._adopt(configuration)
-        former, self._in_force = self._in_force, fresh
-        assert self._daemon is not None  # noqa: S101  # for the type checker: it is what calls
-        self._daemon.replace(ready, when_idle=former.close)
-        _log.info("configuration read", extra={"event": "reloaded", "accounts": len(ready)})
+        self._recorder = recorder
+        self._scheduler.replace(recorder)
+        _log.info(
+            "configuration read", extra={"event": "reloaded", "accounts": len(recorder.pollers)}
+        )
 
     def close(self) -> None:
-        """Close what is in force; what was before has been closed by then."""
-        self._repeats.detach()
-        if self._endpoint is not None:
-            self._endpoint.close()
-        if self._switch is not None:
-            self._switch.close()
-        self._in_force.close()
+        """Close what is in force; the scheduler has closed what was before."""
+        self._listeners.close()
+        self._recorder.close()
 
-    def _assembled(
-        self, configuration: Configuration, stack: ExitStack
-    ) -> tuple[list["Poller"], "Spool"]:
-        ready = stack.enter_context(
-            pollers(
-                configuration,
-                configuration.accounts,
-                stop=self._stop,
-                listeners=self._listeners,
-                clock=self._clock,
-            )
+    def _made_recorder(self, configuration: Configuration) -> Recorder:
+        return recorder_of(
+            configuration,
+            configuration.accounts,
+            stop=self._stop,
+            hooks=self._hooks,
+            clock=self._clock,
         )
-        return ready, stack.enter_context(closing(spool_of(configuration)))
-
-    def _listen(self, configuration: Configuration, spool: "Spool") -> None:
-        """Tell those who are configured.
-
-        Raises:
-            ConfigurationError: a library that one of them needs is not installed.
-        """
-        listeners: list[Listener] = [self._health, self._repeats]
-        if self._systemd is not None:
-            listeners.append(self._systemd)
-        listeners += self._answering(configuration, spool)
-        listeners += self._switching(configuration.notify.healthcheck_url, configuration.http.proxy)
-        self._listeners.replace(*listeners)
-
-    def _answering(self, configuration: Configuration, spool: "Spool") -> list[Listener]:
-        """Metrics go on counting, and move to another address if need be."""
-        wanted = configuration.metrics
-        address = None if wanted is None else (wanted.host, wanted.port)
-        if wanted is not None and self._metrics is None:
-            self._metrics = metrics_of(configuration, process=True)
-        if self._endpoint is not None and self._endpoint.address != address:
-            self._endpoint.close()
-            self._endpoint = None
-        if self._metrics is None or address is None:
-            return []
-        from exporter.monitoring.metrics import Endpoint  # noqa: PLC0415  # an extra's
-
-        self._metrics.spooled = spool.pending
-        if self._endpoint is None:
-            self._endpoint = Endpoint(self._metrics, self._health, *address)
-        return [self._metrics, self._endpoint]
-
-    def _switching(self, url: str | None, proxy: str | None) -> list[Listener]:
-        """The dead man's switch goes on, unless it has another address."""
-        if self._switch is not None and (url, proxy) != self._switch_address:
-            self._switch.close()
-            self._switch = None
-        if url is None:
-            return []
-        if self._switch is None:
-            from exporter.monitoring.healthchecks import (  # noqa: PLC0415  # where it is configured
-                DaemonHealth,
-                Healthcheck,
-            )
-
-            self._switch = DaemonHealth(Healthcheck(url, proxy), self._health)
-            self._switch_address = (url, proxy)
-        return [self._switch]
 
 
 def _one_line(faults: Sequence[str]) -> str:

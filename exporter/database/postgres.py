@@ -3,7 +3,6 @@
 Nothing here rests on session state, so that a pooler in transaction mode may stand between.
 """
 
-import logging
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,9 +40,6 @@ _IDLE_SECONDS = 20.0
 _LENIENCE_SECONDS = 1.0
 
 _USED_AT = "used_at"
-
-# It warns of a connection that is lost while rows are copied, and then raises it.
-logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 class BoundedConnection(psycopg.Connection[Any]):

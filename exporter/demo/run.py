@@ -12,13 +12,15 @@ from pathlib import Path
 
 from exporter.clock import elapsed
 from exporter.config.load import load
-from exporter.daemon.scheduler import Daemon
+from exporter.daemon.scheduler import Scheduler
 from exporter.demo.exchange import Exchange
 from exporter.demo.market import Market
 from exporter.demo.place import Place, find_place
-from exporter.demo.show import Display, Narrator, Records, listening
+from exporter.demo.show import Display, Feed, Narrator
 from exporter.demo.summary import count_known, show_summary
-from exporter.wiring import pollers
+from exporter.hooks import Hooks
+from exporter.logs import setup
+from exporter.wiring import recorder_of
 
 SEED = 2242
 """Of the market: the faults among its first sixteen steps are one that a second attempt mends, one
@@ -80,31 +82,34 @@ class _Demo:
         """Run both until the time is over, or until a signal asks for the end."""
         configuration = load(place.configuration)
         stop = threading.Event()
+        feed = Feed()
+        hooks = Hooks(feed)
+        setup.quiet_libraries()
         with (
             _signals() as interrupted,
-            pollers(configuration, configuration.accounts, stop=stop) as ready,
+            recorder_of(configuration, configuration.accounts, stop=stop, hooks=hooks) as recorder,
         ):
             # The tables and views, so that what they hold can be counted.
-            ready[0].prepare()
+            recorder.prepare()
             polls, groups = count_known(place)
             narrator = Narrator(self._display, polls=polls, groups=groups)
-            with listening() as records:
-                daemon = Daemon(ready, stop=stop)
-                daemon.start()
+            with feed.attached():
+                scheduler = Scheduler(recorder, stop=stop, hooks=hooks)
+                scheduler.start()
                 try:
-                    self._play(narrator, records, interrupted)
+                    self._play(narrator, feed, interrupted)
                 finally:
                     self._display.status("")
-                    daemon.stop()
-                narrator.tell_all(records)
+                    scheduler.stop()
+                narrator.tell_all(feed)
 
-    def _play(self, narrator: Narrator, records: Records, interrupted: threading.Event) -> None:
+    def _play(self, narrator: Narrator, feed: Feed, interrupted: threading.Event) -> None:
         began = elapsed()
         next_step = max(self._pace, _FIRST_POLL)
         observed_at_close = None
         while not interrupted.is_set():
             passed = elapsed() - began
-            narrator.tell_all(records)
+            narrator.tell_all(feed)
             if next_step <= min(passed, self._market_closes):
                 self._display.happened(time.time(), "exchange", self._market.step())
                 next_step += self._pace

@@ -11,11 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TypeAlias
 
 import click
 
-Records: TypeAlias = "queue.SimpleQueue[logging.LogRecord]"
+from exporter.hooks import Event, PollFinished
 
 WIDTH = 80
 """Columns that no line exceeds, but for paths."""
@@ -71,8 +70,42 @@ class Display:
         self._status = shown
 
 
+class Feed(logging.Handler):
+    """Collect what the exporter did, from any thread: polls by its hooks, warnings from its log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._happenings: queue.SimpleQueue[PollFinished | logging.LogRecord] = queue.SimpleQueue()
+
+    def receive(self, event: Event) -> None:
+        """Collect a poll."""
+        if isinstance(event, PollFinished):
+            self._happenings.put(event)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Collect a warning, unless the hooks report the same."""
+        if vars(record).get("event") != "poll_failed":
+            self._happenings.put(record)
+
+    def collected(self) -> Iterator[PollFinished | logging.LogRecord]:
+        """Yield what has come since the last call."""
+        with suppress(queue.Empty):
+            while True:
+                yield self._happenings.get_nowait()
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Collect what the package logs, in place of sending it to stderr."""
+        logger = logging.getLogger("exporter")
+        logger.addHandler(self)
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+
+
 class Narrator:
-    """Tells what the exporter did, from what it logs.
+    """Tell what the exporter did.
 
     Args:
         display: to tell it on.
@@ -90,41 +123,43 @@ class Narrator:
         self._known = groups
         self._missing = 0
 
-    def tell_all(self, records: Records) -> None:
-        """Tell of the records that have come since the last call."""
-        with suppress(queue.Empty):
-            while True:
-                self._tell(records.get_nowait())
+    def tell_all(self, feed: Feed) -> None:
+        """Tell what has come since the last call."""
+        for happening in feed.collected():
+            if isinstance(happening, PollFinished):
+                self._tell_poll(happening)
+            else:
+                self._tell_record(happening)
 
-    def _tell(self, record: logging.LogRecord) -> None:
+    def _tell_record(self, record: logging.LogRecord) -> None:
         facts = vars(record)
-        match facts.get("event"):
-            case "poll_ok":
-                self._tell_observation(record, facts["groups"], facts["added"], facts["changed"])
-            case "poll_failed":
-                self._poll += 1
-                self._say(
-                    record,
-                    f"poll {self._poll} failed ({_cause(facts)}); history left as it is",
-                    fg="red",
-                )
-            case "attempt_failed":
-                # Of the last attempt the poll's own record tells.
-                if facts["next"] != "give up":
-                    text = f"poll {self._poll + 1}: {_cause(facts)}; {facts['next']}"
-                    self._say(record, text, fg="yellow")
-            case _ if record.levelno >= logging.WARNING:
-                text = record.getMessage()
-                if record.exc_info:
-                    text += f": {record.exc_info[1]}"
-                self._say(record, text, fg="red")
+        if facts.get("event") == "attempt_failed":
+            cause = _cause(facts["http_status"], facts["outcome"])
+            self._say(
+                record.created, f"poll {self._poll + 1}: {cause}; {facts['next']}", fg="yellow"
+            )
+            return
+        text = record.getMessage()
+        if record.exc_info:
+            text += f": {record.exc_info[1]}"
+        self._say(record.created, text, fg="red")
+
+    def _tell_poll(self, poll: PollFinished) -> None:
+        at = poll.finished_at.timestamp()
+        if poll.outcome == "ok" and poll.groups is not None:
+            self._tell_observation(
+                at, poll.groups, poll.added or 0, poll.changed or 0, poll.removed or 0
+            )
+        elif poll.outcome not in {"ok", "superseded"}:
+            self._poll += 1
+            cause = _cause(poll.http_status, poll.outcome)
+            self._say(at, f"poll {self._poll} failed ({cause}); history left as it is", fg="red")
 
     def _tell_observation(
-        self, record: logging.LogRecord, groups: int, added: int, changed: int
+        self, at: float, groups: int, added: int, changed: int, removed: int
     ) -> None:
         self._poll += 1
         self.observed += 1
-        removed: int = vars(record)["removed"]
         self._known += added - removed
         missing = self._known - groups
         back = self._missing - removed - missing
@@ -141,33 +176,13 @@ class Narrator:
             if count > 0
         ]
         self._say(
-            record,
+            at,
             f"poll {self._poll}: {groups} groups, {', '.join(news) or 'as before'}",
             **{"bold" if news else "dim": True},
         )
 
-    def _say(self, record: logging.LogRecord, text: str, **style: bool | str) -> None:
-        self._display.happened(record.created, "exporter", text, **style)
-
-
-@contextmanager
-def listening() -> Iterator[Records]:
-    """Collect what the package logs, from INFO on, in place of sending it to stderr."""
-    records: Records = queue.SimpleQueue()
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.put(record)
-
-    logger = logging.getLogger("exporter")
-    collector, level = Collector(), logger.level
-    logger.addHandler(collector)
-    logger.setLevel(logging.INFO)
-    try:
-        yield records
-    finally:
-        logger.removeHandler(collector)
-        logger.setLevel(level)
+    def _say(self, at: float, text: str, **style: bool | str) -> None:
+        self._display.happened(at, "exporter", text, **style)
 
 
 def cut(text: str, width: int) -> str:
@@ -175,7 +190,7 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
-def _cause(facts: dict[str, object]) -> str:
-    """Why a poll or an attempt failed, in a few words: "503 server error", "unreachable"."""
-    words = [facts["http_status"], str(facts["outcome"]).replace("_", " ")]
-    return " ".join(str(word) for word in words if word is not None)
+def _cause(http_status: int | None, outcome: str) -> str:
+    """Return why a poll or an attempt failed, in a few words: "503 server error", "unreachable"."""
+    words = outcome.replace("_", " ")
+    return words if http_status is None else f"{http_status} {words}"

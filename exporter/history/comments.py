@@ -1,9 +1,9 @@
 """Brings the dictionary into the database: its table, and Postgres' own comments."""
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, MetaData, delete, insert
 
 from exporter.history import dictionary
-from exporter.history.schema import data_dictionary, metadata
+from exporter.history.schema import data_dictionary
 
 
 def describe(connection: Connection) -> None:
@@ -40,8 +40,12 @@ def describe(connection: Connection) -> None:
         connection.exec_driver_sql(f"COMMENT ON {what} IS '{text}'")
 
 
-# Alembic compares what Postgres holds with this. Not where the tables are: each start would pay.
-for _table in metadata.tables.values():
-    for _line in dictionary.lines(_table.name):
-        _described = _table.c[_line.column] if _line.column else _table
-        _described.comment = _line.comment
+def add_comments(metadata: MetaData) -> None:
+    """Add each table's and column's comment to its definition, as Alembic compares it.
+
+    The definitions themselves go without: every start would pay for it.
+    """
+    for table in metadata.tables.values():
+        for line in dictionary.lines(table.name):
+            described = table.c[line.column] if line.column else table
+            described.comment = line.comment

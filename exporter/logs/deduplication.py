@@ -1,6 +1,6 @@
-"""Keeps an error that comes with each poll from filling the log: its beginning, changes and end.
+"""Deduplicate: an error that comes with each poll is logged when it begins, changes and ends.
 
-For the daemon. What comes in between is counted, and logged only at DEBUG.
+For the daemon. The lines in between are suppressed and counted, unless the level is DEBUG.
 """
 
 import logging
@@ -10,78 +10,90 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from exporter.errors import Exit
-from exporter.hooks import Listener, PollFinished
+from exporter.hooks import AccountsChanged, Event, PollFinished
 
-_log = logging.getLogger("exporter.repeats")
+_log = logging.getLogger(__name__)
 
-# Who logs what may come with each poll.
-_LOGGERS = ("exporter.recording.poller", "exporter.kalshi", "exporter.daemon.scheduler")
+# Those that log what may come with each poll.
+_LOGGERS = (
+    "exporter.recording.reporting",
+    "exporter.recording.drain",
+    "exporter.kalshi",
+    "exporter.kalshi.session",
+    "exporter.daemon.scheduler",
+)
 
-_MOST = 50  # kinds of line in one poll that are told apart
+_MAX_KINDS = 50  # kinds of line in one poll that are told apart
 
 _Kind = tuple[object, ...]
 
 
 @dataclass(slots=True)
 class _Trouble:
-    """What one account's polls complain of.
+    """The warnings and errors of one account's polls.
 
     Attributes:
-        last: kinds of line that the previous poll logged, or would have.
-        now: those of the poll that is under way.
-        failed: polls in a row that were not all well.
+        last: the kinds of line of the previous poll, suppressed ones included.
+        now: those of the poll under way.
+        failed: how many polls in a row were not all well.
         since: when the first of these began.
-        silenced: lines that were not logged meanwhile.
+        suppressed: how many lines were suppressed meanwhile.
     """
 
     last: set[_Kind] = field(default_factory=set)
     now: set[_Kind] = field(default_factory=set)
     failed: int = 0
     since: datetime | None = None
-    silenced: int = 0
+    suppressed: int = 0
 
 
-class RepeatFilter(Listener, logging.Filter):
-    """Holds back a warning or an error of an account's poll that its previous poll had too."""
+class RepeatFilter(logging.Filter):
+    """Suppress a warning or an error of an account's poll that its previous poll logged too."""
 
     def __init__(self) -> None:
-        logging.Filter.__init__(self)
+        super().__init__()
         self._accounts: dict[str, _Trouble] = {}
 
     def attach(self) -> None:
-        """Begin to hold back."""
+        """Begin to suppress."""
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(self)
 
     def detach(self) -> None:
-        """Hold back no more."""
+        """Suppress no more."""
         for name in _LOGGERS:
             logging.getLogger(name).removeFilter(self)
 
-    def accounts_changed(self, intervals: Mapping[str, float]) -> None:
-        """Forget the accounts that are not polled any more."""
-        self._accounts = {
-            account: self._accounts.get(account) or _Trouble() for account in intervals
-        }
-
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is logged; called in the thread of the account's poll."""
+        """Return whether a line is logged; called in the thread of the account's poll."""
         trouble = self._accounts.get(getattr(record, "account", ""))
         if trouble is None or record.levelno < logging.WARNING:
             return True
         kind = _kind(record)
         again = kind in trouble.last or kind in trouble.now
-        if len(trouble.now) < _MOST:
+        if len(trouble.now) < _MAX_KINDS:
             trouble.now.add(kind)
         if again and not logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
-            trouble.silenced += 1
+            trouble.suppressed += 1
             return False
         if trouble.failed and not again:
             record.failed_polls = trouble.failed
         return True
 
-    def polled(self, event: PollFinished) -> None:
-        """Count, and tell when it is over."""
+    def receive(self, event: Event) -> None:
+        """Count a poll; forget the accounts that are not polled any more."""
+        match event:
+            case PollFinished():
+                self._count(event)
+            case AccountsChanged():
+                self._change_accounts(event.intervals)
+
+    def _change_accounts(self, intervals: Mapping[str, float]) -> None:
+        self._accounts = {
+            account: self._accounts.get(account) or _Trouble() for account in intervals
+        }
+
+    def _count(self, event: PollFinished) -> None:
         trouble = self._accounts.get(event.account)
         if trouble is None:
             return
@@ -101,14 +113,14 @@ class RepeatFilter(Listener, logging.Filter):
                     "event": "recovered",
                     "account": event.account,
                     "failed_polls": trouble.failed,
-                    "suppressed": trouble.silenced,
+                    "suppressed": trouble.suppressed,
                 },
             )
-            trouble.failed, trouble.since, trouble.silenced = 0, None, 0
+            trouble.failed, trouble.since, trouble.suppressed = 0, None, 0
 
 
 def _kind(record: logging.LogRecord) -> _Kind:
-    """What makes two lines the same: not their numbers, such as attempts, ports and seconds."""
+    """Return what two lines must share to be repeats; numbers, such as ports, do not count."""
     facts = vars(record)
     message = re.sub(r"\d+(?:\.\d+)?", "#", record.getMessage())
     error = record.exc_info[0] if record.exc_info else None

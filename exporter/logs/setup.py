@@ -1,4 +1,4 @@
-"""Log lines on stderr, as text for people and journald or as JSON; `cli` configures them once.
+"""Log lines on stderr, as text for people and journald or as JSON; `cli` configures them.
 
 Everything in the package logs through the standard library, to loggers below `exporter`, a
 sentence with its facts beside it: `logger.warning("the exchange failed", extra={"event": …})`.
@@ -40,14 +40,22 @@ def configure(
     else:
         raise ValueError(f"no log format is called {format!r}")
     logging.getLogger(ROOT).setLevel(level.upper())
+    quiet_libraries()
     root = logging.getLogger()
     root.setLevel(logging.WARNING)
-    # urllib3 logs an unreadable header as a warning with a traceback, and quotes it as it came. The
-    # session's own line says what matters in it.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
     for earlier in [other for other in root.handlers if isinstance(other, _Handler)]:
         root.removeHandler(earlier)
     root.addHandler(handler)
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries log although they also raise it, or although it is no fault.
+
+    urllib3 quotes an unreadable header as it came, with a traceback; psycopg warns of a connection
+    that is lost while rows are copied; APScheduler warns of each tick that a long poll skips.
+    """
+    for name in ("urllib3", "psycopg", "apscheduler"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _is_journald(stream: TextIO | None) -> bool:

@@ -6,26 +6,32 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from exporter.clock import elapsed
-from exporter.hooks import Listener, PollFinished
-
-FRESH_INTERVALS = 2.5
-"""An account is fresh if its last success is no more than so many of its intervals ago."""
+from exporter.history.advance import COVERAGE_INTERVALS
+from exporter.hooks import (
+    AccountsChanged,
+    DaemonReloaded,
+    DaemonReloadFailed,
+    Event,
+    Heartbeat,
+    PollFinished,
+    TickSkipped,
+)
 
 HEARTBEAT_SECONDS = 5.0
-"""How often the daemon's scheduler tells that it moves, at least."""
+"""How often the daemon's scheduler emits a heartbeat, at least."""
 
-_STILL = 6 * HEARTBEAT_SECONDS  # until a scheduler that tells nothing counts as stuck
+_STALLED_AFTER = 6 * HEARTBEAT_SECONDS  # without a heartbeat, a scheduler counts as stalled
 
 
 @dataclass(slots=True)
 class AccountHealth:
-    """What is known of one account.
+    """What this process knows of one account.
 
     Attributes:
-        interval: seconds.
-        last_success_at: the latest observation in the database that is known of.
-        groups: that the latest observation made here saw.
-        reason: why the latest poll made here was not all well; None if it was.
+        interval: seconds between two polls.
+        last_success_at: the latest observation in the database that this process knows of.
+        groups: how many the latest observation of this process saw.
+        reason: what was wrong with the latest poll of this process; None if nothing was.
         outcome: the same in fixed words, which hold nothing of the configuration.
     """
 
@@ -37,24 +43,24 @@ class AccountHealth:
     _fresh_since: float | None = field(default=None, repr=False)
 
     def seconds_since_success(self) -> float | None:
-        """By the clock that no step changes; None if no success is known."""
+        """Return the age of the last success by the steady clock; None if no success is known."""
         return None if self._fresh_since is None else elapsed() - self._fresh_since
 
     @property
     def stale(self) -> bool:
-        """Whether the last success is too long ago."""
+        """Whether the last success is too long ago: the gap that a poll would end now."""
         age = self.seconds_since_success()
-        return age is None or age > FRESH_INTERVALS * self.interval
+        return age is None or age > COVERAGE_INTERVALS * self.interval
 
     def succeeded(self, at: datetime | None, age: float) -> None:
-        """Note a success of so many seconds ago."""
+        """Note a success; `age` is how many seconds ago it was."""
         self._fresh_since = max(self._fresh_since or float("-inf"), elapsed() - max(age, 0.0))
         if at is not None:
             self.last_success_at = max(self.last_success_at or at, at)
 
 
-class Health(Listener):
-    """Listens, and answers; for any number of threads."""
+class Health:
+    """Keep what events say about each account; for any number of threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,8 +68,27 @@ class Health(Listener):
         self._heartbeat = elapsed()
         self._failed_reload: str | None = None
 
-    def accounts_changed(self, intervals: Mapping[str, float]) -> None:
-        """Forget the accounts that are not polled any more."""
+    def receive(self, event: Event) -> None:
+        """Take note of an event."""
+        match event:
+            case PollFinished():
+                self._note_poll(event)
+            case TickSkipped():
+                # Whether the account is fresh, the exporter that polls it knows.
+                with self._lock:
+                    if event.account in self._accounts:
+                        self._accounts[event.account].succeeded(None, 0.0)
+            case AccountsChanged():
+                self._change_accounts(event.intervals)
+            case Heartbeat():
+                self._heartbeat = elapsed()
+            case DaemonReloadFailed():
+                at = f"{event.at:%Y-%m-%dT%H:%M:%SZ}"
+                self._failed_reload = f"reload failed at {at}: {event.reason}"
+            case DaemonReloaded():
+                self._failed_reload = None
+
+    def _change_accounts(self, intervals: Mapping[str, float]) -> None:
         with self._lock:
             before, self._accounts = self._accounts, {}
             for account, interval in intervals.items():
@@ -71,8 +96,7 @@ class Health(Listener):
                 health.interval = interval
                 self._accounts[account] = health
 
-    def polled(self, event: PollFinished) -> None:
-        """Note how it ended."""
+    def _note_poll(self, event: PollFinished) -> None:
         with self._lock:
             health = self._accounts.get(event.account)
             if health is None:
@@ -86,36 +110,18 @@ class Health(Listener):
             if event.groups is not None:
                 health.groups = event.groups
 
-    def tick_skipped(self, account: str) -> None:
-        """Take the account as fresh: whether it is, the exporter that polls it tells."""
-        with self._lock:
-            if account in self._accounts:
-                self._accounts[account].succeeded(None, 0.0)
-
-    def reload_failed(self, at: datetime, reason: str) -> None:
-        """Note that the configuration in force is older than the one in the file."""
-        self._failed_reload = f"reload failed at {at:%Y-%m-%dT%H:%M:%SZ}: {reason}"
-
-    def reloaded(self) -> None:
-        """Note that the configuration in the file is in force."""
-        self._failed_reload = None
-
-    def heartbeat(self) -> None:
-        """Note that the scheduler moves."""
-        self._heartbeat = elapsed()
-
     @property
-    def seconds_still(self) -> float:
-        """Since the scheduler last told that it moves."""
+    def stalled_seconds(self) -> float:
+        """Seconds since the scheduler's last heartbeat."""
         return elapsed() - self._heartbeat
 
     @property
     def moving(self) -> bool:
-        """Whether the scheduler has told lately that it moves."""
-        return self.seconds_still <= _STILL
+        """Whether there was a heartbeat lately."""
+        return self.stalled_seconds <= _STALLED_AFTER
 
     def stale(self) -> dict[str, str]:
-        """The accounts that are not fresh, each with a line that says since when, and why."""
+        """Return the accounts that are not fresh, each with a line: since when, and why."""
         with self._lock:
             return {
                 account: _explained(health, health.reason)
@@ -124,7 +130,7 @@ class Health(Listener):
             }
 
     def stale_outcomes(self) -> dict[str, str]:
-        """The same in fixed words, for third parties."""
+        """Return the same in fixed words, for third parties."""
         with self._lock:
             return {
                 account: _explained(health, health.outcome)
@@ -133,7 +139,7 @@ class Health(Listener):
             }
 
     def summary(self) -> str:
-        """One line: a failed reload; accounts and groups, how many stale, and the last success."""
+        """Return one line: a failed reload, accounts and groups, how many stale, the last success."""
         with self._lock:
             accounts = list(self._accounts.values())
             groups = sum(health.groups or 0 for health in accounts)
@@ -151,7 +157,7 @@ class Health(Listener):
 
 
 def outcome_of(event: PollFinished) -> str:
-    """Say how a poll ended in fixed words, which hold nothing of the configuration."""
+    """Return how a poll ended in fixed words, which hold nothing of the configuration."""
     words = event.outcome.replace("_", " ")
     if event.kept == "spool":
         return f"{words}, waits in the spool"

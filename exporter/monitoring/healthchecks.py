@@ -18,12 +18,12 @@ from urllib3.util import Timeout
 
 from exporter import __version__
 from exporter.errors import ConfigurationError, Exit
-from exporter.hooks import Listener, PollFinished
+from exporter.hooks import AccountsChanged, DaemonReady, Event, PollFinished
 from exporter.http.adapter import DeadlineAdapter
 from exporter.http.tls import certificate_authorities
 from exporter.monitoring.health import Health, outcome_of
 
-_log = logging.getLogger("exporter.healthchecks")
+_log = logging.getLogger(__name__)
 
 _SECONDS = 4.0  # that one ping may take, name lookup and all
 _RESPONSE_LIMIT = 16 * 1024  # bytes
@@ -46,7 +46,7 @@ _Ping = tuple[str, str | None]
 
 
 class Healthcheck:
-    """One address, pinged in a thread of its own: no poll ever waits for it.
+    """Ping one address in a thread of its own: no poll ever waits for it.
 
     Args:
         url: a secret; whoever knows it can say that all is well.
@@ -128,15 +128,15 @@ class Healthcheck:
             )
 
 
-class RunHealth(Listener):
-    """Collects how the polls of one `run-once` ended."""
+class RunHealth:
+    """Collect how the polls of one `run-once` ended."""
 
     def __init__(self) -> None:
         self._outcomes: dict[str, str] = {}
 
-    def polled(self, event: PollFinished) -> None:
+    def receive(self, event: Event) -> None:
         """Note how a poll ended that was not all well."""
-        if event.exit_code != Exit.OK:
+        if isinstance(event, PollFinished) and event.exit_code != Exit.OK:
             self._outcomes[event.account] = outcome_of(event)
 
     def ping(self, healthcheck: Healthcheck, codes: Mapping[str, Exit]) -> None:
@@ -157,8 +157,8 @@ class RunHealth(Listener):
             healthcheck.fail(max(failed.values()), "; ".join(places))
 
 
-class DaemonHealth(Listener):
-    """Pings once per interval of the slowest account whether the data of all accounts is fresh.
+class DaemonHealth:
+    """Ping once per interval of the slowest account whether the data of all accounts is fresh.
 
     Args:
         healthcheck: to ping.
@@ -173,13 +173,17 @@ class DaemonHealth(Listener):
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def accounts_changed(self, intervals: Mapping[str, float]) -> None:
-        """Take the accounts, and the interval of the slowest."""
-        self._accounts = tuple(intervals)
-        self._period = max(_PERIOD, *intervals.values())
+    def receive(self, event: Event) -> None:
+        """Begin to ping once the daemon is ready, as often as the slowest account is polled."""
+        match event:
+            case AccountsChanged():
+                self._accounts = tuple(event.intervals)
+                self._period = max(_PERIOD, *event.intervals.values())
+            case DaemonReady():
+                self.start()
 
-    def ready(self) -> None:
-        """Begin to ping."""
+    def start(self) -> None:
+        """Begin to ping, unless it pings already."""
         if self._thread is None:
             self._healthcheck.start()
             self._thread = threading.Thread(target=self._ping_on, name="health", daemon=True)

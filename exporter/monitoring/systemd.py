@@ -1,21 +1,21 @@
-"""Tells systemd how the daemon does, by the protocol of sd_notify(3)."""
+"""Report the daemon's state to systemd, by the protocol of sd_notify(3)."""
 
 import os
 import socket
 import time
 from collections.abc import Mapping
 
-from exporter.hooks import Listener
+from exporter.hooks import DaemonReady, DaemonReloading, DaemonStopping, Event, Heartbeat
 from exporter.monitoring.health import HEARTBEAT_SECONDS, Health
 
 
-class Systemd(Listener):
-    """READY, STATUS, WATCHDOG, RELOADING and STOPPING.
+class Systemd:
+    """Send READY, STATUS, WATCHDOG, RELOADING and STOPPING.
 
     Args:
-        health: what STATUS tells.
+        health: what STATUS says.
         address: of the socket, as `NOTIFY_SOCKET` has it; with @ in front if it is abstract.
-        watchdog_seconds: without a sign of life for which systemd ends the process; None if it
+        watchdog_seconds: after which systemd ends a process that sent no WATCHDOG; None if systemd
             does not watch.
     """
 
@@ -26,27 +26,24 @@ class Systemd(Listener):
         self._status = ""
         self.heartbeat_seconds = min(HEARTBEAT_SECONDS, (watchdog_seconds or float("inf")) / 2)
 
-    def ready(self) -> None:
-        """Say that it polls."""
-        self._send("READY=1", *self._news())
-
-    def heartbeat(self) -> None:
-        """Feed the watchdog: called by the scheduler's loop, so that a stuck one starves it."""
-        messages = [*(["WATCHDOG=1"] if self._watched else []), *self._news()]
-        if messages:
-            self._send(*messages)
-
-    def reloading(self) -> None:
-        """Say that it reads its configuration."""
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
-
-    def stopping(self) -> None:
-        """Say that it ends."""
-        self._send("STOPPING=1", "STATUS=stopping")
+    def receive(self, event: Event) -> None:
+        """Send what an event means to systemd."""
+        match event:
+            case DaemonReady():
+                self._send("READY=1", *self._news())
+            case Heartbeat():
+                # The scheduler's own loop emits this, so that a stuck one starves the watchdog.
+                messages = [*(["WATCHDOG=1"] if self._watched else []), *self._news()]
+                if messages:
+                    self._send(*messages)
+            case DaemonReloading():
+                now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+                self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
+            case DaemonStopping():
+                self._send("STOPPING=1", "STATUS=stopping")
 
     def _news(self) -> list[str]:
-        """The status, if it is another than the one that systemd knows."""
+        """Return the status, if it differs from the one that systemd knows."""
         status = self._health.summary()
         if status == self._status:
             return []
@@ -61,17 +58,17 @@ class Systemd(Listener):
 
 
 def systemd(health: Health, environment: Mapping[str, str] = os.environ) -> Systemd | None:
-    """What tells systemd, if it started this process and wants to be told.
+    """Return a listener that reports to systemd; None if systemd did not ask for reports.
 
     Args:
-        health: what is told.
-        environment: where systemd says how.
+        health: what STATUS says.
+        environment: where systemd names its socket.
     """
     address = environment.get("NOTIFY_SOCKET")
     if not address or address[0] not in "/@":
         return None
     timeout = environment.get("WATCHDOG_USEC", "")
-    # It may be meant for a process that started this one.
+    # The variables may be meant for the process that started this one.
     mine = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     watchdog_seconds = int(timeout) / 1e6 if mine and timeout.isdecimal() and int(timeout) else None
     return Systemd(health, address, watchdog_seconds)

@@ -1,4 +1,4 @@
-"""Writes the polls that wait in the spool: in order, and for no longer than a tick may take."""
+"""Write the polls that wait in the spool, in their order, for no longer than a tick may take."""
 
 import logging
 from collections.abc import Callable
@@ -6,14 +6,13 @@ from collections.abc import Callable
 from exporter.clock import elapsed
 from exporter.errors import PoisonPollError, SpoolError
 from exporter.history.store import Store, WriteResult
-from exporter.hooks import Listeners
+from exporter.hooks import Hooks, PollDrained
 from exporter.model import Poll
 from exporter.spool.spool import Loss, Spool
 
-# As ever, for who reads the log: it is a poll that writes them.
-_log = logging.getLogger("exporter.recording.poller")
+_log = logging.getLogger(__name__)
 
-# The poll of the tick itself may add one to those that wait: writing one a tick would never end.
+# Each tick may add one poll to those that wait: writing one per tick would never empty the spool.
 _LEAST = 2
 
 
@@ -23,9 +22,9 @@ class Backlog:
     Args:
         account: its name.
         spool: where polls wait.
-        store: notes those that are lost.
-        write: writes one that waited.
-        listeners: are told of each that was written.
+        store: notes the polls that are lost.
+        write: writes a poll that waited.
+        hooks: receive `PollDrained`.
     """
 
     def __init__(
@@ -35,13 +34,13 @@ class Backlog:
         spool: Spool,
         store: Store,
         write: Callable[[Poll], WriteResult],
-        listeners: Listeners,
+        hooks: Hooks,
     ) -> None:
         self._account = account
         self._spool = spool
         self._store = store
         self._write = write
-        self._listeners = listeners
+        self._hooks = hooks
         self.drained = 0
         """How many polls the latest `drain` has written."""
 
@@ -49,14 +48,14 @@ class Backlog:
         """Write what waits, the oldest first; at least two polls, if there are as many.
 
         Args:
-            seconds: after which no other is begun.
+            seconds: after which no further poll is begun.
 
         Returns:
-            Whether nothing waits any more. What cannot be read does not count: it is reported,
-            stays where it is, and those behind it are written all the same.
+            Whether nothing waits any more. A poll that cannot be read does not count: it is
+            reported and stays where it is, and the polls behind it are written all the same.
 
         Raises:
-            DatabaseError: the database failed; what was not written waits on.
+            DatabaseError: the database failed; what was not written goes on waiting.
         """
         self.drained = 0
         emptied = True
@@ -82,7 +81,7 @@ class Backlog:
             if done >= _LEAST and elapsed() > until:
                 return False
             if loss is not None and poll.started_at > loss.last_started_at:
-                # This one found room again: the gap before it is where the others are missing.
+                # This poll found room again: the lost ones are missing in the gap before it.
                 self._note(loss)
                 loss = None
             try:
@@ -90,35 +89,32 @@ class Backlog:
             except PoisonPollError as error:
                 self._give_up(poll, error)
             else:
-                self._tell(written)
+                self._hooks.emit(
+                    PollDrained(
+                        account=self._account,
+                        added=written.added or 0,
+                        changed=written.changed or 0,
+                        removed=written.removed or 0,
+                    )
+                )
                 self.drained += 1
             self._spool.remove(self._account, number)
         return True
 
     def _note(self, loss: Loss) -> None:
         self._store.note_loss(self._account, polls=loss.polls, last_started_at=loss.last_started_at)
-        # Only now: noting it twice does no harm.
+        # Afterwards, because noting a loss twice does no harm.
         self._spool.forget_loss(self._account)
         self._warn("polls_lost", f"{loss.polls} polls were kept nowhere and are lost")
 
     def _give_up(self, poll: Poll, error: PoisonPollError) -> None:
-        """Count a poll as lost that the database would refuse for ever, and all behind it wait."""
+        """Count a poll as lost that the database will always refuse: all others wait behind it."""
         self._store.note_loss(self._account, polls=1, last_started_at=poll.started_at)
         _log.error(
             "%s; the poll of %s can never be written and is lost",
             error,
             poll.started_at.isoformat(timespec="seconds"),
             extra={"event": "poll_lost", "account": self._account},
-        )
-
-    def _tell(self, written: WriteResult) -> None:
-        self._listeners.tell(
-            lambda listener: listener.drained(
-                self._account,
-                added=written.added or 0,
-                changed=written.changed or 0,
-                removed=written.removed or 0,
-            )
         )
 
     def _warn(self, event: str, text: str) -> None:

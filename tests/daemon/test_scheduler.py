@@ -147,30 +147,14 @@ def test_it_polls_soon_then_on_its_grid_until_it_is_told_to_stop(  # noqa: PLR09
     assert "Traceback" not in daemon.text
 
 
-def test_it_tidies_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-
-    class Idle:
-        """A poller whose interval is long."""
-
-        account = "main"
-        timing = SimpleNamespace(interval=3600.0, deadline=5.0)
-
-        def __init__(self) -> None:
-            self.tidied = threading.Event()
-
-        def poll_if_due(self, *, first: bool) -> None:
-            """Nothing is due."""
-
-        def maintain(self) -> None:
-            """Take note."""
-            self.tidied.set()
-
+def test_it_maintains_the_database_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    maintained = threading.Event()
     monkeypatch.setattr(scheduler, "_MAINTENANCE_SECONDS", 0.1)
-    idle: Any = Idle()
-    running = scheduler.Daemon([idle], stop=threading.Event())
+    recorder: Any = SimpleNamespace(pollers=[], maintain=maintained.set)
+    running = scheduler.Scheduler(recorder, stop=threading.Event())
     running.start()
     try:
-        assert idle.tidied.wait(UNAUTHORIZED_THRESHOLD)
+        assert maintained.wait(UNAUTHORIZED_THRESHOLD)
     finally:
         assert running.stop()
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from exporter.database.database import Database
 from exporter.errors import DatabaseError
 from exporter.history import schema
+from exporter.history.comments import add_comments
 from exporter.history.schema import ExactDecimal, Instant, metadata, to_text
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
+    add_comments(metadata)
     with database.transaction() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []

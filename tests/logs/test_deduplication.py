@@ -18,7 +18,7 @@ import pytest
 from exporter.demo.answers import Answer
 from exporter.demo.exchange import Exchange
 from exporter.errors import Exit
-from exporter.hooks import PollFinished
+from exporter.hooks import AccountsChanged, PollFinished
 from exporter.logs.deduplication import RepeatFilter
 from tests.support.processes import ending
 
@@ -42,14 +42,14 @@ WELL = PollFinished(
 )
 FAILED = replace(WELL, outcome="server_error", exit_code=Exit.UNAVAILABLE)
 
-log = logging.getLogger("exporter.recording.poller")
+log = logging.getLogger("exporter.recording.reporting")
 
 
 @pytest.fixture
 def repeats(caplog: pytest.LogCaptureFixture) -> Iterator[RepeatFilter]:
     caplog.set_level(logging.INFO, logger="exporter")
     made = RepeatFilter()
-    made.accounts_changed({"main": 60.0, "other": 60.0})
+    made.receive(AccountsChanged({"main": 60.0, "other": 60.0}))
     made.attach()
     yield made
     made.detach()
@@ -57,7 +57,7 @@ def repeats(caplog: pytest.LogCaptureFixture) -> Iterator[RepeatFilter]:
 
 def fail(repeats: RepeatFilter, text: str, *, account: str = "main", **facts: Any) -> None:
     log.error("%s", text, extra={"event": "poll_failed", "account": account, **facts})
-    repeats.polled(replace(FAILED, account=account))
+    repeats.receive(replace(FAILED, account=account))
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -71,8 +71,8 @@ def test_what_repeats_is_logged_once_until_it_changes_or_ends(
         fail(repeats, f"failed in {second}.5 s, port {second}", http_status=503)
     fail(repeats, "failed in 5.5 s, port 5", http_status=502)
     fail(repeats, "failed in 6.5 s, port 6", http_status=503)
-    repeats.polled(WELL)
-    repeats.polled(WELL)
+    repeats.receive(WELL)
+    repeats.receive(WELL)
     fail(repeats, "failed in 7.5 s, port 7", http_status=503)
     assert messages(caplog) == [
         "failed in 0.5 s, port 0",
@@ -93,7 +93,7 @@ def test_accounts_are_told_apart(repeats: RepeatFilter, caplog: pytest.LogCaptur
         fail(repeats, "failed", account="other")
         fail(repeats, "failed", account="nobody's")
     assert messages(caplog) == ["failed"] * 5
-    repeats.accounts_changed({"main": 60.0})
+    repeats.receive(AccountsChanged({"main": 60.0}))
     fail(repeats, "failed", account="other")
     assert messages(caplog) == ["failed"] * 6
 
@@ -107,7 +107,7 @@ def test_retries_that_help_each_time_are_logged_once(
                 "the exchange failed",
                 extra={"event": "attempt_failed", "account": "main", "attempt": attempt},
             )
-        repeats.polled(WELL)
+        repeats.receive(WELL)
     assert messages(caplog) == ["the exchange failed"]
 
 
@@ -116,7 +116,7 @@ def test_at_debug_all_are_logged_and_good_news_always(
 ) -> None:
     for _ in range(3):
         log.info("polled", extra={"account": "main"})
-        repeats.polled(WELL)
+        repeats.receive(WELL)
     caplog.set_level(logging.DEBUG, logger="exporter")
     fail(repeats, "failed")
     fail(repeats, "failed")
@@ -167,7 +167,7 @@ def test_another_defect_behind_the_same_words_is_logged(
     for error in (LookupError("a"), LookupError("b"), AttributeError("c")):
         facts = {"event": "unexpected", "account": "main"}
         log.error("unexpected failure", exc_info=error, extra=facts)
-        repeats.polled(FAILED)
+        repeats.receive(FAILED)
     assert [record.exc_info and record.exc_info[0] for record in caplog.records] == [
         LookupError,
         AttributeError,

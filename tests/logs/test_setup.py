@@ -329,6 +329,7 @@ def test_any_record_is_one_bounded_line_without_control_characters(
 
 PROGRAM = """
 import logging, sys
+from exporter.logs import setup
 setup.configure("DEBUG", sys.argv[1])
 for level in (10, 20, 30, 40, 50):
     logging.getLogger("exporter.x").log(level, "line\\n%d \\u00e4", level)

@@ -24,6 +24,7 @@ from exporter.config.load import load
 from exporter.demo.answers import Answer
 from exporter.demo.exchange import Exchange
 from exporter.errors import ConfigurationError
+from exporter.hooks import AccountsChanged, DaemonReady, TickSkipped
 from exporter.monitoring import healthchecks
 from exporter.monitoring.health import Health
 from exporter.monitoring.healthchecks import DaemonHealth, Healthcheck
@@ -200,11 +201,11 @@ def test_the_daemon_tells_once_all_is_well_and_why_it_is_not(
     health = Health()
     switch = DaemonHealth(Healthcheck(service.url), health)
     for listener in (health, switch):
-        listener.accounts_changed({"main": 1.0})
-    switch.ready()
+        listener.receive(AccountsChanged({"main": 1.0}))
+    switch.receive(DaemonReady())
     service.wait_for("GET /start", "POST /1")
     assert service.pings[1].body == "failure: accounts[0] no success yet"
-    health.tick_skipped("main")
+    health.receive(TickSkipped("main"))
     service.wait_for("GET /start", "POST /1", "GET ")
     switch.close(78)
     assert service.told[-1] == "POST /78"

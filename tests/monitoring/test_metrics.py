@@ -24,9 +24,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.demo.answers import Answer
 from exporter.demo.exchange import Exchange
 from exporter.errors import Exit, SpoolError
-from exporter.hooks import PollFinished
+from exporter.hooks import AccountsChanged, Heartbeat, PollDrained, PollFinished, TickSkipped
+from exporter.monitoring.endpoint import Endpoint
 from exporter.monitoring.health import Health
-from exporter.monitoring.metrics import Endpoint, Metrics
+from exporter.monitoring.metrics import Metrics
 from tests.support.processes import ending
 
 if TYPE_CHECKING:
@@ -112,29 +113,29 @@ def wait_until(condition: Callable[[], object]) -> None:
 @pytest.fixture
 def health() -> Health:
     watched = Health()
-    watched.accounts_changed({"main": 60.0})
+    watched.receive(AccountsChanged({"main": 60.0}))
     return watched
 
 
 @pytest.fixture
 def metrics() -> Metrics:
     made = Metrics(lambda: {"main": 4, "other": 1}, process=True)
-    made.accounts_changed({"main": 60.0})
+    made.receive(AccountsChanged({"main": 60.0}))
     return made
 
 
 @pytest.fixture
 def endpoint(metrics: Metrics, health: Health) -> Iterator[Endpoint]:
     serving = Endpoint(metrics, health, "127.0.0.1", 0)
-    serving.ready()
+    serving.start()
     yield serving
     serving.close()
 
 
 def test_polls_are_counted(metrics: Metrics, endpoint: Endpoint) -> None:
-    metrics.polled(event := ended())
-    metrics.polled(failed())
-    metrics.drained("main", added=0, changed=0, removed=5)
+    metrics.receive(event := ended())
+    metrics.receive(failed())
+    metrics.receive(PollDrained(account="main", added=0, changed=0, removed=5))
     status, text = get(endpoint.port, "/metrics")
     scrape = Scrape(text)
     assert status == 200
@@ -160,9 +161,9 @@ def test_polls_are_counted(metrics: Metrics, endpoint: Endpoint) -> None:
 
 
 def test_accounts_come_and_go(metrics: Metrics, endpoint: Endpoint) -> None:
-    metrics.polled(ended())
-    metrics.accounts_changed({"other": 10.0})
-    metrics.polled(ended())  # that was under way
+    metrics.receive(ended())
+    metrics.receive(AccountsChanged({"other": 10.0}))
+    metrics.receive(ended())  # that was under way
     text = get(endpoint.port, "/metrics")[1]
     assert 'account="main"' not in text
     assert Scrape(text)("polls_total", account="other", outcome="ok") == 0
@@ -182,29 +183,29 @@ def test_a_spool_that_cannot_be_read_costs_one_number(metrics: Metrics, endpoint
 
 def test_readyz_is_fresh_data(health: Health, endpoint: Endpoint) -> None:
     assert get(endpoint.port, "/readyz") == (503, "main: no success yet\n")
-    health.polled(ended())
+    health.receive(ended())
     assert get(endpoint.port, "/readyz") == (200, "ok\n")
-    health.polled(failed())
+    health.receive(failed())
     assert get(endpoint.port, "/readyz")[0] == 200
-    health.accounts_changed({"main": 0.001})
+    health.receive(AccountsChanged({"main": 0.001}))
     time.sleep(0.01)
     assert get(endpoint.port, "/readyz") == (
         503,
         "main: no success for 0 s: the exchange failed\n",
     )
-    health.tick_skipped("main")
-    health.accounts_changed({"main": 60.0})
+    health.receive(TickSkipped("main"))
+    health.receive(AccountsChanged({"main": 60.0}))
     assert get(endpoint.port, "/readyz")[0] == 200
 
 
 def test_an_old_observation_in_the_database_is_not_fresh(health: Health) -> None:
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
-    health.polled(failed(last_success_at=hour_ago))
+    health.receive(failed(last_success_at=hour_ago))
     assert health.stale() == {"main": "no success for 3600 s: the exchange failed"}
     assert health.summary() == (
         f"1 account, 1 stale, 0 order groups, last success {hour_ago:%Y-%m-%dT%H:%M:%SZ}"
     )
-    health.polled(ended())
+    health.receive(ended())
     assert not health.stale()
 
 
@@ -215,8 +216,8 @@ def test_livez_is_the_scheduler_moving(
     monkeypatch.setattr(health, "_heartbeat", health._heartbeat - 31)
     status, text = get(endpoint.port, "/livez")
     assert status == 503
-    assert text.startswith("the scheduler stands since 31 s")
-    health.heartbeat()
+    assert text.startswith("the scheduler has been stalled for 3")
+    health.receive(Heartbeat())
     assert get(endpoint.port, "/livez")[0] == 200
 
 
@@ -229,13 +230,13 @@ def test_a_port_that_is_taken_costs_the_metrics_only_and_is_tried_again(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = Endpoint(metrics, health, *taken.getsockname()[:2])
-        endpoint.ready()
-        endpoint.ready()
+        endpoint.start()
+        endpoint.start()
     (record,) = caplog.records
     assert "Address already in use" in record.getMessage()
-    endpoint.heartbeat()
+    endpoint.receive(Heartbeat())
     assert endpoint.port is None  # a minute has not passed
-    endpoint.ready()
+    endpoint.start()
     try:
         assert get(endpoint.port, "/livez")[0] == 200
     finally:
@@ -355,7 +356,7 @@ def test_run_once_without_a_textfile_does_not_load_the_library(
 
 
 def known_names(metrics: Metrics) -> set[str]:
-    metrics.polled(ended())
+    metrics.receive(ended())
     return {
         sample.name
         for family in metrics.registry.collect()

@@ -16,10 +16,20 @@ from unittest.mock import Mock
 import pytest
 
 from exporter.clock import elapsed
-from exporter.daemon.scheduler import Daemon
+from exporter.daemon.scheduler import Scheduler
 from exporter.demo.exchange import Exchange
 from exporter.errors import Exit
-from exporter.hooks import Listeners, PollFinished
+from exporter.hooks import (
+    AccountsChanged,
+    DaemonReady,
+    DaemonReloaded,
+    DaemonReloadFailed,
+    DaemonReloading,
+    DaemonStopping,
+    Heartbeat,
+    Hooks,
+    PollFinished,
+)
 from exporter.monitoring.health import Health
 from exporter.monitoring.systemd import systemd
 from tests.support.processes import ending
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from exporter.recording.poller import Poller
+    from exporter.recording.recorder import Recorder
     from tests.conftest import WriteConfig
 
 UNAUTHORIZED_THRESHOLD = 60.0  # seconds until a test gives up on what takes one or two
@@ -83,19 +94,19 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 def test_the_protocol(manager: Manager) -> None:
     health = Health()
-    health.accounts_changed({"main": 60.0})
+    health.receive(AccountsChanged({"main": 60.0}))
     told = systemd(health, {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "3000000"})
     assert told is not None
     assert told.heartbeat_seconds == 1.5
-    told.ready()
+    told.receive(DaemonReady())
     assert manager.receive() == [
         "READY=1",
         "STATUS=1 account, 1 stale, 0 order groups, no success yet",
     ]
-    told.heartbeat()
+    told.receive(Heartbeat())
     assert manager.receive() == ["WATCHDOG=1"]
     now = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
-    health.polled(
+    health.receive(
         PollFinished(
             account="main",
             started_at=now,
@@ -110,17 +121,17 @@ def test_the_protocol(manager: Manager) -> None:
             groups=1,
         )
     )
-    told.heartbeat()
+    told.receive(Heartbeat())
     status = "STATUS=1 account, 1 order group, last success 2026-11-23T14:03:00Z"
     assert manager.receive() == ["WATCHDOG=1", status]
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    told.reloading()
+    told.receive(DaemonReloading())
     reloading, monotonic = manager.receive()
     assert reloading == "RELOADING=1"
     assert before <= int(monotonic.removeprefix("MONOTONIC_USEC=")) < before + 10_000_000
-    told.ready()
+    told.receive(DaemonReady())
     assert manager.receive() == ["READY=1"]
-    told.stopping()
+    told.receive(DaemonStopping())
     assert manager.receive()[0] == "STOPPING=1"
 
 
@@ -150,7 +161,7 @@ def test_a_systemd_that_is_gone_harms_nothing(
 ) -> None:
     told = systemd(Health(), {"NOTIFY_SOCKET": str(tmp_path / "nothing")})
     assert told is not None
-    Listeners(told).tell(lambda listener: listener.ready())
+    Hooks(told).emit(DaemonReady())
     (record,) = caplog.records
     assert vars(record)["event"] == "listener_failed"
 
@@ -158,10 +169,10 @@ def test_a_systemd_that_is_gone_harms_nothing(
 def test_a_stuck_scheduler_starves_the_watchdog(manager: Manager) -> None:
     told = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
     assert told is not None
-    daemon = Daemon(
-        [],
+    daemon = Scheduler(
+        cast("Recorder", Mock(pollers=[])),
         stop=threading.Event(),
-        listeners=Listeners(told),
+        hooks=Hooks(told),
         heartbeat_seconds=told.heartbeat_seconds,
     )
     release = threading.Event()
@@ -169,7 +180,7 @@ def test_a_stuck_scheduler_starves_the_watchdog(manager: Manager) -> None:
     try:
         for _ in range(3):
             assert "WATCHDOG=1" in manager.receive()
-        daemon._scheduler.add_job(release.wait, executor="pulse")  # in the scheduler's thread
+        daemon._scheduler.add_job(release.wait, executor="heartbeat")  # in the scheduler's thread
         time.sleep(0.3)
         manager.forget()
         assert manager.silent_for(0.5)
@@ -233,28 +244,30 @@ def test_a_poll_that_hangs_starves_the_watchdog(
 ) -> None:
     told = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
     assert told is not None
-    daemon = Daemon([], stop=threading.Event(), listeners=Listeners(told))
+    recorder = cast("Recorder", Mock(pollers=[]))
+    daemon = Scheduler(recorder, stop=threading.Event(), hooks=Hooks(told))
     poller = cast("Poller", Mock(account="main", timing=Mock(deadline=20.0)))
-    daemon._busy[poller] = elapsed() - 319.0
+    daemon._running[poller] = elapsed() - 319.0
     daemon._heartbeat()
     assert manager.receive()[0] == "WATCHDOG=1"
-    daemon._busy[poller] = elapsed() - 321.0
+    daemon._running[poller] = elapsed() - 321.0
     daemon._heartbeat()
     daemon._heartbeat()
     assert manager.silent_for(0.1)
     assert [vars(record)["event"] for record in caplog.records] == ["hanging"]
-    daemon._busy.clear()
+    daemon._running.clear()
     daemon._heartbeat()
     assert manager.receive() == ["WATCHDOG=1"]
 
 
 def test_the_status_says_that_a_reload_failed_until_one_succeeds() -> None:
     health = Health()
-    health.accounts_changed({"main": 60.0})
-    health.reload_failed(datetime(2026, 11, 23, 14, 3, tzinfo=UTC), "config.toml: no accounts")
+    health.receive(AccountsChanged({"main": 60.0}))
+    at = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
+    health.receive(DaemonReloadFailed(at, "config.toml: no accounts"))
     assert health.summary() == (
         "reload failed at 2026-11-23T14:03:00Z: config.toml: no accounts,"
         " 1 account, 1 stale, 0 order groups, no success yet"
     )
-    health.reloaded()
+    health.receive(DaemonReloaded())
     assert health.summary() == "1 account, 1 stale, 0 order groups, no success yet"

@@ -4,8 +4,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from exporter.config.load import load
 from exporter.demo.answers import Answer
 from exporter.demo.exchange import Exchange
 from exporter.errors import Exit
-from exporter.recording.poller import COOLDOWN, Poller
-from exporter.wiring import pollers
+from exporter.model import Poll
+from exporter.recording.cooldown import COOLDOWN
+from exporter.recording.poller import Poller
+from exporter.wiring import recorder_of, spool_of
 
 if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
@@ -41,8 +43,8 @@ def rows(database_url: str, statement: str) -> list[dict[str, Any]]:
 def process(config: Path) -> Iterator[Poller]:
     """What one process of the exporter has for the only account."""
     configuration = load(config)
-    with pollers(configuration, configuration.accounts, stop=threading.Event()) as ready:
-        yield ready[0]
+    with recorder_of(configuration, configuration.accounts, stop=threading.Event()) as recorder:
+        yield recorder.pollers[0]
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def later(seconds: float) -> None:
         passed[0] += seconds
 
-    monkeypatch.setattr("exporter.recording.poller.elapsed", lambda: clock.elapsed() + passed[0])
+    monkeypatch.setattr("exporter.recording.cooldown.elapsed", lambda: clock.elapsed() + passed[0])
     monkeypatch.setattr(clock.Clock, "now", lambda self: now(self) + timedelta(seconds=passed[0]))
     return later
 
@@ -235,3 +237,29 @@ def test_a_spool_that_cannot_be_read_stops_no_poll(
     with process(config) as poller:
         assert (poller.poll(), due(poller)) == (Exit.OK, Exit.OK)
     assert len(exchange.requests) == 2
+
+
+def test_what_waits_in_the_spool_is_written_though_another_daemon_keeps_the_claim(
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    database_url: str,
+) -> None:
+    exchange.groups(key_id).create("a")
+    config = write_config(database_url=database_url, poll={**POLL, "interval": "60s"})
+    spooled = Poll(
+        account="main",
+        started_at=datetime.now(UTC),
+        finished_at=datetime.now(UTC),
+        outcome="unreachable",
+        attempts=1,
+    )
+    with process(config) as one, process(config) as other:
+        assert one.poll_if_due(first=True) == Exit.OK
+        with closing(spool_of(load(config))) as spool:
+            spool.put(spooled)
+            # The first poll's claim is over, but it counts as this tick's.
+            assert other.poll_if_due(first=True) is None
+            assert spool.pending() == {}
+    outcomes = rows(database_url, "SELECT outcome FROM polls ORDER BY id")
+    assert [row["outcome"] for row in outcomes] == ["ok", "unreachable"]

@@ -1,4 +1,4 @@
-"""The two clocks: instants that never run backwards, and elapsed time that no clock step changes."""
+"""The two clocks: instants that never run backwards, and elapsed time that no step changes."""
 
 import threading
 import time

@@ -139,7 +139,7 @@ class Health:
             }
 
     def summary(self) -> str:
-        """Return one line: a failed reload, accounts and groups, how many stale, the last success."""
+        """Return one line: a failed reload, accounts, stale ones, groups, the last success."""
         with self._lock:
             accounts = list(self._accounts.values())
             groups = sum(health.groups or 0 for health in accounts)

@@ -9,7 +9,6 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Literal, Self, cast
@@ -42,7 +41,6 @@ MAX_MESSAGE_SIZE: Final = 256 * 1024
 """Bytes of one message: a thousand times an event, which has about 200."""
 
 _MAX_FRAMES = 64  # that wait to be read: 16 MiB of them at the very worst
-_MIN_PING_INTERVAL = 0.2  # seconds
 _MAX_TEXT = 200  # characters of what a peer says when it closes
 
 # What this side closes with when a frame or a message breaks the rules.
@@ -107,20 +105,16 @@ class StreamConnection:
         self._close_timeout = close_timeout
         self._protocol = StreamProtocol()
         self._socket: StreamSocket | None = None
-        self._prober: asyncio.Task[None] | None = None
         self._taken = 0
         self._received_at: datetime
         self._proven_until: datetime | None = None
-        self._proof: tuple[int, datetime] | None = None
 
     async def __aenter__(self) -> Self:
         try:
-            socket = await self._open()
-            await self._subscribe(socket)
+            await self._subscribe(await self._open())
         except BaseException:
             await self.close()
             raise
-        self._prober = asyncio.create_task(self._probe(socket))
         return self
 
     async def __aexit__(
@@ -133,8 +127,6 @@ class StreamConnection:
 
     async def close(self) -> None:
         """Say goodbye and close the connection; does nothing if it is closed."""
-        if self._prober is not None:
-            self._prober.cancel()
         if self._socket is not None:
             await self._socket.close()
 
@@ -146,6 +138,7 @@ class StreamConnection:
         ping left that the exchange has answered: what it had sent until then has arrived. An
         exchange that answers no ping gets the benefit of the doubt: its last message counts.
         """
+        self._prove()
         return self._received_at if self._proven_until is None else self._proven_until
 
     async def __aiter__(self) -> AsyncIterator[OrderGroupEvent]:
@@ -223,7 +216,7 @@ class StreamConnection:
         except ConnectionClosed as error:
             raise self._closed(socket, error) from error
         self.subscribed_at = self._received_at
-        socket.watch(self._silence_timeout)
+        socket.watch(self._silence_timeout, self._now)
 
     async def _receive(self, socket: StreamSocket) -> Output:
         try:
@@ -235,28 +228,15 @@ class StreamConnection:
         output = self._protocol.receive(message, self._received_at)
         if isinstance(output, Ignored):
             _log.debug("ignored %s", output.reason)
-        if self._proof is not None:
-            self._prove()
+        self._prove()
         return output
-
-    async def _probe(self, socket: StreamSocket) -> None:
-        """Ask the exchange, after each message and ping, whether all has arrived."""
-        with suppress(ConnectionClosed):
-            while True:
-                await socket.heard.wait()
-                socket.heard.clear()
-                sent_at = self._now()
-                await (await socket.ping())
-                if self._proof is None:
-                    self._proof = (socket.messages, sent_at)
-                    self._prove()
-                await asyncio.sleep(_MIN_PING_INTERVAL)
 
     def _prove(self) -> None:
         """Let a proof count once all messages that came before it have been read."""
-        if self._proof is not None and self._taken >= self._proof[0]:
-            self._proven_until = self._proof[1]
-            self._proof = None
+        socket = self._opened()
+        if socket.proof is not None and self._taken >= socket.proof[0]:
+            self._proven_until = socket.proof[1]
+            socket.proof = None
 
     def _ended(self, end: End) -> StreamError:
         code = end.code if isinstance(end, ChannelError) else None

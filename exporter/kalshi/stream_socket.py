@@ -4,14 +4,21 @@ websockets lets a subclass of its connection be named for that; `process_event` 
 pings among them, which have no other sign.
 """
 
-import asyncio
-from typing import Any
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
-from websockets.frames import Frame, Opcode
+from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import Event, State
+
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
+_PROBE = b"received?"
+_PROBE_INTERVAL = 0.2  # seconds from one ping to the next at least
 
 _MAX_UNSENT = 64 * 1024  # bytes of pongs that a peer leaves unread
 
@@ -28,24 +35,33 @@ class HandshakeRefusedError(Exception):
 
 
 class StreamSocket(ClientConnection):
-    """A connection that a silent peer cannot keep open.
+    """A connection that a silent peer cannot keep open, and that proves what has arrived.
+
+    After each message and ping it sends a ping itself: once that is answered, whatever the peer
+    had sent until then is here.
 
     Attributes:
-        messages: that have arrived, read or not.
-        heard: set by each message and ping.
+        messages: how many have arrived, read or not.
+        proof: a number of messages, and when the ping left whose answer came after them; for the
+            reader to take away once it has read that many.
         verdict: why this side gave the connection up, if it did.
     """
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self.messages = 0
-        self.heard = asyncio.Event()
+        self.proof: tuple[int, datetime] | None = None
         self.verdict: str | None = None
+        self._now: Callable[[], datetime] | None = None
         self._silence_timeout = 0.0
         self._silent_since = 0.0
         self._waiting = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._end: asyncio.TimerHandle | None = None
+        self._unproven = False
+        self._probed_at: datetime | None = None
+        self._next_probe = 0.0
+        self._check_timer: TimerHandle | None = None
+        self._probe_timer: TimerHandle | None = None
+        self._end_timer: TimerHandle | None = None
 
     async def handshake(self, *args: Any, **keywords: Any) -> None:
         """Shake hands, but never to be sent elsewhere."""
@@ -60,28 +76,37 @@ class StreamSocket(ClientConnection):
         The library would wait for the peer to end it, and take all that it sends until then.
         """
         super().data_received(data)
-        if self.protocol.state is State.CLOSING and self._end is None:
+        if self.protocol.state is State.CLOSING and self._end_timer is None:
             self.transport.close()
-            self._end = self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
+            self._end_timer = self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
 
     def process_event(self, event: Event) -> None:
         """Note what a frame says of the peer, then let it take its course."""
         if isinstance(event, Frame):
             if event.opcode is Opcode.PING:
                 self._silent_since = self.loop.time()
-                self.heard.set()
+                self._heard()
                 if self.transport.get_write_buffer_size() > _MAX_UNSENT:
                     self.give_up("the exchange sends pings and does not read the answers")
-            elif event.fin and event.opcode in {Opcode.TEXT, Opcode.BINARY, Opcode.CONT}:
+            elif event.opcode is Opcode.PONG:
+                self._answered(bytes(event.data))
+            elif event.fin and event.opcode in DATA_OPCODES:
                 self.messages += 1
-                self.heard.set()
+                self._heard()
         super().process_event(event)
 
-    def watch(self, silence_timeout: float) -> None:
-        """Give the connection up after so many seconds without a message or a ping."""
+    def watch(self, silence_timeout: float, now: Callable[[], datetime]) -> None:
+        """Begin to prove, and to give up after so many seconds without a message or a ping.
+
+        Args:
+            silence_timeout: seconds.
+            now: the instant in UTC.
+        """
+        self._now = now
         self._silence_timeout = silence_timeout
         self._silent_since = self.loop.time()
-        self._timer = self.loop.call_later(silence_timeout, self._check)
+        self._check_timer = self.loop.call_later(silence_timeout, self._check)
+        self._heard()
 
     async def receive(self) -> bytes:
         """Return the next message, text or binary.
@@ -105,14 +130,46 @@ class StreamSocket(ClientConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop watching."""
-        for timer in (self._timer, self._end):
+        for timer in (self._check_timer, self._probe_timer, self._end_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+
+    def _heard(self) -> None:
+        self._unproven = True
+        if self._probe_timer is None and self._probed_at is None:
+            self._probe()
+
+    def _probe(self) -> None:
+        self._probe_timer = None
+        if self._now is None or self.protocol.state is not State.OPEN:
+            return
+        wait = self._next_probe - self.loop.time()
+        if wait > 0:
+            self._probe_timer = self.loop.call_later(wait, self._probe)
+            return
+        self._unproven = False
+        self._next_probe = self.loop.time() + _PROBE_INTERVAL
+        self._probed_at = self._now()
+        # Not `ping`, which would need a task: with a thousand idle connections that is felt.
+        self.protocol.send_ping(_PROBE)
+        self.send_data()
+
+    def _answered(self, data: bytes) -> None:
+        if data != _PROBE or self._probed_at is None:
+            return
+        # A proof that waits for its messages to be read comes before one that waits for more.
+        if self.proof is None or self.proof[0] == self.messages:
+            self.proof = (self.messages, self._probed_at)
+        self._probed_at = None
+        if self._unproven:
+            self._probe()
 
     def _check(self) -> None:
         left = self._silent_since + self._silence_timeout - self.loop.time()
         if self._waiting and left <= 0:
             self.give_up(f"no message and no ping for {self._silence_timeout:g} s")
             return
-        self._timer = self.loop.call_later(left if left > 0 else self._silence_timeout, self._check)
+        self._check_timer = self.loop.call_later(
+            left if left > 0 else self._silence_timeout, self._check
+        )

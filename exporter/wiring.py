@@ -61,6 +61,7 @@ def session_of(
     """
     return SignedSession(
         account=account.name,
+        exchange=account.exchange,
         base_url=account.base_url,
         key_id=account.key_id,
         key=key,

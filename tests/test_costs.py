@@ -213,4 +213,4 @@ def test_run_once_imports_what_a_poll_needs(
         pass  # the schema is made here, as a migration has to import more
     imported = _modules(_COMMAND, "--config", configuration, "run-once")
     assert {"cryptography", "msgspec", "requests", "sqlalchemy"} <= imported
-    assert not imported & {"alembic", "apscheduler", "psycopg", "pyarrow"}
+    assert not imported & {"alembic", "apscheduler", "psycopg", "pyarrow", "websockets"}

@@ -11,11 +11,10 @@ from exporter.errors import InvalidResponseError
 from exporter.kalshi import decode
 from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.error_response import with_facts
+from exporter.kalshi.exchanges import ORDER_GROUPS_PATHS
 from exporter.kalshi.session import SignedSession
 from exporter.model import Observation, OrderGroup
 from exporter.text import sanitize
-
-_PATH = "/portfolio/order_groups"
 
 # A smaller body lives until the groups are by their ids: what is made after it was freed would lie
 # where it was, and the next one need as much again elsewhere. Of larger ones malloc(3) gives the
@@ -45,6 +44,7 @@ def fetch_order_groups(
     Raises:
         ApiError: no complete, valid response came; it proves nothing about any group.
     """
+    path = ORDER_GROUPS_PATHS[session.exchange]
     parameters = {} if subaccount is None else {"subaccount": str(subaccount)}
     digest = _Digest()
     groups: list[OrderGroup] = []
@@ -53,7 +53,7 @@ def fetch_order_groups(
     left = session.max_response_size
     try:
         while True:
-            body = session.get(_PATH, parameters, budget, left)
+            body = session.get(path, parameters, budget, left)
             observed_at = now()
             # Checked after the clock is read: a suspended process cannot date an old response to
             # now.

@@ -31,6 +31,7 @@ from exporter.http.tls import certificate_authorities
 from exporter.kalshi.auth import SECRET_HEADERS, auth_headers
 from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.error_response import error_from_response
+from exporter.kalshi.exchanges import ExchangeName
 from exporter.kalshi.keys import SigningKey
 from exporter.text import sanitize
 
@@ -52,6 +53,7 @@ class SignedSession:
 
     Args:
         account: its name, for the log.
+        exchange: which of the two at that address is asked.
         base_url: with the path's prefix and without a slash at the end, such as
             "https://external-api.kalshi.com/trade-api/v2".
         key_id: sent with each request; only its last four characters are ever shown.
@@ -75,10 +77,12 @@ class SignedSession:
         key: SigningKey,
         max_attempts: int,
         max_response_size: int,
+        exchange: ExchangeName = "predictions",
         proxy: str | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self._account = account
+        self.exchange: ExchangeName = exchange
         self._base_url = base_url.rstrip("/")
         self._key_id = key_id
         self._key = key

@@ -24,6 +24,19 @@ def group(group_id: str, **fields: object) -> dict[str, object]:
     return {"id": group_id, "is_auto_cancel_enabled": True, **fields}
 
 
+def test_margin_has_a_path_of_its_own(
+    exchange: "Exchange", connect: "Connect", answering: "Answering"
+) -> None:
+    exchange.answers = [answering({"order_groups": [group("a")]})]
+    for name, path in (("predictions", "portfolio"), ("margin", "margin")):
+        session = connect(exchange=name)
+        observed = fetch_order_groups(
+            session, RequestBudget(5), subaccount=None, known_digest=None, now=Clock().now
+        )
+        assert set(observed.groups or ()) == {"a"}
+        assert exchange.requests[-1].path == f"/trade-api/v2/{path}/order_groups"
+
+
 @pytest.fixture
 def fetch(connect: "Connect") -> Fetch:
     session = connect(max_response_size=10_000)

@@ -39,6 +39,7 @@ class Line:
 KALSHI = "Kalshi's answer"
 CLOCK = "this machine's clock"
 POLL = "the instant at which a poll's answer had arrived, or the poll's id"
+STREAM = "the exchange's stream"
 EXPORTER = "the exporter"
 VIEW = "the view, from the tables"
 
@@ -92,6 +93,34 @@ _OUTCOME = (
     "`ok`, `unauthorized`, `rejected`, `rate_limited`, `server_error`, `unreachable`, `timeout`,"
     " `invalid_response`, or `superseded` if another exporter had written meanwhile."
 )
+
+_STREAM_CAUSE = (
+    "What ended the stretch before it; `not_listening` if nobody said, `not_kept` if events found"
+    " room neither in the database nor in the spool, or their account could not be told."
+)
+
+_EVENT: _Columns = {
+    **_WHOSE,
+    "occurred_at": ("event_at, or received_at if the exchange sent none.", _UTC, STREAM),
+    "identity": (
+        "Its count among equal events of its instant, its limit, a hash of extra, and its type.",
+        "",
+        EXPORTER,
+    ),
+    "event_type": (
+        "`created`, `triggered`, `reset`, `deleted`, `limit_updated`, or whatever was sent.",
+        "",
+        STREAM,
+    ),
+    "event_at?": ("When it happened, to the millisecond; null if not sent.", _UTC, STREAM),
+    "contracts_limit?": (
+        "The limit that it set; null if not sent.",
+        "contracts, exact decimal (text on SQLite)",
+        STREAM,
+    ),
+    "received_at": ("When the exporter that recorded it heard it.", _UTC, CLOCK),
+    "extra?": (f"{_FIELDS['extra'][0]}; null if none.", "JSON object", STREAM),
+}
 
 _BEGAN = (
     "`changed`, `appeared`, or `found` if it was there when the account was first looked at; null"
@@ -153,6 +182,43 @@ _OBJECTS: dict[str, tuple[str, _Columns]] = {
             "not_before?": (_NOT_BEFORE, _UTC, POLL),
             "change": ("`appeared`, `changed` or `disappeared`.", "", VIEW),
             **_old_and_new(),
+            "event_at?": (
+                "When the event happened that explains the change; null if none was heard.",
+                _UTC,
+                STREAM,
+            ),
+        },
+    ),
+    "order_group_triggers": (
+        "View: every trigger of a group that was heard or seen, one row each.",
+        {
+            **_WHOSE,
+            "triggered_at": (
+                "When it happened; with the evidence `flag`, the poll that saw it.",
+                _UTC,
+                VIEW,
+            ),
+            "not_before?": (
+                "The last instant at which it had not happened; null if triggered_at is exact.",
+                _UTC,
+                VIEW,
+            ),
+            "ended_at?": (
+                "When it was reset or deleted, or the first poll that saw so; null if neither.",
+                _UTC,
+                VIEW,
+            ),
+            "ended_by?": ("`reset` or `deleted`; null while nothing ended it.", "", VIEW),
+            "contracts_limit?": (
+                "The limit in force when it was triggered; null if unknown.",
+                "contracts, exact decimal (text on SQLite)",
+                VIEW,
+            ),
+            "evidence": (
+                "`event` if it was heard; `flag` if only a flag that went to true shows it.",
+                "",
+                VIEW,
+            ),
         },
     ),
     "coverage_gaps": (
@@ -163,6 +229,16 @@ _OBJECTS: dict[str, tuple[str, _Columns]] = {
             "gap_end": ("The first observation after the gap.", _UTC, POLL),
             "seconds": ("How long the gap lasted.", "seconds", VIEW),
             "cause": (f"{_CAUSE}.", "", EXPORTER),
+        },
+    ),
+    "stream_gaps": (
+        "View: when nobody heard an account's events between two stretches, one row for each gap.",
+        {
+            "account": _WHOSE["account"],
+            "gap_start": ("The last instant of the stretch before the gap.", _UTC, EXPORTER),
+            "gap_end": ("The first instant of the stretch after the gap.", _UTC, EXPORTER),
+            "seconds": ("How long the gap lasted.", "seconds", VIEW),
+            "cause": (_STREAM_CAUSE, "", EXPORTER),
         },
     ),
     "order_group_snapshots": (
@@ -238,6 +314,31 @@ _OBJECTS: dict[str, tuple[str, _Columns]] = {
             "gap_cause?": ("That gap's cause; null for an account's first stretch.", "", EXPORTER),
         },
     ),
+    "order_group_events": (
+        "One row for each event that the exchange sent, whoever heard it first.",
+        _EVENT,
+    ),
+    "stream_coverage": (
+        "One row for each unbroken stretch in which every event of an account was heard.",
+        {
+            "account": _WHOSE["account"],
+            "started_at": ("Every event from here on was heard.", _UTC, CLOCK),
+            "ended_at": ("Every event up to here was heard and is recorded.", _UTC, CLOCK),
+            "events": ("Events that were recorded with it.", "events", EXPORTER),
+            "last_event_at?": ("When the latest event was heard; null if none was.", _UTC, CLOCK),
+            "gap_started_at?": ("Where the gap before it began; null for the first.", _UTC, CLOCK),
+            "gap_cause?": ("That gap's cause; null for an account's first stretch.", "", EXPORTER),
+            "is_latest": ("Whether it is the account's latest stretch.", "", EXPORTER),
+        },
+    ),
+    "undecided_events": (
+        "The exporter's own: events of groups that may be another subaccount's.",
+        _EVENT,
+    ),
+    "groups_of_others": (
+        "The exporter's own: groups that polls have shown to be another subaccount's.",
+        _WHOSE,
+    ),
     "accounts": (
         "The exporter's own: the head of each account's history, which a poll compares and swaps.",
         {
@@ -262,6 +363,12 @@ _OBJECTS: dict[str, tuple[str, _Columns]] = {
                 _UTC,
                 EXPORTER,
             ),
+            "stream_end_cause?": (
+                "Why listening ended last; null if nobody said.",
+                "",
+                EXPORTER,
+            ),
+            "stream_ended_at?": ("When it ended; null like that.", _UTC, EXPORTER),
         },
     ),
     "gap_outcomes": (

@@ -4,6 +4,8 @@ Each index names the question that it answers. Views are in the migrations alone
 people, and by `exporter.reading` through their names.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -19,7 +21,7 @@ from sqlalchemy import (
 
 from exporter.history.types import ExactDecimal, Instant, to_text
 
-REVISION = "0008"
+REVISION = "0009"
 """The newest revision in `migrations/versions/`: the schema that this version reads and writes."""
 
 
@@ -48,6 +50,9 @@ accounts = Table(
     Column("claimed_until", Instant),
     # The end of the pause that the exchange last asked for.
     Column("cooldown_until", Instant),
+    # Why listening ended last, and when: the cause of the gap that may come of it.
+    Column("stream_end_cause", Text),
+    Column("stream_ended_at", Instant),
 )
 
 gap_outcomes = Table(
@@ -152,6 +157,70 @@ order_group_snapshots = Table(
     sqlite_with_rowid=False,
 )
 
+
+def _event_columns() -> list[Column[Any]]:
+    return [
+        Column("account", Text, primary_key=True),
+        Column("order_group_id", Text, primary_key=True),
+        # `event_at`, or `received_at` if the exchange sent none.
+        Column("occurred_at", Instant, primary_key=True),
+        # All else that the exchange said, so that an event is the same whoever heard it.
+        Column("identity", Text, primary_key=True),
+        Column("event_type", Text, nullable=False),
+        Column("event_at", Instant),
+        Column("contracts_limit", ExactDecimal),
+        Column("received_at", Instant, nullable=False),
+        Column("extra", JSON().with_variant(Text(), "sqlite")),
+    ]
+
+
+order_group_events = Table(
+    "order_group_events",
+    metadata,
+    *_event_columns(),
+    # What happened in a time span.
+    Index("order_group_events_event_at", "event_at"),
+    sqlite_with_rowid=False,
+)
+
+undecided_events = Table(
+    # Of accounts with a subaccount: events of groups that may be another's.
+    "undecided_events",
+    metadata,
+    *_event_columns(),
+    sqlite_with_rowid=False,
+)
+
+groups_of_others = Table(
+    # Of accounts with a subaccount: groups that are known to be another's.
+    "groups_of_others",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("order_group_id", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+stream_coverage = Table(
+    "stream_coverage",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("started_at", Instant, primary_key=True),
+    Column("ended_at", Instant, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("last_event_at", Instant),
+    # The gap before this stretch; null for an account's first.
+    Column("gap_started_at", Instant),
+    Column("gap_cause", Text),
+    # True of an account's last: the one that daemons extend, as a rule.
+    Column("is_latest", Boolean, nullable=False),
+    Index(
+        "stream_coverage_latest",
+        "account",
+        unique=True,
+        sqlite_where=text("is_latest"),
+    ),
+)
+
 data_dictionary = Table(
     "data_dictionary",
     metadata,
@@ -171,8 +240,12 @@ __all__ = [
     "coverage",
     "data_dictionary",
     "gap_outcomes",
+    "groups_of_others",
     "metadata",
+    "order_group_events",
     "order_group_snapshots",
     "polls",
+    "stream_coverage",
     "to_text",
+    "undecided_events",
 ]

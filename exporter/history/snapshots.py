@@ -146,14 +146,20 @@ def _update(connection: Connection, account: str, group_ids: Sequence[str], **va
     """Update the open snapshots of these groups, in one statement."""
     if not group_ids:
         return
-    if connection.dialect.name == "sqlite":
-        listed = func.json_each(json.dumps(group_ids)).table_valued("value")
-        among: ColumnElement[bool] = snapshots.c.order_group_id.in_(select(listed.c.value))
-    else:
-        among = snapshots.c.order_group_id == any_(literal(list(group_ids), ARRAY(Text)))
+    is_among = among(connection, snapshots.c.order_group_id, group_ids)
     connection.execute(
-        update(snapshots).where(snapshots.c.account == account, _OPEN, among).values(values)
+        update(snapshots).where(snapshots.c.account == account, _OPEN, is_among).values(values)
     )
+
+
+def among(
+    connection: Connection, column: ColumnElement[str], values: Sequence[str]
+) -> ColumnElement[bool]:
+    """Return the condition that a column holds one of any number of texts: one parameter."""
+    if connection.dialect.name == "sqlite":
+        listed = func.json_each(json.dumps(values)).table_valued("value")
+        return column.in_(select(listed.c.value))
+    return column == any_(literal(list(values), ARRAY(Text)))
 
 
 # Inserting passes by SQLAlchemy's handling of each parameter, which would take longer than the

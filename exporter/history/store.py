@@ -11,7 +11,7 @@ from exporter.database.database import Database, set_statement_timeout
 from exporter.errors import DatabaseError, SchemaError
 from exporter.history import claim as claims
 from exporter.history import head as heads
-from exporter.history import snapshots
+from exporter.history import snapshots, undecided_events
 from exporter.history.advance import INSERT_POLL, advance, advance_in_one_statement
 from exporter.history.claim import ALWAYS, ClaimPolicy
 from exporter.history.diff import OpenSnapshots, after, compare
@@ -269,6 +269,8 @@ class Store:
         if difference:
             set_statement_timeout(connection, rows=len(difference))
             snapshots.write(connection, head, difference, observed_at=observed_at, poll_id=poll_id)
+            if difference.added:
+                undecided_events.adopt(connection, head.account)
             update_poll(connection, head.account, poll_id, **counts)
             known = after(known, groups, difference, observed_at=observed_at)
         # While a group is missing, the same answer again means one more miss.

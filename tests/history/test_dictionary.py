@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from exporter.history import dictionary
 from exporter.history.dictionary import lines
 from exporter.history.migrate import migrate
 from exporter.history.schema import metadata
-from exporter.model import OrderGroup
+from exporter.history.stream_store import StreamStore
+from exporter.model import OrderGroup, OrderGroupEvent, StreamBatch
 
 DOCS = Path(__file__).parents[2] / "docs"
 OTHERS = {"alembic_version"}
@@ -46,6 +48,14 @@ def test_what_is_said_never_to_be_null_is_not_null_in_views(recorder: Any) -> No
     recorder.ok(60, [OrderGroup("a", False)])
     recorder.ok(120, [OrderGroup("a", False)])
     recorder.ok(600, [OrderGroup("a", False)])
+    recorder.ok(660, [OrderGroup("a", True)])
+    listen = StreamStore(recorder.database).write
+    for seconds in (0, 600):
+        at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+        event = OrderGroupEvent(order_group_id="c", event_type="triggered", received_at=at)
+        listen(
+            StreamBatch(account="main", own_groups_only=False, since=at, until=at, events=(event,))
+        )
     with recorder.database.transaction() as connection:
         for name in set(dictionary.OBJECTS) - set(metadata.tables):
             rows = connection.execute(text(f"SELECT * FROM {name}")).mappings().all()

@@ -1,0 +1,171 @@
+"""The rows of `order_group_events`: added, never changed, and added once however often heard.
+
+An event's key is its account, group, instant and identity, which holds all else that the exchange
+said. An event that the exchange gave no time has the instant at which it was heard in its key, so
+that equal ones are looked for.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from hashlib import sha256
+from operator import itemgetter
+from typing import NamedTuple, cast
+
+from sqlalchemy import Connection, Table, Text, select, text, type_coerce
+
+from exporter.history.occurrences import UNDATED_WINDOW
+from exporter.history.schema import order_group_events, to_text
+from exporter.model import OrderGroupEvent
+
+COLUMNS = (
+    "order_group_id",
+    "occurred_at",
+    "identity",
+    "event_type",
+    "event_at",
+    "contracts_limit",
+    "received_at",
+    "extra",
+)
+"""Of an event's row after its account, in the order of `EventRow`."""
+
+_POSTGRES_TYPES = (
+    "text",
+    "timestamptz",
+    "text",
+    "text",
+    "timestamptz",
+    "numeric",
+    "timestamptz",
+    "json",
+)
+
+
+class EventRow(NamedTuple):
+    """An event as both databases take it: instants are texts, whose order is that of time."""
+
+    order_group_id: str
+    occurred_at: str
+    identity: str
+    event_type: str
+    event_at: str | None
+    contracts_limit: str | None
+    received_at: str
+    extra: str | None
+
+
+def rows_of(events: Iterable[OrderGroupEvent]) -> list[EventRow]:
+    """Return the rows of events, sorted by their key.
+
+    Two daemons that write the same events at the same time wait for each other's rows: in the same
+    order, so that neither waits for ever.
+    """
+    rows = []
+    for event in events:
+        received_at = to_text(event.received_at)
+        event_at = None if event.event_at is None else to_text(event.event_at)
+        rows.append(
+            EventRow(
+                event.order_group_id,
+                event_at or received_at,
+                identity(event),
+                event.event_type,
+                event_at,
+                event.contracts_limit,
+                received_at,
+                event.extra,
+            )
+        )
+    # By the key alone: what follows it may be null, which has no order.
+    rows.sort(key=itemgetter(0, 1, 2))
+    return rows
+
+
+def identity(event: OrderGroupEvent) -> str:
+    """Return what tells an event from others of its group at its instant.
+
+    Its occurrence, limit, a hash of its extra fields, and its type, which may hold anything and
+    therefore comes last.
+    """
+    extra = "-" if event.extra is None else sha256(event.extra.encode()).hexdigest()[:16]
+    return f"{event.occurrence} {event.contracts_limit or '-'} {extra} {event.event_type}"
+
+
+def add(
+    connection: Connection, table: Table, account: str, events: Sequence[OrderGroupEvent]
+) -> int:
+    """Add those events that the table does not hold yet; return how many.
+
+    Args:
+        connection: in a transaction; with undated events, in one that locks the account.
+        table: `order_group_events`, or another with its columns.
+        account: whose events.
+        events: with their occurrences numbered.
+    """
+    dated = rows_of(event for event in events if event.event_at is not None)
+    added = _insert(connection, table, account, dated)
+    for event in events:
+        if event.event_at is None and not _is_there(connection, table, account, event):
+            added += _insert(connection, table, account, rows_of([event]))
+    return added
+
+
+def _insert(connection: Connection, table: Table, account: str, rows: list[EventRow]) -> int:
+    if not rows:
+        return 0
+    # Past SQLAlchemy's handling of each parameter, which would take longer than the databases do.
+    if connection.dialect.name == "sqlite":
+        places = ", ".join("?" * len(COLUMNS))
+        whose = account.replace("'", "''")
+        return connection.exec_driver_sql(
+            f"INSERT INTO {table.name} (account, {', '.join(COLUMNS)})"
+            f" VALUES ('{whose}', {places}) ON CONFLICT DO NOTHING",
+            cast("list[tuple[str | None, ...]]", rows),
+        ).rowcount
+    return connection.execute(
+        text(insert_on_postgres(table)), {"account": account, **arrays(rows)}
+    ).rowcount
+
+
+def insert_on_postgres(table: Table = order_group_events, *, condition: str = "true") -> str:
+    """Return the INSERT of rows that come as one array a column; see `arrays`.
+
+    Args:
+        table: with the columns.
+        condition: whether to insert them.
+    """
+    heard = ", ".join(
+        f"CAST(:{name}s AS {kind}[])" for name, kind in zip(COLUMNS, _POSTGRES_TYPES, strict=True)
+    )
+    columns = ", ".join(COLUMNS)
+    return (
+        f"INSERT INTO {table.name} (account, {columns})"
+        f" SELECT CAST(:account AS text), {columns} FROM unnest({heard}) AS heard ({columns})"
+        f" WHERE {condition} ON CONFLICT DO NOTHING"
+    )
+
+
+def arrays(rows: Sequence[EventRow]) -> dict[str, list[str | None]]:
+    """Return the rows' columns as the parameters of `insert_on_postgres`."""
+    columns = zip(*rows, strict=True) if rows else ((),) * len(COLUMNS)
+    return {f"{name}s": list(values) for name, values in zip(COLUMNS, columns, strict=True)}
+
+
+def _is_there(connection: Connection, table: Table, account: str, event: OrderGroupEvent) -> bool:
+    """Whether as many equal undated events are there as the connection of this one has heard."""
+    near = connection.execute(
+        select(type_coerce(table.c.identity, Text)).where(
+            table.c.account == account,
+            table.c.order_group_id == event.order_group_id,
+            table.c.event_at.is_(None),
+            table.c.occurred_at > event.received_at - UNDATED_WINDOW,
+            table.c.occurred_at < event.received_at + UNDATED_WINDOW,
+        )
+    ).scalars()
+    equal = identity(event).partition(" ")[2]
+    return sum(each.partition(" ")[2] == equal for each in near) >= event.occurrence
+
+
+def last_received(events: Sequence[OrderGroupEvent]) -> datetime | None:
+    """Return when the latest of them was heard; None if there are none."""
+    return max((event.received_at for event in events), default=None)

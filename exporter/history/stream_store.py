@@ -1,0 +1,192 @@
+"""Writes what connections hear: events and the coverage that they prove, in one transaction."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import cache
+
+from sqlalchemy import Connection, Executable, text
+
+from exporter.causes import NOT_KEPT
+from exporter.database.database import Database, set_statement_timeout
+from exporter.history import events, stream_coverage, undecided_events
+from exporter.history import head as heads
+from exporter.history.schema import order_group_events
+from exporter.history.stream_coverage import Span
+from exporter.model import OrderGroupEvent, StreamBatch
+
+_TICK = timedelta(microseconds=1)
+_FEW = 10_000  # events that are written within the time that a statement has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamWritten:
+    """What a batch left in the database.
+
+    Attributes:
+        added: events that were new: no other daemon, and no earlier connection, had heard them.
+    """
+
+    added: int
+
+
+class StreamStore:
+    """Writes the streams of any number of accounts; for several threads at a time.
+
+    Args:
+        database: to write to.
+        prepare: makes sure that the schema is right, before the database is first used.
+    """
+
+    def __init__(self, database: Database, *, prepare: Callable[[], None] | None = None) -> None:
+        self._database = database
+        self._prepare = prepare or (lambda: None)
+
+    def begin(self, account: str, now: datetime) -> datetime:
+        """Return the `since` of a connection that has just subscribed for an account.
+
+        It is `now`, but later than what is claimed already: should the clock have been set back
+        while nobody listened, that gap still shows. If the database is away, use `now`.
+
+        Raises:
+            DatabaseError: the database failed.
+        """
+        self._prepare()
+        with self._database.transaction() as connection:
+            return stream_coverage.begin(connection, account, now)
+
+    def write(self, batch: StreamBatch) -> StreamWritten:
+        """Write a batch, whole or not at all; a batch that is written already adds nothing.
+
+        Args:
+            batch: its events have their occurrences numbered, see `Occurrences`. Any number of
+                them; what has gathered in a queue is best written at once.
+
+        Raises:
+            SchemaError: the schema is not this version's.
+            PoisonPollError: the database can never hold what the batch holds.
+            DatabaseError: the database failed. If the connection was lost during the commit,
+                nobody knows whether the batch is written: write or spool it again.
+        """
+        self._prepare()
+        if not self._database.is_sqlite and _is_plain(batch):
+            added = self._write_in_one_statement(batch)
+            if added is not None:
+                return StreamWritten(added=added)
+        with self._database.transaction() as connection:
+            set_statement_timeout(connection, rows=len(batch.events))
+            return StreamWritten(added=_write(connection, batch))
+
+    def _write_in_one_statement(self, batch: StreamBatch) -> int | None:
+        """Write a batch on Postgres in one message; None, and nothing, if it needs more."""
+        row = self._database.execute_one(
+            _one_statement(),
+            {
+                "account": batch.account,
+                "since": batch.since,
+                "until": batch.until,
+                "heard_at": events.last_received(batch.events),
+                **events.arrays(events.rows_of(batch.events)),
+            },
+        )
+        added, extended = row or (0, False)
+        return added if extended else None
+
+
+def _is_plain(batch: StreamBatch) -> bool:
+    """Whether a batch does what nearly all do: add some events to the latest stretch."""
+    return (
+        batch.since is not None
+        and batch.cause is None
+        and not batch.own_groups_only
+        and len(batch.events) <= _FEW
+        and all(event.event_at is not None for event in batch.events)
+    )
+
+
+def _write(connection: Connection, batch: StreamBatch) -> int:
+    """Write a batch in a transaction; return how many events it added."""
+    account = batch.account
+    if connection.dialect.name == "sqlite" and _is_plain(batch):
+        added = events.add(connection, order_group_events, account, batch.events)
+        if stream_coverage.extend_latest(connection, account, _span(batch, added=added)):
+            return added
+        heads.lock(connection, account)
+        _claim(connection, batch, added=added)
+        return added
+    # Both before any event is added, in this order: whoever waits holds no event that another
+    # daemon waits for.
+    heads.lock(connection, account)
+    stream_coverage.lock_latest(connection, account)
+    heard: Sequence[OrderGroupEvent] = batch.events
+    if batch.own_groups_only:
+        heard, unclear = undecided_events.own(connection, account, heard)
+        undecided_events.keep(connection, account, unclear)
+        undecided_events.adopt(connection, account)
+    added = events.add(connection, order_group_events, account, heard)
+    if batch.own_groups_only:
+        batch = _up_to_what_is_decided(connection, batch)
+    _claim(connection, batch, added=added)
+    return added
+
+
+def _up_to_what_is_decided(connection: Connection, batch: StreamBatch) -> StreamBatch:
+    """Claim what lies before events that nobody can decide, and return what remains to claim."""
+    account = batch.account
+    undecidable = undecided_events.decide(connection, account)
+    waits_since = undecided_events.wait_since(connection, account)
+    if batch.since is None:
+        return batch
+    if waits_since is not None:
+        batch = replace(batch, until=min(batch.until, waits_since - _TICK))
+    for hole in undecidable:
+        before = replace(batch, until=min(batch.until, hole.first - _TICK), cause=NOT_KEPT)
+        _claim(connection, before, added=0)
+        after = stream_coverage.begin(connection, account, hole.last + _TICK)
+        batch = replace(batch, since=after, until=max(batch.until, after))
+    return batch
+
+
+def _claim(connection: Connection, batch: StreamBatch, *, added: int) -> None:
+    if batch.since is not None and batch.since <= batch.until:
+        stream_coverage.claim(connection, batch.account, _span(batch, added=added))
+    if batch.cause is not None:
+        stream_coverage.report_end(connection, batch.account, batch.cause, batch.until)
+
+
+def _span(batch: StreamBatch, *, added: int) -> Span:
+    assert batch.since is not None  # noqa: S101  # nothing is claimed without
+    return Span(
+        since=batch.since,
+        until=batch.until,
+        events=added,
+        last_event_at=events.last_received(batch.events),
+        cause=batch.cause,
+    )
+
+
+@cache
+def _one_statement() -> Executable:
+    """Return what `_write` does to a plain batch, if the latest stretch takes its span."""
+    return text(
+        f"""
+        WITH latest AS (
+            SELECT account, started_at FROM stream_coverage
+            WHERE account = :account AND is_latest AND ended_at >= :since
+              AND (started_at <= :since OR gap_cause = '{NOT_KEPT}')
+            FOR UPDATE
+        ), added AS (
+            {events.insert_on_postgres(condition="EXISTS (SELECT 1 FROM latest)")}
+            RETURNING 1
+        ), extended AS (
+            UPDATE stream_coverage c
+            SET ended_at = GREATEST(c.ended_at, :until),
+                events = c.events + (SELECT COUNT(*) FROM added),
+                last_event_at = GREATEST(c.last_event_at, CAST(:heard_at AS timestamptz))
+            FROM latest
+            WHERE c.account = latest.account AND c.started_at = latest.started_at
+            RETURNING 1
+        )
+        SELECT (SELECT COUNT(*) FROM added), EXISTS (SELECT 1 FROM extended)
+        """
+    )

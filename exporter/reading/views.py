@@ -83,6 +83,28 @@ order_group_changes = _view(
     new_exchange_index=Integer,
     old_extra=JSON,
     new_extra=JSON,
+    event_at=Instant,
+)
+
+order_group_triggers = _view(
+    "order_group_triggers",
+    account=Text,
+    order_group_id=Text,
+    triggered_at=Instant,
+    not_before=Instant,
+    ended_at=Instant,
+    ended_by=Text,
+    contracts_limit=ExactDecimal,
+    evidence=Text,
+)
+
+stream_gaps = _view(
+    "stream_gaps",
+    account=Text,
+    gap_start=Instant,
+    gap_end=Instant,
+    seconds=Float,
+    cause=Text,
 )
 
 coverage_gaps = _view(

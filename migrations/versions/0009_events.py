@@ -93,6 +93,11 @@ def _shifted(instant: str, seconds: int) -> str:
     return f"(strftime('%Y-%m-%dT%H:%M:%f', {instant}, '{seconds:+} seconds') || '000Z')"
 
 
+def _beginning() -> str:
+    """Return an instant before all others."""
+    return "CAST('-infinity' AS timestamptz)" if _on_postgres() else "''"
+
+
 def _seconds(start: str, end: str) -> str:
     """Return the expression of the seconds between two instants, exact to the microsecond."""
     if op.get_bind().dialect.name == "postgresql":
@@ -127,7 +132,7 @@ def _explaining(
         previous: the last poll that saw what was before what is old; null if there was none.
     """
     # Bounds of the key, so that not all events of the group are read.
-    from_ = f"COALESCE({_shifted(not_before, -_SKEW)}, e.occurred_at)"
+    from_ = f"COALESCE({_shifted(not_before, -_SKEW)}, {_beginning()})"
     events = (
         "FROM order_group_events e"
         f" WHERE e.account = {whose}.account AND e.order_group_id = {whose}.order_group_id"
@@ -294,10 +299,12 @@ def _end(value: str, *, whose: str, happened_at: str, heard_at: str) -> str:
     same = f"x.account = {whose}.account AND x.order_group_id = {whose}.order_group_id"
     return f"""
 (SELECT ends.{value} FROM (
-    SELECT x.occurred_at AS at, x.event_type AS what, x.received_at AS until
-    FROM order_group_events x
-    WHERE {same} AND x.event_type IN ('reset', 'deleted') AND x.occurred_at >= {happened_at}
-      AND (x.occurred_at > {happened_at} OR x.received_at > {heard_at})
+    SELECT * FROM (
+        SELECT x.occurred_at AS at, x.event_type AS what, x.received_at AS until
+        FROM order_group_events x
+        WHERE {same} AND x.event_type IN ('reset', 'deleted') AND x.occurred_at >= {happened_at}
+          AND (x.occurred_at > {happened_at} OR x.received_at > {heard_at})
+        ORDER BY x.occurred_at, x.received_at LIMIT 1) heard
     UNION ALL
     SELECT x.valid_to, 'deleted', {_shifted("x.valid_to", _EVENT_LAG)}
     FROM order_group_snapshots x
@@ -357,11 +364,21 @@ UNION ALL
 SELECT p.account, p.order_group_id, p.valid_to, s.not_before,
        {_end("at", **seen)}, {_end("what", **seen)}, {_limit(**seen)}, 'flag'
 FROM order_group_snapshots p
-JOIN order_group_snapshots s
-  ON s.account = p.account AND s.order_group_id = p.order_group_id AND s.valid_from = p.valid_to
+{_join_next()}
 WHERE p.end_reason = 'changed' AND NOT p.is_auto_cancel_enabled AND s.is_auto_cancel_enabled
   AND {_explaining_flag("e.occurred_at")} IS NULL
 """
+
+
+def _join_next() -> str:
+    """Return the join of the state `s` that follows `p`."""
+    names = ("account", "order_group_id", "valid_from")
+    of_p = ("account", "order_group_id", "valid_to")
+    same = " AND ".join(f"n.{name} = p.{other}" for name, other in zip(names, of_p, strict=True))
+    if not _on_postgres():
+        return f"JOIN order_group_snapshots s ON {same.replace('n.', 's.')}"
+    # Looked up for each: Postgres expects more of them than there are, and would read the table.
+    return f"CROSS JOIN LATERAL (SELECT * FROM order_group_snapshots n WHERE {same} LIMIT 1) s"
 
 
 def _null(kind: str) -> str:

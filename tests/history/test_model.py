@@ -382,6 +382,7 @@ class Expected:
                 }
                 | _changed(segment.before, "old")
                 | _changed(segment.group, "new")
+                | {"event_at": None}
             )
             if segment.removed:
                 rows.append(
@@ -393,6 +394,7 @@ class Expected:
                     }
                     | _changed(segment.group, "old")
                     | _changed(None, "new")
+                    | {"event_at": None}
                 )
         return rows
 

@@ -13,7 +13,14 @@ from sqlalchemy import text
 
 from exporter.database.database import Database
 from exporter.history.migrate import migrate
-from exporter.history.schema import accounts, coverage, order_group_snapshots, to_text
+from exporter.history.schema import (
+    accounts,
+    coverage,
+    order_group_events,
+    order_group_snapshots,
+    stream_coverage,
+    to_text,
+)
 from tests.support.recipes import standing_at
 
 GROUPS = 10_000
@@ -54,6 +61,22 @@ def snapshots() -> Iterator[dict[str, Any]]:
             }
 
 
+def events(states: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Half a minute before each poll that saw a state, what made the group so."""
+    for state in states:
+        happened_at = state["valid_from"] - timedelta(seconds=30)
+        kind = "reset" if state["is_auto_cancel_enabled"] else "triggered"
+        yield {
+            "account": state["account"],
+            "order_group_id": state["order_group_id"],
+            "occurred_at": happened_at,
+            "identity": f"1 - - {kind}",
+            "event_type": kind,
+            "event_at": happened_at,
+            "received_at": happened_at,
+        }
+
+
 def fill(database: Database) -> None:
     migrate(database)
     # As the exporter writes them: in the order of time.
@@ -85,7 +108,23 @@ def fill(database: Database) -> None:
                     for day in range(int(DAYS))
                 ],
             )
+            connection.execute(
+                stream_coverage.insert(),
+                [
+                    {
+                        "account": name,
+                        "started_at": at(day),
+                        "ended_at": at(day + 0.9),
+                        "events": 1,
+                        "gap_started_at": at(day - 0.1) if day else None,
+                        "gap_cause": "disconnected" if day else None,
+                        "is_latest": day == int(DAYS) - 1,
+                    }
+                    for day in range(int(DAYS))
+                ],
+            )
         connection.execute(order_group_snapshots.insert(), states)
+        connection.execute(order_group_events.insert(), list(events(states)))
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +187,13 @@ def queries() -> dict[str, str]:
         "gaps of an account": "SELECT * FROM coverage_gaps WHERE account = 'main'"
         f" AND gap_end > '{to_text(at(3))}'",
     }
+    asked["one group's events"] = (
+        "SELECT * FROM order_group_events WHERE account = 'main' AND order_group_id = 'x'"
+    )
+    asked["one group's triggers"] = (
+        "SELECT * FROM order_group_triggers WHERE account = 'main' AND order_group_id = 'x'"
+    )
+    asked["stream gaps of an account"] = "SELECT * FROM stream_gaps WHERE account = 'main'"
     for name, days in INSTANTS.items():
         start, end = f"'{to_text(at(days))}'", f"'{to_text(at(days + 1))}'"
         day = f"changed_at >= {start} AND changed_at < {end}"
@@ -155,6 +201,9 @@ def queries() -> dict[str, str]:
         asked[f"a day's changes of an account, {name}"] = (
             f"SELECT * FROM order_group_changes WHERE account = 'main' AND {day}"
         )
+        for what, instant in (("events", "event_at"), ("triggers", "triggered_at")):
+            span = f"{instant} >= {start} AND {instant} < {end}"
+            asked[f"a day's {what}, {name}"] = f"SELECT * FROM order_group_{what} WHERE {span}"
         asked[f"as of, {name}, of an account"] = f"{rule(days)} AND account = 'small'"
     return asked
 
@@ -227,7 +276,11 @@ def test_a_poll_reads_no_history_on_sqlite(sqlite: Database) -> None:
 def _is_small(line: str) -> bool:
     """A scan of accounts, of a handful of wanted values, or of the open states alone."""
     return bool(
-        re.fullmatch(r"SCAN (a|wanted|order_group_changes|standing|CONSTANT ROW|\d+ .*ROWS?)", line)
+        re.fullmatch(
+            r"SCAN (a|wanted|ends|heard|order_group_(changes|triggers)|standing"
+            r"|CONSTANT ROW|\d+ .*ROWS?)",
+            line,
+        )
         or re.search(r"USING (COVERING )?INDEX order_group_snapshots_open$", line)
     )
 
@@ -237,11 +290,9 @@ def _is_small(line: str) -> bool:
 )
 def test_postgres_goes_through_an_index(postgres: Database, name: str, query: str) -> None:  # noqa: ARG001  # the test's name
     plan = plan_on_postgres(postgres, query)
-    # `accounts` has three rows, and `coverage` of an account a page or two.
+    # `accounts` has three rows, and either coverage of an account a page or two.
     assert not [
-        node
-        for node in plan
-        if "Seq Scan" in node and not node.endswith((" accounts", " coverage"))
+        node for node in plan if "Seq Scan" in node and not node.endswith((" accounts", "coverage"))
     ], plan
 
 

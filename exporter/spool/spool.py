@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +36,18 @@ CREATE INDEX IF NOT EXISTS polls_digest ON polls (database, account, digest);
 -- What found no room. The row is there before it is needed: counting up must need no room.
 CREATE TABLE IF NOT EXISTS losses (
     database TEXT NOT NULL, account TEXT NOT NULL, polls INTEGER NOT NULL, last_started_at TEXT,
+    PRIMARY KEY (database, account)
+);
+-- What connections heard: see `stream`.
+CREATE TABLE IF NOT EXISTS batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    database TEXT NOT NULL, account TEXT NOT NULL, own_groups_only INTEGER NOT NULL,
+    since TEXT, until TEXT NOT NULL, cause TEXT, events INTEGER NOT NULL, packed BLOB
+);
+CREATE INDEX IF NOT EXISTS batches_account ON batches (database, account, id);
+CREATE TABLE IF NOT EXISTS lost_batches (
+    database TEXT NOT NULL, account TEXT NOT NULL, own_groups_only INTEGER NOT NULL,
+    first TEXT, last TEXT,
     PRIMARY KEY (database, account)
 );
 """
@@ -270,6 +282,23 @@ class Spool:
                     " WHERE database = ? AND account = ?",
                     (self._database, account),
                 )
+
+    @property
+    def database(self) -> str | None:
+        """The database that what is here waits for; None to look at all."""
+        return self._database
+
+    def is_there(self) -> bool:
+        """Whether there is a file yet."""
+        return self._exists()
+
+    def lend(self, *, to_write: bool) -> AbstractContextManager[sqlite3.Connection]:
+        """Lend the file to what else waits in it, in one transaction if it is to write.
+
+        Raises:
+            SpoolError: the disk failed.
+        """
+        return self._writing() if to_write else self._reading()
 
     def close(self) -> None:
         """Close the file."""

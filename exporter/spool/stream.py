@@ -1,0 +1,255 @@
+"""What connections heard and could not write: in the spool's file beside the polls, in order."""
+
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from exporter.causes import NOT_KEPT, StreamGapCause
+from exporter.errors import SpoolError
+from exporter.model import OrderGroupEvent, StreamBatch
+from exporter.spool.spool import Spool
+
+_LOSS = 0  # the number of a loss, which no row has
+_TICK = timedelta(microseconds=1)
+
+_COLUMNS = "id, own_groups_only, since, until, cause, packed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """Batches that found no room: where the first of them began to be missing, and the last."""
+
+    own_groups_only: bool
+    first: datetime
+    last: datetime
+
+
+class StreamSpool:
+    """Batches of any number of accounts; for several threads and processes at a time.
+
+    Args:
+        spool: whose file and bounds it shares.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._database = spool.database
+        self._losses: dict[str, _Loss] = {}  # which the file cannot tell of
+
+    def put(self, batch: StreamBatch) -> None:
+        """Keep a batch, after all others of its account.
+
+        A batch without events that continues the last one kept takes no room of its own. After a
+        loss, no span reaches back before its end.
+
+        Raises:
+            SpoolError: there is no room, or the disk failed. What was kept before is still there,
+                and the loss is among the `batches`.
+        """
+        try:
+            is_kept = self._put(batch)
+        except SpoolError:
+            self._losses[batch.account] = _with(self._losses.get(batch.account), batch)
+            raise
+        if not is_kept:
+            raise SpoolError("spool: it has reached spool.max_size and keeps what it holds")
+
+    def _put(self, batch: StreamBatch) -> bool:
+        with self._spool.lend(to_write=True) as connection:
+            # Before it is needed: noting a loss must need no room.
+            connection.execute(
+                "INSERT INTO lost_batches VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                # The longest texts that there are, so that the row never grows.
+                (self._database, batch.account, batch.own_groups_only, "", " " * 32),
+            )
+            loss = self._loss(connection, batch.account)
+        if loss is not None and batch.since is not None and batch.since <= loss.last:
+            batch = replace(batch, since=loss.last + _TICK)
+        try:
+            with self._spool.lend(to_write=True) as connection:
+                if not self._continue_last(connection, batch):
+                    self._insert(connection, batch)
+        except SpoolError as error:
+            if getattr(error.__cause__, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+                raise
+        else:
+            return True
+        loss = _with(loss, batch)
+        with self._spool.lend(to_write=True) as connection:
+            connection.execute(
+                "UPDATE lost_batches SET first = ?, last = ? WHERE database = ? AND account = ?",
+                (loss.first.isoformat(), loss.last.isoformat(), self._database, batch.account),
+            )
+        return False
+
+    def _continue_last(self, connection: sqlite3.Connection, batch: StreamBatch) -> bool:
+        if batch.events or batch.since is None:
+            return False
+        return (
+            connection.execute(
+                "UPDATE batches SET until = ?, cause = ? WHERE id = (SELECT MAX(id) FROM batches"
+                " WHERE database = ? AND account = ?) AND since = ? AND cause IS NULL",
+                (
+                    batch.until.isoformat(),
+                    batch.cause,
+                    self._database,
+                    batch.account,
+                    batch.since.isoformat(),
+                ),
+            ).rowcount
+            > 0
+        )
+
+    def _insert(self, connection: sqlite3.Connection, batch: StreamBatch) -> None:
+        packed = None
+        if batch.events:
+            packed = zlib.compress(msgspec.json.encode(batch.events), level=1)
+        connection.execute(
+            "INSERT INTO batches (database, account, own_groups_only, since, until, cause, events,"
+            " packed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._database,
+                batch.account,
+                batch.own_groups_only,
+                None if batch.since is None else batch.since.isoformat(),
+                batch.until.isoformat(),
+                batch.cause,
+                len(batch.events),
+                packed,
+            ),
+        )
+
+    def batches(self, account: str) -> Iterator[tuple[int, StreamBatch]]:
+        """Yield the account's batches in their order, each with the number to `remove` it by.
+
+        A loss is a batch too, in its place: one that claims nothing, and says `not_kept`.
+
+        Raises:
+            SpoolError: the disk failed; or, after all others were given, one cannot be read.
+        """
+        if not self._spool.is_there():
+            if account in self._losses:
+                yield _LOSS, _as_batch(account, self._losses[account])
+            return
+        with self._spool.lend(to_write=False) as connection:
+            loss = self._loss(connection, account)
+        last = 0
+        unreadable: SpoolError | None = None
+        while (row := self._next(account, last)) is not None:
+            last = row[0]
+            try:
+                batch = _decoded(account, row)
+            except (msgspec.MsgspecError, zlib.error, ValueError) as error:
+                unreadable = SpoolError(
+                    f"spool: holds events that this version cannot read, and keeps them: {error}"
+                )
+                continue
+            if loss is not None and (batch.since or batch.until) > loss.first:
+                yield _LOSS, _as_batch(account, loss)
+                loss = None
+            yield last, batch
+        if loss is not None:
+            yield _LOSS, _as_batch(account, loss)
+        if unreadable is not None:
+            raise unreadable
+
+    def _next(self, account: str, last: int) -> tuple[Any, ...] | None:
+        with self._spool.lend(to_write=False) as connection:
+            row: tuple[Any, ...] | None = connection.execute(
+                f"SELECT {_COLUMNS} FROM batches"
+                " WHERE database = ? AND account = ? AND id > ? ORDER BY id LIMIT 1",
+                (self._database, account, last),
+            ).fetchone()
+        return row
+
+    def remove(self, account: str, number: int, batch: StreamBatch) -> bool:
+        """Forget a batch that has been written; return whether all of it was.
+
+        It may have been continued meanwhile: then it stays, to be written again.
+
+        Raises:
+            SpoolError: the disk failed.
+        """
+        if number == _LOSS:
+            self._losses.pop(account, None)
+            statement = (
+                "UPDATE lost_batches SET first = '' WHERE database = ? AND account = ?"
+                " AND first = ?"
+            )
+            parameters: tuple[Any, ...] = (self._database, account, batch.until.isoformat())
+        else:
+            statement = "DELETE FROM batches WHERE id = ? AND until = ? AND cause IS ?"
+            parameters = (number, batch.until.isoformat(), batch.cause)
+        if not self._spool.is_there():
+            return True
+        with self._spool.lend(to_write=True) as connection:
+            return connection.execute(statement, parameters).rowcount > 0
+
+    def pending(self) -> dict[str, int]:
+        """Return how many batches wait, by account; accounts without any are left out.
+
+        Raises:
+            SpoolError: the disk failed.
+        """
+        if not self._spool.is_there():
+            return {}
+        with self._spool.lend(to_write=False) as connection:
+            return dict(
+                connection.execute(
+                    "SELECT account, COUNT(*) FROM batches"
+                    " WHERE database = :database OR :database IS NULL GROUP BY account",
+                    {"database": self._database},
+                )
+            )
+
+    def _loss(self, connection: sqlite3.Connection, account: str) -> _Loss | None:
+        row = connection.execute(
+            "SELECT own_groups_only, first, last FROM lost_batches"
+            " WHERE database = ? AND account = ? AND first != ''",
+            (self._database, account),
+        ).fetchone()
+        known = self._losses.get(account)
+        if row is None:
+            return known
+        first, last = (datetime.fromisoformat(each) for each in row[1:])
+        if known is not None:
+            first, last = min(first, known.first), max(last, known.last)
+        return _Loss(bool(row[0]), first, last)
+
+
+def _with(loss: _Loss | None, batch: StreamBatch) -> _Loss:
+    """Return a loss that takes in a batch."""
+    instants = [batch.until, *(event.received_at for event in batch.events)]
+    if loss is None:
+        return _Loss(batch.own_groups_only, min(instants), max(instants))
+    return replace(loss, last=max(loss.last, *instants))
+
+
+def _as_batch(account: str, loss: _Loss) -> StreamBatch:
+    return StreamBatch(
+        account=account,
+        own_groups_only=loss.own_groups_only,
+        since=None,
+        until=loss.first,
+        cause=NOT_KEPT,
+    )
+
+
+def _decoded(account: str, row: tuple[Any, ...]) -> StreamBatch:
+    _number, own_groups_only, since, until, cause, packed = row
+    events: tuple[OrderGroupEvent, ...] = ()
+    if packed is not None:
+        events = msgspec.json.decode(zlib.decompress(packed), type=tuple[OrderGroupEvent, ...])
+    return StreamBatch(
+        account=account,
+        own_groups_only=bool(own_groups_only),
+        since=None if since is None else datetime.fromisoformat(since),
+        until=datetime.fromisoformat(until),
+        events=events,
+        cause=msgspec.convert(cause, StreamGapCause | None),
+    )

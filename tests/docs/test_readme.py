@@ -56,7 +56,7 @@ class Newcomer:
         self, shell: list[str], text: str, env: dict[str, str], cwd: Path
     ) -> "subprocess.CompletedProcess[str]":
         """Run a text in a shell as them."""
-        as_them = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+        root = os.geteuid() == 0
         return subprocess.run(
             [*shell, text],
             cwd=cwd,
@@ -66,7 +66,9 @@ class Newcomer:
             text=True,
             timeout=300,
             check=False,
-            **(as_them if os.geteuid() == 0 else {}),  # type: ignore[call-overload]  # keywords
+            user=NOBODY if root else None,
+            group=NOBODY if root else None,
+            extra_groups=[] if root else None,
         )
 
     def follow(self, kind: str) -> str:
@@ -95,8 +97,8 @@ def newcomer() -> Iterator[Newcomer]:
             if not path.is_symlink():
                 someone.own(path)
         probe = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))"
-        path = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
-        able = someone.run(["bash", "-c"], f"python3 -c '{probe}'", path, someone.home)
+        env = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+        able = someone.run(["bash", "-c"], f"python3 -c '{probe}'", env, someone.home)
         if able.returncode != 0:
             pytest.skip(
                 "SKIPPED LOUDLY: this system's own python3 is older than 3.11, or without"

@@ -37,7 +37,10 @@ class PollFinished:
         reason: one line, unless all is well.
         last_success_at: the account's latest observation in the database, whoever made it; None if
             there is none, or if the database was away.
-        groups, added, changed, removed: None unless an observation was written.
+        groups, missing: order groups that stand, and those of them that this poll did not see; None
+            unless an observation was written. See `exporter.reading.figures`, as for the next.
+        found: those that were there when the account was first looked at, which is no change.
+        added, changed, removed: changes; None unless an observation was written.
     """
 
     account: str
@@ -53,6 +56,8 @@ class PollFinished:
     reason: str | None = None
     last_success_at: datetime | None = None
     groups: int | None = None
+    missing: int | None = None
+    found: int = 0
     added: int | None = None
     changed: int | None = None
     removed: int | None = None

@@ -28,7 +28,7 @@ class OrderGroup(
 
     Attributes:
         id: 1 to 256 characters, none of them a control character.
-        is_auto_cancel_enabled: as sent.
+        is_auto_cancel_enabled: as sent; true very likely says that the group is triggered.
         contracts_limit: contracts that may match in 15 seconds, exact: a plain decimal with at
             least two decimals and no more than it needs, so that equal limits are equal texts;
             None if not sent.

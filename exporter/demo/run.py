@@ -17,7 +17,7 @@ from exporter.demo.exchange import Exchange
 from exporter.demo.market import Market
 from exporter.demo.place import Place, find_place
 from exporter.demo.show import Display, Feed, Narrator
-from exporter.demo.summary import count_known, show_summary
+from exporter.demo.summary import count_polls, show_summary
 from exporter.hooks import Hooks
 from exporter.logs import setup
 from exporter.wiring import recorder_of
@@ -91,8 +91,7 @@ class _Demo:
         ):
             # The tables and views, so that what they hold can be counted.
             recorder.prepare()
-            polls, groups = count_known(place)
-            narrator = Narrator(self._display, polls=polls, groups=groups)
+            narrator = Narrator(self._display, polls=count_polls(place))
             with feed.attached():
                 scheduler = Scheduler(recorder, stop=stop, hooks=hooks)
                 scheduler.start()

@@ -110,17 +110,15 @@ class Narrator:
     Args:
         display: to tell it on.
         polls: how many the database holds already: its number is the next poll's.
-        groups: how many it knows already.
 
     Attributes:
         observed: polls that saw all groups, since the start.
     """
 
-    def __init__(self, display: Display, *, polls: int, groups: int) -> None:
+    def __init__(self, display: Display, *, polls: int) -> None:
         self.observed = 0
         self._display = display
         self._poll = polls
-        self._known = groups
         self._missing = 0
 
     def tell_all(self, feed: Feed) -> None:
@@ -147,28 +145,24 @@ class Narrator:
     def _tell_poll(self, poll: PollFinished) -> None:
         at = poll.finished_at.timestamp()
         if poll.outcome == "ok" and poll.groups is not None:
-            self._tell_observation(
-                at, poll.groups, poll.added or 0, poll.changed or 0, poll.removed or 0
-            )
+            self._tell_observation(at, poll)
         elif poll.outcome not in {"ok", "superseded"}:
             self._poll += 1
             cause = _cause(poll.http_status, poll.outcome)
             self._say(at, f"poll {self._poll} failed ({cause}); history left as it is", fg="red")
 
-    def _tell_observation(
-        self, at: float, groups: int, added: int, changed: int, removed: int
-    ) -> None:
+    def _tell_observation(self, at: float, poll: PollFinished) -> None:
         self._poll += 1
         self.observed += 1
-        self._known += added - removed
-        missing = self._known - groups
+        removed, missing = poll.removed or 0, poll.missing or 0
         back = self._missing - removed - missing
         self._missing = missing
         news = [
             f"{count} {what}"
             for count, what in (
-                (added, "new"),
-                (changed, "changed"),
+                (poll.found, "found"),
+                (poll.added or 0, "new"),
+                (poll.changed or 0, "changed"),
                 (removed, "gone"),
                 (back, "back"),
                 (missing, "missing for now"),
@@ -177,7 +171,7 @@ class Narrator:
         ]
         self._say(
             at,
-            f"poll {self._poll}: {groups} groups, {', '.join(news) or 'as before'}",
+            f"poll {self._poll}: {poll.groups} groups, {', '.join(news) or 'as before'}",
             **{"bold" if news else "dim": True},
         )
 

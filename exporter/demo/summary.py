@@ -29,7 +29,8 @@ FROM order_groups_current ORDER BY first_seen_at, order_group_id"""
 _CHANGES = """
 SELECT changed_at, not_before, order_group_id, change, old_contracts_limit, new_contracts_limit,
        old_is_auto_cancel_enabled, new_is_auto_cancel_enabled
-FROM order_group_changes ORDER BY changed_at DESC, order_group_id LIMIT ?"""
+FROM order_group_changes WHERE not_before IS NOT NULL
+ORDER BY changed_at DESC, order_group_id LIMIT ?"""
 
 _FAILURES = """
 SELECT id, started_at, outcome, http_status, attempts, error_message
@@ -50,14 +51,11 @@ SELECT order_group_id FROM order_group_history
 GROUP BY order_group_id ORDER BY COUNT(*) DESC, MAX(valid_from) DESC LIMIT 1"""
 
 
-def count_known(place: Place) -> tuple[int, int]:
-    """Count the polls, by the highest number given, and the current groups of the database."""
+def count_polls(place: Place) -> int:
+    """Return how many polls the database has numbered."""
     with closing(sqlite3.connect(place.database)) as connection:
-        polls, groups = connection.execute(
-            "SELECT (SELECT COALESCE(MAX(id), 0) FROM polls),"
-            " (SELECT COUNT(*) FROM order_groups_current)"
-        ).fetchone()
-    return polls, groups
+        polls: int = connection.execute("SELECT COALESCE(MAX(id), 0) FROM polls").fetchone()[0]
+    return polls
 
 
 def show_summary(display: Display, place: Place) -> None:
@@ -84,23 +82,26 @@ def _show_current(display: Display, connection: sqlite3.Connection) -> None:
         (
             row["order_group_id"][:_SHORT_ID],
             f"{row['contracts_limit']:>9}",
-            _switch(row["is_auto_cancel_enabled"]),
+            _state(row["is_auto_cancel_enabled"]),
             _time(row["first_seen_at"]),
             _time(row["last_changed_at"]),
         )
         for row in rows
     ]
-    _table(display, ("group", "    limit", "auto-cancel", "first seen", "last changed"), cells)
+    _table(display, ("group", "    limit", "state", "first seen", "last changed"), cells)
 
 
 def _show_changes(display: Display, connection: sqlite3.Connection) -> None:
-    (count,) = connection.execute("SELECT COUNT(*) FROM order_group_changes").fetchone()
+    # What was there at the first poll was found, and did not change.
+    (count,) = connection.execute(
+        "SELECT COUNT(*) FROM order_group_changes WHERE not_before IS NOT NULL"
+    ).fetchone()
     rows = connection.execute(_CHANGES, (_LATEST_CHANGES,)).fetchall()[::-1]
     latest = f", the latest {len(rows)}" if count > len(rows) else ""
     _heading(display, f"{_counted(count, 'change')}{latest}", "view order_group_changes")
     cells = [
         (
-            _time(row["not_before"]) if row["not_before"] else "",
+            _time(row["not_before"]),
             _time(row["changed_at"]),
             row["order_group_id"][:_SHORT_ID],
             _what_changed(row),
@@ -151,17 +152,16 @@ def _show_coverage(display: Display, connection: sqlite3.Connection) -> None:
 
 
 def _what_changed(row: sqlite3.Row) -> str:
-    limit, switch = row["new_contracts_limit"], _switch(row["new_is_auto_cancel_enabled"])
+    limit, state = row["new_contracts_limit"], _state(row["new_is_auto_cancel_enabled"])
     if row["change"] == "disappeared":
         return "disappeared"
     if row["change"] == "appeared":
-        how = "appeared" if row["not_before"] else "found"
-        return f"{how}: limit {limit}, auto-cancel {switch}"
+        return f"appeared: limit {limit}, {state}"
     changes = []
     if row["old_contracts_limit"] != limit:
         changes.append(f"limit {row['old_contracts_limit']} -> {limit}")
     if row["old_is_auto_cancel_enabled"] != row["new_is_auto_cancel_enabled"]:
-        changes.append(f"auto-cancel {switch}")
+        changes.append("triggered" if row["new_is_auto_cancel_enabled"] else "reset")
     return ", ".join(changes)
 
 
@@ -235,8 +235,8 @@ def _time(instant: str) -> str:
     return datetime.fromisoformat(instant).strftime("%H:%M:%S.%f")[:-3]
 
 
-def _switch(enabled: object) -> str:
-    return "on" if enabled else "off"
+def _state(triggered: object) -> str:
+    return "triggered" if triggered else "active"
 
 
 def _counted(count: int, what: str, ending: str = "s") -> str:

@@ -20,8 +20,8 @@ from sqlalchemy import (
     update,
 )
 
-from exporter.causes import NOT_RUNNING
 from exporter.database.database import Database
+from exporter.history.gap_cause import present_cause
 from exporter.history.head import Head, unless_owned
 from exporter.history.schema import accounts, coverage, gap_outcomes, polls
 
@@ -80,13 +80,14 @@ def advance(
     if connection.execute(_ADVANCE, step | {"poll_id": poll_id}).rowcount == 0:
         return poll_id, False
     if ends_gap:
+        first = head.observed_at is None
         row = {
             "account": head.account,
             "started_at": observed_at,
             "ended_at": observed_at,
             "polls": 1,
             "gap_started_at": head.observed_at,
-            "gap_cause": _gap_cause(connection, head),
+            "gap_cause": None if first else present_cause(connection, head.account),
         }
         connection.execute(insert(coverage), row)
     else:
@@ -111,13 +112,6 @@ def _step(head: Head, poll: Mapping[str, Any], *, owner: str) -> dict[str, Any]:
         "seen_at": poll["poll_observed_at"],
         "seen_count": poll["poll_group_count"],
     }
-
-
-def _gap_cause(connection: Connection, head: Head) -> str | None:
-    """The outcome that most polls since the last observation had, the latest of equals."""
-    if head.observed_at is None:
-        return None
-    return connection.execute(_MAIN_OUTCOME, {"of": head.account}).scalar() or NOT_RUNNING
 
 
 # Statements are put together once: doing so takes SQLAlchemy longer than running them. None of
@@ -149,12 +143,6 @@ _EXTEND = (
 # They belong to no later gap, whatever the clock said when they were counted: it is a wrong clock
 # above all that makes polls fail.
 _FORGET_OUTCOMES = delete(gap_outcomes).where(gap_outcomes.c.account == bindparam("of"))
-_MAIN_OUTCOME = (
-    select(gap_outcomes.c.outcome)
-    .where(gap_outcomes.c.account == bindparam("of"))
-    .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
-    .limit(1)
-)
 
 
 @cache

@@ -55,7 +55,7 @@ _WHOSE: _Columns = {
 
 _FIELDS = {
     "is_auto_cancel_enabled": (
-        "Whether the group's orders are cancelled when its limit is hit",
+        "As sent; true very likely says that the group is triggered, false that it is not",
         "",
     ),
     "contracts_limit": ("Contracts that may match in 15 seconds", "contracts, exact decimal"),

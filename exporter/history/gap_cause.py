@@ -6,10 +6,10 @@ observes the account and ends the gap. What is known by then is counted by `head
 
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from exporter.causes import NOT_KEPT, NOT_RUNNING
-from exporter.history.schema import coverage, polls
+from exporter.history.schema import coverage, gap_outcomes, polls
 
 
 def explain_late(
@@ -56,3 +56,21 @@ def explain_late(
         .where(coverage.c.account == account, coverage.c.started_at == gap.started_at)
         .values(gap_cause=cause)
     )
+
+
+def present_cause(connection: Connection, account: str) -> str:
+    """Return the outcome that most polls since an account's last observation had.
+
+    The latest of equals; `not_running` if there were none. It is the cause of the gap that the
+    next observation may end.
+    """
+    return connection.execute(_MAIN_OUTCOME, {"of": account}).scalar() or NOT_RUNNING
+
+
+# Put together once: doing so takes SQLAlchemy longer than running it.
+_MAIN_OUTCOME = (
+    select(gap_outcomes.c.outcome)
+    .where(gap_outcomes.c.account == bindparam("of"))
+    .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
+    .limit(1)
+)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, case, select, update
 
 from exporter import __version__
 from exporter.errors import Outcome
 from exporter.history.diff import Changes
 from exporter.history.gap_cause import explain_late
-from exporter.history.schema import polls
+from exporter.history.schema import coverage, polls
 from exporter.model import Poll
 
 
@@ -19,7 +19,10 @@ class WriteResult:
 
     Attributes:
         outcome: the poll's own, or "superseded".
-        group_count, added, changed, removed: None unless the outcome is "ok".
+        group_count, added, changed, removed: as in `polls`; None unless the outcome is "ok".
+        found: those of `added` that were there when the account was first looked at: they did not
+            appear then, and are no changes.
+        missing: groups that this poll did not see and that still stand, unconfirmed.
     """
 
     outcome: Outcome
@@ -27,6 +30,18 @@ class WriteResult:
     added: int | None = None
     changed: int | None = None
     removed: int | None = None
+    found: int = 0
+    missing: int = 0
+
+    @property
+    def standing(self) -> int | None:
+        """How many groups stand after the poll: the figure of `exporter.reading.figures`."""
+        return None if self.group_count is None else self.group_count + self.missing
+
+    @property
+    def appeared(self) -> int | None:
+        """How many groups appeared: a change, as `exporter.reading.figures` counts them."""
+        return None if self.added is None else self.added - self.found
 
 
 def written_before(connection: Connection, poll: Poll) -> WriteResult | None:
@@ -34,8 +49,22 @@ def written_before(connection: Connection, poll: Poll) -> WriteResult | None:
 
     It was committed although its exporter lost the connection, and spooled it.
     """
+    first = (
+        select(coverage.c.account)
+        .where(
+            coverage.c.account == polls.c.account,
+            coverage.c.started_at == polls.c.observed_at,
+            coverage.c.gap_started_at.is_(None),
+        )
+        .exists()
+    )
     statement = select(
-        polls.c.outcome, polls.c.group_count, polls.c.added, polls.c.changed, polls.c.removed
+        polls.c.outcome,
+        polls.c.group_count,
+        polls.c.added,
+        polls.c.changed,
+        polls.c.removed,
+        case((first, polls.c.added), else_=0).label("found"),
     ).where(
         polls.c.account == poll.account,
         polls.c.started_at == poll.started_at,

@@ -276,7 +276,14 @@ class Store:
         # While a group is missing, the same answer again means one more miss.
         digest = None if known.missing else observation.digest
         heads.remember_digest(connection, head.account, digest)
-        return WriteResult(outcome="ok", group_count=group_count, **counts), known
+        written = WriteResult(
+            outcome="ok",
+            group_count=group_count,
+            **counts,
+            found=counts["added"] if head.observed_at is None else 0,
+            missing=len(known.missing),
+        )
+        return written, known
 
     def _known_at(self, head: Head) -> OpenSnapshots | None:
         observation, known = self._known.get(head.account, (None, None))

@@ -52,7 +52,7 @@ class Metrics:
         self._polls = counter("polls", "Polls, by how they ended.", ["account", "outcome"])
         self._attempts = counter("poll_attempts", "HTTP requests that polls sent.")
         self._changes = counter(
-            "changes", "States of order groups opened and closed.", ["account", "change"]
+            "changes", "Order groups that appeared, changed and disappeared.", ["account", "change"]
         )
         self._durations = Histogram(
             "poll_duration_seconds",
@@ -69,7 +69,7 @@ class Metrics:
                 ["account"],
             ),
             gauge("last_attempt_timestamp_seconds", "When the latest poll began.", ["account"]),
-            gauge("order_groups", "Order groups that the latest observation saw.", ["account"]),
+            gauge("order_groups", "Order groups that stand, as in `status`.", ["account"]),
         )
         self._interval, self._last_success, self._last_attempt, self._groups = self._by_account
         self._skew = gauge(

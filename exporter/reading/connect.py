@@ -30,7 +30,7 @@ _WAL = b"\x02\x02"
 
 
 @contextmanager
-def snapshot(url: str) -> Iterator[Connection]:
+def read_only_transaction(url: str) -> Iterator[Connection]:
     """Open the history as of one instant: every statement in the block sees the same.
 
     Args:

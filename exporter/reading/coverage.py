@@ -6,11 +6,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from exporter.causes import NOT_RUNNING, explain
-from exporter.history.advance import COVERAGE_INTERVALS
-from exporter.history.schema import accounts, coverage, gap_outcomes, to_text
-
-_USUAL_INTERVAL = 60.0  # seconds; of an account that is configured no more
+from exporter.causes import explain
+from exporter.history.gap_cause import present_cause
+from exporter.history.schema import accounts, coverage, to_text
+from exporter.reading import figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +29,7 @@ def coverage_at(connection: Connection, instant: datetime, names: Sequence[str])
     """Find out which accounts were observed at an instant.
 
     Args:
-        connection: from `exporter.reading.connect.snapshot`.
+        connection: from `exporter.reading.connect.read_only_transaction`.
         instant: any, aware.
         names: the accounts to look at; all that are recorded if empty.
     """
@@ -53,7 +52,7 @@ def stale(
     """One line for each account that is not being observed now: since when, and why.
 
     Args:
-        connection: from `exporter.reading.connect.snapshot`.
+        connection: from `exporter.reading.connect.read_only_transaction`.
         now: the present instant.
         names: the accounts to look at; all that are recorded if empty.
         intervals: seconds between the polls of each account that is configured.
@@ -63,33 +62,15 @@ def stale(
         heads = heads.where(accounts.c.account.in_(names))
     notices = []
     for account, observed_at in connection.execute(heads).all():
-        patience = COVERAGE_INTERVALS * intervals.get(account, _USUAL_INTERVAL)
-        if observed_at is not None and (now - observed_at).total_seconds() <= patience:
+        recent = figures.recent(connection, account, intervals.get(account))
+        if observed_at is not None and now - observed_at <= recent:
             continue
         since = "never observed"
         if observed_at is not None:
             since = f"as of {to_text(observed_at)}; not observed since"
-        cause = explain(present_cause(connection, account, observed_at))
+        cause = explain(present_cause(connection, account))
         notices.append(f"{account}: {since}, because {cause}")
     return tuple(notices)
-
-
-def present_cause(connection: Connection, account: str, observed_at: datetime | None) -> str:
-    """The outcome that most polls since an account's last observation had, or `not_running`.
-
-    Args:
-        connection: from `exporter.reading.connect.snapshot`.
-        account: its name.
-        observed_at: its last observation; None if there was none.
-    """
-    since = [] if observed_at is None else [gap_outcomes.c.last_started_at > observed_at]
-    cause = connection.execute(
-        select(gap_outcomes.c.outcome)
-        .where(gap_outcomes.c.account == account, *since)
-        .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
-        .limit(1)
-    ).scalar()
-    return cause or NOT_RUNNING
 
 
 def _not_observed(connection: Connection, account: str, instant: datetime) -> str | None:
@@ -110,7 +91,7 @@ def _not_observed(connection: Connection, account: str, instant: datetime) -> st
         .limit(1)
     ).one_or_none()
     if after is None:
-        cause = present_cause(connection, account, before)
+        cause = present_cause(connection, account)
         if before is None:
             return f"never observed, because {explain(cause)}"
         return f"after the last observation at {to_text(before)}, because {explain(cause)}"

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Select, select
 
 from exporter.history.schema import accounts
 from exporter.reading import views
-from exporter.reading.connect import snapshot
+from exporter.reading.connect import read_only_transaction
 from exporter.reading.coverage import coverage_at, stale
 from exporter.reading.dataset import Dataset, staged
 from exporter.reading.formats import FORMATS, Column, Writer
@@ -90,7 +90,7 @@ def export(
     # The snapshot ends first: a file takes its place only if all of it could be relied on.
     with (
         _destination(what, as_of, file_format, output, dataset=dataset) as make,
-        snapshot(url) as connection,
+        read_only_transaction(url) as connection,
     ):
         on_sqlite = connection.dialect.name == "sqlite"
         if as_of is None:

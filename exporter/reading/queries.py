@@ -74,7 +74,7 @@ def statement(
     """The query as the database runs it, with values as texts.
 
     Args:
-        connection: from `exporter.reading.connect.snapshot`.
+        connection: from `exporter.reading.connect.read_only_transaction`.
         query: what is asked.
         names: only these accounts; all if empty.
         group_ids: only these order groups, of which the query must be; all if empty.

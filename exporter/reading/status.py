@@ -4,14 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from exporter.database.database import set_statement_timeout
-from exporter.history.advance import COVERAGE_INTERVALS
+from exporter.history.gap_cause import present_cause
 from exporter.history.schema import accounts, polls
-from exporter.reading import views
-from exporter.reading.connect import snapshot
-from exporter.reading.coverage import present_cause
+from exporter.reading import figures
+from exporter.reading.connect import read_only_transaction
 
 _DAY = timedelta(days=1)
 _SECONDS = 30.0  # for each statement on Postgres: monitoring waits for no hanging server
@@ -55,8 +54,9 @@ class AccountStatus:
         age: seconds since then.
         max_age: seconds beyond which it is stale.
         stale: whether it is, or was never observed.
-        groups: how many order groups it saw.
-        changes: order groups that appeared, changed or disappeared in the last 24 hours.
+        groups: how many order groups stand; None if it was never observed.
+        missing: those of them that the latest polls did not see, unconfirmed.
+        changes: of order groups in the last 24 hours. For both see `exporter.reading.figures`.
         gap: unless the last observation is recent enough for the next to follow without a gap.
         spooled: observations that wait for the database.
     """
@@ -68,6 +68,7 @@ class AccountStatus:
     max_age: float
     stale: bool
     groups: int | None
+    missing: int
     changes: int
     gap: Gap | None
     spooled: int
@@ -98,23 +99,21 @@ def status(
         SchemaError: nothing is recorded yet, or the schema is another version's.
         DatabaseError: the database failed.
     """
-    with snapshot(url) as connection:
+    with read_only_transaction(url) as connection:
         set_statement_timeout(connection, seconds=_SECONDS)
-        changes = _changes(connection, now - _DAY)
+        changes = figures.changes_of_all(connection, now - _DAY)
         statuses = []
         for account, interval in configured:
-            recent = COVERAGE_INTERVALS * interval
+            recent = figures.recent(connection, account, interval).total_seconds()
             limit = recent if max_age is None else max_age
-            head = connection.execute(
-                select(accounts.c.observed_at, accounts.c.group_count).where(
-                    accounts.c.account == account
-                )
-            ).one_or_none()
-            observed_at, groups = (None, None) if head is None else head
+            observed_at = connection.execute(
+                select(accounts.c.observed_at).where(accounts.c.account == account)
+            ).scalar()
+            groups = figures.standing(connection, account)
             age = None if observed_at is None else _age(now, observed_at)
             gap = None
             if age is None or age > recent:
-                cause = present_cause(connection, account, observed_at)
+                cause = present_cause(connection, account)
                 gap = Gap(since=observed_at, cause=cause)
             statuses.append(
                 AccountStatus(
@@ -124,24 +123,14 @@ def status(
                     age=age,
                     max_age=limit,
                     stale=age is None or age > limit,
-                    groups=groups,
-                    changes=changes.get(account, 0),
+                    groups=None if observed_at is None else groups.groups,
+                    missing=groups.missing,
+                    changes=changes.get(account, figures.Changed()).total,
                     gap=gap,
                     spooled=(spooled or {}).get(account, 0),
                 )
             )
     return statuses
-
-
-def _changes(connection: Connection, since: datetime) -> dict[str, int]:
-    # Of all accounts in one go: asked for one, SQLite would look through all its history.
-    view = views.order_group_changes
-    rows = connection.execute(
-        select(view.c.account, func.count())
-        .where(view.c.changed_at >= since)
-        .group_by(view.c.account)
-    )
-    return {account: count for account, count in rows}  # noqa: C416  # dict() takes no rows in mypy's eyes
 
 
 def _last_poll(connection: Connection, account: str, now: datetime) -> LastPoll | None:

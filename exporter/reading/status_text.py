@@ -51,6 +51,9 @@ def _remarks(each: AccountStatus) -> list[str]:
         if each.gap.since is not None:
             since = f"not observed since {to_text(each.gap.since)}"
         remarks.append(f"{since}, because {explain(each.gap.cause)}")
+    if each.missing:
+        verb = "is" if each.missing == 1 else "are"
+        remarks.append(f"{each.missing} of the groups {verb} missing, to be confirmed")
     if each.last_poll is not None and each.last_poll.error is not None:
         remarks.append(f"last poll: {each.last_poll.error}")
     if each.spooled:
@@ -67,6 +70,7 @@ def _object(each: AccountStatus) -> dict[str, Any]:
         "age_seconds": each.age,
         "max_age_seconds": each.max_age,
         "groups": each.groups,
+        "groups_missing": each.missing,
         "changes_24h": each.changes,
         "last_poll": poll
         and {

@@ -92,7 +92,7 @@ class Backlog:
                 self._hooks.emit(
                     PollDrained(
                         account=self._account,
-                        added=written.added or 0,
+                        added=written.appeared or 0,
                         changed=written.changed or 0,
                         removed=written.removed or 0,
                     )

@@ -75,7 +75,8 @@ class Reporter:
         elif result.written.outcome == "ok":
             facts |= {
                 "event": "poll_ok",
-                "groups": result.written.group_count,
+                "groups": result.written.standing,
+                "missing": result.written.missing,
                 "added": result.written.added,
                 "changed": result.written.changed,
                 "removed": result.written.removed,
@@ -120,8 +121,10 @@ class Reporter:
                 http_status=poll.http_status,
                 reason=result.reason if error is None else error.reason,
                 last_success_at=last_success_at,
-                groups=None if written is None else written.group_count,
-                added=None if written is None else written.added,
+                groups=None if written is None else written.standing,
+                missing=None if written is None else written.missing,
+                found=0 if written is None else written.found,
+                added=None if written is None else written.appeared,
                 changed=None if written is None else written.changed,
                 removed=None if written is None else written.removed,
             )

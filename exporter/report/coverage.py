@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, func, or_, select
 
 from exporter.history.advance import COVERAGE_INTERVALS
+from exporter.history.gap_cause import present_cause
 from exporter.history.schema import accounts, coverage, polls
-from exporter.reading.coverage import present_cause
 from exporter.report.span import Span, seconds_of
 
 BEFORE = "before"
@@ -60,7 +60,7 @@ def observed(
     """Find out what of a span was observed of an account.
 
     Args:
-        connection: from `exporter.reading.connect.snapshot`.
+        connection: from `exporter.reading.connect.read_only_transaction`.
         account: its name.
         span: what the report is about.
         interval: seconds between its polls; None if it is not configured any more.
@@ -91,7 +91,7 @@ def observed(
     for gap in _gaps(connection, account, span, found.seen):
         _add(found, span, resolution, gap)
     if last is None or span.until - last > patience:
-        cause = present_cause(connection, account, last)
+        cause = present_cause(connection, account)
         _add(found, span, resolution, (max(last or start, start), span.until, cause))
     found.longest.sort(reverse=True)
     return found

@@ -36,7 +36,7 @@ def groups(connection: Connection, account: str, span: Span, seen: bytearray) ->
     """Count the order groups of an account over a span.
 
     Args:
-        connection: from `exporter.reading.connect.snapshot`.
+        connection: from `exporter.reading.connect.read_only_transaction`.
         account: its name.
         span: what the report is about.
         seen: for each part, whether the account was observed in it.

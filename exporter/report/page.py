@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from exporter import __version__
-from exporter.reading.connect import snapshot
+from exporter.reading.connect import read_only_transaction
 from exporter.reading.output import opened
 from exporter.report import span as spans
 from exporter.report import summary
@@ -92,7 +92,7 @@ def report(
         OutputError: the file cannot be written.
     """
     # The snapshot ends first: the file takes its place only if all of it could be relied on.
-    with opened(output) as sink, snapshot(url) as connection:
+    with opened(output) as sink, read_only_transaction(url) as connection:
         names = list(dict.fromkeys(account_names)) or sorted(
             {*spans.recorded_accounts(connection), *intervals}
         )

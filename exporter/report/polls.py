@@ -66,7 +66,7 @@ def polls_of(connection: Connection, account: str, span: Span) -> Polls:
     """Add up an account's polls over a span.
 
     Args:
-        connection: from `exporter.reading.connect.snapshot`.
+        connection: from `exporter.reading.connect.read_only_transaction`.
         account: its name.
         span: what the report is about.
     """

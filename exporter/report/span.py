@@ -17,6 +17,7 @@ from sqlalchemy import (
     cast,
     extract,
     func,
+    literal_column,
     select,
 )
 from sqlalchemy import type_coerce as coerce
@@ -94,7 +95,7 @@ def recorded(connection: Connection, names: Sequence[str]) -> tuple[datetime, da
     """The first and the last instant of which anything is recorded; None if there is nothing.
 
     Args:
-        connection: from `exporter.reading.connect.snapshot`.
+        connection: from `exporter.reading.connect.read_only_transaction`.
         names: the accounts to look at.
     """
     firsts: list[datetime] = []
@@ -166,15 +167,18 @@ def milliseconds(
     def micros(instant: ColumnElement[datetime]) -> ColumnElement[Any]:
         return cast(func.substr(coerce(instant, Text), 21, 6), BigInteger)
 
-    whole = (_epoch(connection, end) - _epoch(connection, start)) * 1000
-    return coerce(whole + (micros(end) - micros(start)) * 0.001, Float)
+    # Integers up to the one division, so that it gives the double that Postgres gives.
+    whole = (_epoch(connection, end) - _epoch(connection, start)) * 1_000_000
+    return coerce((whole + micros(end) - micros(start)) / literal_column("1000.0"), Float)
 
 
 def _epoch(connection: Connection, instant: ColumnElement[datetime]) -> ColumnElement[Any]:
     """SQL for the whole seconds from 1970 to an instant."""
     if connection.dialect.name == "postgresql":
         return func.floor(extract("epoch", instant))
-    return cast(func.strftime("%s", coerce(instant, Text)), BigInteger)
+    # Of the whole seconds of the text alone: with its fraction, strftime would round up.
+    whole = func.substr(coerce(instant, Text), 1, 19)
+    return cast(func.strftime("%s", whole), BigInteger)
 
 
 def seconds_of(instant: datetime) -> float:

@@ -92,7 +92,7 @@ def _groups(groups: Groups) -> list[Sentence]:
     stand = _count(standing, "order group stood", "order groups stood")
     stand = f"{stand} at the last observation"
     if standing:
-        stand += f": {on:,} with auto-cancel on, {standing - on:,} off"
+        stand += f": {on:,} probably triggered"
     appeared, changed, disappeared = groups.total
     total = sum(groups.total)
     if not total:

@@ -81,7 +81,7 @@ def lanes(connection: Connection, account: str, span: Span, *, room: int) -> Lan
     Once it gets scarce, all but the last state of a group become one.
 
     Args:
-        connection: from `exporter.reading.connect.snapshot`.
+        connection: from `exporter.reading.connect.read_only_transaction`.
         account: its name.
         span: what the report is about.
         room: bytes that they may take.

@@ -166,17 +166,17 @@ def ask(recorder: Any, number: int, **instants: float) -> list[tuple[Any, ...]]:
 
 
 def test_the_edges(recorder: Any) -> None:
-    on, off = OrderGroup("g", True), OrderGroup("g", False)
-    recorder.ok(0, [off])
-    recorder.ok(60, [off, OrderGroup("new", True)])
+    triggered, reset = OrderGroup("g", True), OrderGroup("g", False)
+    recorder.ok(0, [triggered])
+    recorder.ok(60, [triggered, OrderGroup("new", False)])
     recorder.ok(0, [], account="empty")
     recorder.ok(60, [], account="empty")
     recorder.fail(30, "rejected", account="refused")
     recorder.fail(200, "timeout")
-    recorder.ok(600, [OrderGroup("g", True, "5.00")])
-    recorder.ok(660, [OrderGroup("g", True, "5.00")])
-    recorder.ok(720, [on])
-    recorder.ok(780, [off])
+    recorder.ok(600, [OrderGroup("g", False, "5.00")])
+    recorder.ok(660, [OrderGroup("g", False, "5.00")])
+    recorder.ok(720, [reset])
+    recorder.ok(780, [triggered])
 
     # Inside of a gap, at its ends, and outside of all that was observed.
     for seconds, why in (
@@ -219,14 +219,14 @@ def test_the_edges(recorder: Any) -> None:
 
 
 def groups_of_main(clock: str) -> list[OrderGroup]:
-    on = not (DAY + "02:00" <= clock < DAY + "02:40" or clock >= DAY + "14:00")
-    groups = [OrderGroup("alpha", on, "10.00" if clock < NIGHT + "23:30" else "25.00")]
+    triggered = DAY + "02:00" <= clock < DAY + "02:40" or clock >= DAY + "14:00"
+    groups = [OrderGroup("alpha", triggered, "10.00" if clock < NIGHT + "23:30" else "25.00")]
     if clock < DAY + "03:00":
-        groups.append(OrderGroup("beta", True, "5.00"))
+        groups.append(OrderGroup("beta", False, "5.00"))
     elif clock >= DAY + "08:00":
-        groups.append(OrderGroup("beta", True, "7.50"))
+        groups.append(OrderGroup("beta", False, "7.50"))
     if clock >= DAY + "01:00":
-        groups.append(OrderGroup("gamma", False, extra='{"note":"unknown"}'))
+        groups.append(OrderGroup("gamma", True, extra='{"note":"unknown"}'))
     return groups
 
 
@@ -256,7 +256,7 @@ def write_day() -> Callable[[str], Database]:
                     continue
                 groups = {
                     "main": groups_of_main(clock),
-                    "hedge": [OrderGroup("omega", True, "100.00")],
+                    "hedge": [OrderGroup("omega", False, "100.00")],
                     "idle": [],
                 }[account]
                 store.write(

@@ -103,8 +103,9 @@ def test_instants_are_utc_whatever_the_zone_of_the_server_s_session(
     postgres_url: str, zone: str
 ) -> None:
     instant = datetime(2026, 7, 1, 12, 0, 0, 1, tzinfo=UTC)
-    database = Database(f"{postgres_url}&options=-c%20TimeZone%3D{zone}")
+    database = Database(postgres_url)
     with database.transaction() as connection:
+        connection.execute(text(f"SET LOCAL TIME ZONE '{zone}'"))
         assert connection.execute(text("SHOW timezone")).scalar_one() == zone
         there = connection.execute(select(bindparam("i", instant, Instant))).scalar_one()
     database.close()

@@ -36,10 +36,10 @@ def test_says_what_a_poll_changed(history: "History") -> None:
     a, b = history.group("a"), history.group("b")
 
     assert history.observe(0, a, b) == WriteResult(
-        outcome="ok", group_count=2, added=2, changed=0, removed=0
+        outcome="ok", group_count=2, added=2, changed=0, removed=0, found=2
     )
     assert history.observe(60, history.group("a", "20.00")) == WriteResult(
-        outcome="ok", group_count=1, added=0, changed=1, removed=0
+        outcome="ok", group_count=1, added=0, changed=1, removed=0, missing=1
     )
     assert history.observe(120, history.group("a", "20.00")) == WriteResult(
         outcome="ok", group_count=1, added=0, changed=0, removed=1
@@ -543,3 +543,20 @@ def test_a_running_exporter_makes_no_database_in_place_of_a_deleted_one(sqlite_u
 
 def migrate_if_needed(database: Database) -> None:
     ensure_current(database, auto_migrate=True)
+
+
+def test_says_how_many_groups_stand_and_how_many_appeared(history: "History") -> None:
+    """The figures of `exporter.reading.figures`, beside those of the poll's row."""
+    a, b, c = map(history.group, "abc")
+    first = history.observe(0, a, b)
+    assert (first.added, first.appeared, first.standing, first.missing) == (2, 0, 2, 0)
+    second = history.observe(60, a, b, c)
+    assert (second.added, second.appeared, second.standing, second.missing) == (1, 1, 3, 0)
+    third = history.observe(120, a)
+    assert (third.group_count, third.standing, third.missing) == (1, 3, 2)
+    assert len(history.rows("order_groups_current")) == 3
+    fourth = history.observe(180, a)
+    assert (fourth.removed, fourth.standing, fourth.missing) == (2, 1, 0)
+    same = history.observe_the_same(240)
+    assert (same.appeared, same.standing, same.missing) == (0, 1, 0)
+    assert history.fail(300).standing is None

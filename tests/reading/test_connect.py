@@ -19,13 +19,13 @@ from exporter.database.database import Database
 from exporter.errors import ConfigurationError, DatabaseError, SchemaError
 from exporter.history.migrate import migrate
 from exporter.model import OrderGroup
-from exporter.reading.connect import ReadOnlyDatabase, snapshot
+from exporter.reading.connect import ReadOnlyDatabase, read_only_transaction
 
 GROUP = OrderGroup("g", True)
 
 
 def count(url: str, table: str = "polls") -> int:
-    with snapshot(url) as connection:
+    with read_only_transaction(url) as connection:
         return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
 
 
@@ -66,13 +66,16 @@ def test_another_versions_schema(database_url: str) -> None:
 
 def test_no_statement_can_write(recorder: Any) -> None:
     recorder.ok(0, [GROUP])
-    with pytest.raises(DatabaseError, match=r"(?i)read-?only"), snapshot(recorder.url) as reading:
+    with (
+        pytest.raises(DatabaseError, match=r"(?i)read-?only"),
+        read_only_transaction(recorder.url) as reading,
+    ):
         reading.execute(text("DELETE FROM polls"))
 
 
 def test_one_answer_sees_one_instant(recorder: Any) -> None:
     recorder.ok(0, [GROUP])
-    with snapshot(recorder.url) as reading:
+    with read_only_transaction(recorder.url) as reading:
         before = reading.execute(text("SELECT count(*) FROM polls")).scalar()
         recorder.ok(60, [GROUP])
         assert reading.execute(text("SELECT count(*) FROM polls")).scalar() == before == 1
@@ -99,7 +102,7 @@ def test_reading_a_closed_sqlite_file_leaves_nothing_beside_it(sqlite_recorder: 
     path = sqlite_recorder.database.path
     before = path.read_bytes(), path.stat().st_mtime_ns
     assert list(path.parent.iterdir()) == [path]
-    with snapshot(sqlite_recorder.url):
+    with read_only_transaction(sqlite_recorder.url):
         assert list(path.parent.iterdir()) == [path]
     assert count(sqlite_recorder.url) == 1
     assert list(path.parent.iterdir()) == [path]
@@ -109,7 +112,7 @@ def test_reading_a_closed_sqlite_file_leaves_nothing_beside_it(sqlite_recorder: 
 def test_an_exporter_that_comes_and_goes_meanwhile_disturbs_nothing(sqlite_recorder: Any) -> None:
     sqlite_recorder.ok(0, [GROUP])
     sqlite_recorder.database.close()
-    with snapshot(sqlite_recorder.url) as reading:
+    with read_only_transaction(sqlite_recorder.url) as reading:
         assert _poll_in_another_process(sqlite_recorder.database.path) == ""
         assert reading.execute(text("SELECT count(*) FROM polls")).scalar() == 1
     assert count(sqlite_recorder.url) == 2
@@ -121,7 +124,7 @@ def test_a_file_that_changed_underneath_is_never_relied_on(sqlite_recorder: Any)
     path = sqlite_recorder.database.path
 
     def read_meanwhile(*, error: Exception | None = None) -> None:
-        with snapshot(sqlite_recorder.url) as reading:
+        with read_only_transaction(sqlite_recorder.url) as reading:
             reading.execute(text("SELECT count(*) FROM polls"))
             os.utime(path)  # as the checkpoint of a long-running exporter does
             if error is not None:

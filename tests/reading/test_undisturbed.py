@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from exporter.model import OrderGroup
-from exporter.reading.connect import snapshot
+from exporter.reading.connect import read_only_transaction
 from exporter.reading.export import export
 
 COUNT = "SELECT COUNT(*) FROM order_group_history"
@@ -27,7 +27,7 @@ def groups(number: int) -> Iterator[OrderGroup]:
 def test_polls_go_on_under_a_reader_that_stays(recorder: Any) -> None:
     recorder.ok(0, groups(0))
     slowest = 0.0
-    with snapshot(recorder.url) as reading:
+    with read_only_transaction(recorder.url) as reading:
         before = reading.execute(text(COUNT)).scalar()
         for number in range(1, 40):
             started = time.perf_counter()
@@ -35,7 +35,7 @@ def test_polls_go_on_under_a_reader_that_stays(recorder: Any) -> None:
             slowest = max(slowest, time.perf_counter() - started)
         assert reading.execute(text(COUNT)).scalar() == before == 100
     assert slowest < 5  # a lock would be waited for twice as long
-    with snapshot(recorder.url) as reading:
+    with read_only_transaction(recorder.url) as reading:
         assert reading.execute(text(COUNT)).scalar() == 4_000
 
 
@@ -47,7 +47,7 @@ def test_the_journal_stays_small_while_readers_come_and_go(sqlite_recorder: Any)
     for number in range(1, 120):
         # A poll now and then has no reader beside it: then the journal is begun anew.
         if number % 4:
-            with snapshot(sqlite_recorder.url) as reading:
+            with read_only_transaction(sqlite_recorder.url) as reading:
                 reading.execute(text(COUNT)).scalar()
                 sqlite_recorder.ok(number * 60, groups(number))
         else:
@@ -61,7 +61,7 @@ def test_the_journal_is_used_again_once_a_long_reader_is_gone(sqlite_recorder: A
     path = sqlite_recorder.database.path
     journal = path.with_name(f"{path.name}-wal")
     sqlite_recorder.ok(0, groups(0))
-    with snapshot(sqlite_recorder.url) as reading:
+    with read_only_transaction(sqlite_recorder.url) as reading:
         reading.execute(text(COUNT)).scalar()
         for number in range(1, 60):
             sqlite_recorder.ok(number * 60, groups(number))
@@ -81,7 +81,7 @@ def sizes_under_readers_at_all_times(
 
     def open_reader(stack: ExitStack) -> ExitStack:
         following = ExitStack()
-        following.enter_context(snapshot(recorder.url)).execute(text(COUNT)).scalar()
+        following.enter_context(read_only_transaction(recorder.url)).execute(text(COUNT)).scalar()
         stack.close()
         return following
 
@@ -119,7 +119,7 @@ def test_a_reader_that_never_ends_delays_no_one_and_its_journal_is_given_back(
     journal = path.with_name(f"{path.name}-wal")
     sqlite_recorder.database.engine.dispose()  # the next connection has the limit
     sqlite_recorder.ok(0, groups(0))
-    with snapshot(sqlite_recorder.url) as reading:
+    with read_only_transaction(sqlite_recorder.url) as reading:
         reading.execute(text(COUNT)).scalar()
         for number in range(1, 60):
             started = time.perf_counter()

@@ -1,0 +1,112 @@
+"""Every figure has one definition: whoever shows it shows the same number."""
+
+import csv
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from exporter.model import OrderGroup
+from exporter.reading import figures
+from exporter.reading.connect import read_only_transaction
+from exporter.reading.export import export
+from exporter.reading.status import AccountStatus, status
+from exporter.reading.status_text import render_table
+from exporter.report.coverage import observed
+from exporter.report.groups import groups
+from exporter.report.span import Span, cut
+
+A, B, C = (OrderGroup(name, False) for name in "abc")
+TRIGGERED = OrderGroup("a", True)
+MINUTE = 60
+
+
+@pytest.fixture
+def eventful(recorder: Any) -> Any:
+    """Two found, one of them changed, one appeared, one gone, one missing and unconfirmed."""
+    recorder.ok(0, [A, B])
+    recorder.ok(MINUTE, [TRIGGERED, B])
+    recorder.ok(2 * MINUTE, [TRIGGERED, B, C])
+    recorder.ok(3 * MINUTE, [TRIGGERED, C])
+    recorder.ok(4 * MINUTE, [TRIGGERED, C])
+    recorder.ok(5 * MINUTE, [TRIGGERED])
+    return recorder
+
+
+def one_status(recorder: Any, seconds: float) -> AccountStatus:
+    (found,) = status(recorder.url, [("main", 60.0)], now=recorder.at(seconds))
+    return found
+
+
+def test_groups_that_stand_are_the_same_everywhere(eventful: Any, tmp_path: Path) -> None:
+    found = one_status(eventful, 5 * MINUTE + 1)
+    assert (found.groups, found.missing) == (2, 1)
+    assert "  1 of the groups is missing, to be confirmed" in render_table([found]).splitlines()
+
+    exported = tmp_path / "groups.csv"
+    assert export(eventful.url, "groups", output=exported).rows == found.groups
+    assert (
+        export(eventful.url, "groups", as_of=eventful.at(5 * MINUTE), output=exported).rows
+        == found.groups
+    )
+    rows = csv.DictReader(exported.read_text(encoding="utf-8").splitlines())
+    missing = [row["missing_since"] for row in rows]
+    assert sum(map(bool, missing)) == found.missing
+
+    with read_only_transaction(eventful.url) as connection:
+        assert figures.standing(connection, "main") == figures.Standing(groups=2, missing=1)
+        view = connection.execute(text("SELECT COUNT(*) FROM order_groups_current")).scalar()
+        report = groups(connection, "main", _span(eventful), _seen(eventful, connection))
+    assert view == found.groups
+    assert report.now[0] == found.groups
+
+
+def test_changes_are_the_same_everywhere(eventful: Any) -> None:
+    found = one_status(eventful, 5 * MINUTE + 1)
+    with read_only_transaction(eventful.url) as connection:
+        changed = figures.changes_of_all(connection, eventful.at(-1))
+        report = groups(connection, "main", _span(eventful), _seen(eventful, connection))
+    assert changed == {"main": figures.Changed(appeared=1, changed=1, disappeared=1)}
+    assert found.changes == changed["main"].total == 3
+    assert report.total == (1, 1, 1)
+
+
+def test_what_the_first_poll_finds_has_not_changed(recorder: Any) -> None:
+    recorder.ok(0, [A, B])
+    assert one_status(recorder, 1).changes == 0
+    with read_only_transaction(recorder.url) as connection:
+        assert figures.changes_of_all(connection, recorder.at(-1)) == {}
+        report = groups(connection, "main", _span(recorder), _seen(recorder, connection))
+    assert report.total == (0, 0, 0)
+
+
+def test_a_span_of_changes_holds_both_its_ends(eventful: Any) -> None:
+    with read_only_transaction(eventful.url) as connection:
+        found = figures.changes_of_all(
+            connection, eventful.at(MINUTE), until=eventful.at(2 * MINUTE)
+        )
+    assert found == {"main": figures.Changed(appeared=1, changed=1)}
+
+
+@pytest.mark.parametrize("interval", [60.0, None])
+def test_an_account_that_is_configured_no_more_is_as_recent_as_its_polls_were(
+    recorder: Any, interval: float | None
+) -> None:
+    for number in range(4):
+        recorder.ok(10 * number, [A], interval=10)
+    with read_only_transaction(recorder.url) as connection:
+        expected = timedelta(seconds=25 if interval is None else 150)
+        assert figures.recent(connection, "main", interval) == expected
+        assert figures.recent(connection, "unknown", None) == timedelta(seconds=150)
+
+
+def _span(recorder: Any) -> Span:
+    return cut(recorder.at(-MINUTE), recorder.at(10 * MINUTE), sharing=1, interval=60.0)
+
+
+def _seen(recorder: Any, connection: Any) -> bytearray:
+    return observed(
+        connection, "main", _span(recorder), interval=60.0, now=recorder.at(5 * MINUTE)
+    ).seen

@@ -66,7 +66,12 @@ def status(context: Context, as_json: bool, max_age: float | None) -> Exit:
 
 
 @click.command(cls=Command)
-@click.argument("what", type=click.Choice(["groups", "history", "changes", "polls", "gaps"]))
+@click.argument(
+    "what",
+    type=click.Choice(
+        ["groups", "history", "changes", "polls", "gaps", "events", "triggers", "stream-gaps"]
+    ),
+)
 @click.option("--as-of", type=INSTANT, help="Groups as they were at this instant.")
 @click.option("--since", type=INSTANT, help="Only from this instant on.")
 @click.option("--until", type=INSTANT, help="Only before this instant.")
@@ -104,7 +109,13 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
     file_format: str,
     output: str | None,
 ) -> None:
-    """Write the history as a file: groups, every state, changes, polls or gaps.
+    """Write a part of the history as a file.
+
+    The groups at an instant, every state of theirs (history), their changes, the polls and the gaps
+    between them; and of the exchange's stream the events, triggers and gaps.
+
+    --since and --until take what happened in the span: changes by the poll that saw them, events
+    and triggers by the exchange's time. Of states and gaps they take what lasted in it.
 
     Instants are like 2026-03-01T12:30:00Z, or a date for its midnight; without an offset: UTC.
     A directory takes Parquet files by account and day, of one kind; with --since only the days that
@@ -117,6 +128,7 @@ def export(  # noqa: PLR0917  # Click calls it by keywords
       kalshi-exporter export history --account main --group 0d5f2a7c-41c3-4f5e-9a3b-2f1f6f1c7a11
       kalshi-exporter export changes --since 2026-03-01 --format jsonl -o changes.jsonl
       kalshi-exporter export changes --since 2026-03-01 --format parquet -o changes/
+      kalshi-exporter export triggers --since 2026-03-01 --until 2026-03-02
     """
     import os.path
     from contextlib import ExitStack

@@ -24,6 +24,9 @@ _INSTANTS = {
     "changes": "changed_at",
     "polls": "started_at",
     "gaps": "gap_start",
+    "events": "occurred_at",
+    "triggers": "triggered_at",
+    "stream-gaps": "gap_start",
 }
 """The column whose day, in UTC, is a row's."""
 
@@ -42,7 +45,7 @@ def staged(directory: Path, what: str) -> Iterator[Path]:
 
     Args:
         directory: of the dataset; made if it is not there.
-        what: `groups`, `history`, `changes`, `polls` or `gaps`.
+        what: what `export` takes.
 
     Raises:
         OutputError: the directory cannot be written to, or holds a dataset of something else.
@@ -67,7 +70,7 @@ def staged(directory: Path, what: str) -> Iterator[Path]:
 
 def _refuse_others(directory: Path, what: str) -> None:
     for path in directory.glob("account=*/date=*/*.parquet"):
-        there = re.split(r"[-.]", path.name)[0]
+        there = re.split(r"-\d|\.", path.name)[0]  # the instant of groups follows their name
         if there != what:
             raise OutputError(f"{directory} holds {there}: give {what} a directory of their own")
         return

@@ -60,12 +60,12 @@ def export(
     Args:
         url: the database, as the configuration names it.
         what: `groups`, the state at an instant; `history`, every state; or `changes`, `polls`,
-            `gaps`.
+            `gaps`, `events`, `triggers`, `stream-gaps`.
         as_of: for `groups`, the instant; None for the latest observation of each account.
         since: only what was valid, happened or lasted at this instant or later; not for `groups`.
         until: the same, before this instant.
         account_names: only these accounts; all that are recorded if empty.
-        group_ids: only these order groups; all if empty. Neither for `polls` and `gaps`, nor for a
+        group_ids: only these order groups; all if empty. Neither for `polls` and gaps, nor for a
             dataset, whose files are always whole.
         file_format: a key of `exporter.reading.formats.FORMATS`.
         output: a file to make or replace; None for standard output.
@@ -150,7 +150,7 @@ def _destination(
 
 
 def _refuse_groups(what: What, group_ids: Sequence[str], *, dataset: bool) -> None:
-    if group_ids and what in {"polls", "gaps"}:
+    if group_ids and what in {"polls", "gaps", "stream-gaps"}:
         raise ValueError(f"--group selects order groups; {what} are an account's")
     if group_ids and dataset:
         raise ValueError("--group makes one file; those of a directory hold all groups")

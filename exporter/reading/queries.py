@@ -27,10 +27,17 @@ from sqlalchemy import (
     union_all,
 )
 
-from exporter.history.schema import Instant, accounts, order_group_snapshots, polls, to_text
+from exporter.history.schema import (
+    Instant,
+    accounts,
+    order_group_events,
+    order_group_snapshots,
+    polls,
+    to_text,
+)
 from exporter.reading import views
 
-What = Literal["groups", "history", "changes", "polls", "gaps"]
+What = Literal["groups", "history", "changes", "polls", "gaps", "events", "triggers", "stream-gaps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +222,41 @@ def _gaps(since: datetime | None, until: datetime | None) -> Query:
     )
 
 
+def _events(since: datetime | None, until: datetime | None) -> Query:
+    table = order_group_events
+    conditions: tuple[ColumnElement[bool], ...] = ()
+    if since is not None or until is not None:
+        # Not by `occurred_at`, which no index begins with.
+        undated = (table.c.event_at.is_(None), *_within(table.c.received_at, since, until))
+        conditions = (or_(and_(*_within(table.c.event_at, since, until)), and_(*undated)),)
+    return Query(
+        columns=tuple(column for column in table.c if column.name != "identity"),
+        source=table,
+        conditions=conditions,
+        order=(table.c.account, table.c.occurred_at, table.c.received_at, table.c.order_group_id),
+    )
+
+
+def _triggers(since: datetime | None, until: datetime | None) -> Query:
+    view = views.order_group_triggers
+    return Query(
+        columns=tuple(view.c),
+        source=view,
+        conditions=_within(view.c.triggered_at, since, until),
+        order=(view.c.account, view.c.triggered_at, view.c.order_group_id),
+    )
+
+
+def _stream_gaps(since: datetime | None, until: datetime | None) -> Query:
+    view = views.stream_gaps
+    return Query(
+        columns=tuple(view.c),
+        source=view,
+        conditions=_overlapping(view.c.gap_start, view.c.gap_end, since, until),
+        order=(view.c.account, view.c.gap_start),
+    )
+
+
 def _within(
     instant: ColumnElement[Any], since: datetime | None, until: datetime | None
 ) -> tuple[ColumnElement[bool], ...]:
@@ -243,5 +285,8 @@ QUERIES: dict[str, Callable[[datetime | None, datetime | None], Query]] = {
     "changes": _changes,
     "polls": _polls,
     "gaps": _gaps,
+    "events": _events,
+    "triggers": _triggers,
+    "stream-gaps": _stream_gaps,
 }
 """What `export` asks, but for groups as of an instant, from `since` to `until`."""

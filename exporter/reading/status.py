@@ -11,6 +11,7 @@ from exporter.history.gap_cause import present_cause
 from exporter.history.schema import accounts, polls
 from exporter.reading import figures
 from exporter.reading.connect import read_only_transaction
+from exporter.reading.stream_status import StreamStatus, stream_status
 
 _DAY = timedelta(days=1)
 _SECONDS = 30.0  # for each statement on Postgres: monitoring waits for no hanging server
@@ -59,6 +60,7 @@ class AccountStatus:
         changes: of order groups in the last 24 hours. For both see `exporter.reading.figures`.
         gap: unless the last observation is recent enough for the next to follow without a gap.
         spooled: observations that wait for the database.
+        stream: whether its events are heard.
     """
 
     account: str
@@ -72,6 +74,7 @@ class AccountStatus:
     changes: int
     gap: Gap | None
     spooled: int
+    stream: StreamStatus
 
 
 def status(
@@ -128,6 +131,7 @@ def status(
                     changes=changes.get(account, figures.Changed()).total,
                     gap=gap,
                     spooled=(spooled or {}).get(account, 0),
+                    stream=stream_status(connection, account, now),
                 )
             )
     return statuses

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from exporter.causes import explain
+from exporter.causes import NOT_LISTENING, explain
 from exporter.history.schema import to_text
 from exporter.reading.status import AccountStatus
+from exporter.reading.stream_status import StreamStatus
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _HEADINGS = ("ACCOUNT", "STATE", "OBSERVED", "GROUPS", "CHANGES 24H", "LAST POLL")
@@ -56,8 +57,26 @@ def _remarks(each: AccountStatus) -> list[str]:
         remarks.append(f"{each.missing} of the groups {verb} missing, to be confirmed")
     if each.last_poll is not None and each.last_poll.error is not None:
         remarks.append(f"last poll: {each.last_poll.error}")
+    remarks += _stream_remarks(each.stream)
     if each.spooled:
         remarks.append(f"waiting for the database in the spool: {each.spooled}")
+    return remarks
+
+
+def _stream_remarks(stream: StreamStatus) -> list[str]:
+    remarks = []
+    if stream.connected_since is not None:
+        heard = "no event yet"
+        if stream.last_event_at is not None:
+            heard = f"last event {to_text(stream.last_event_at)}"
+        remarks.append(f"listening since {to_text(stream.connected_since)}, {heard}")
+    elif stream.gap is not None and stream.gap.since is not None:
+        cause = explain(stream.gap.cause)
+        remarks.append(f"not listening since {to_text(stream.gap.since)}, because {cause}")
+    elif stream.gap is not None and stream.gap.cause != NOT_LISTENING:
+        remarks.append(f"never listened, because {explain(stream.gap.cause)}")
+    if stream.triggers:
+        remarks.append(f"triggers in 24 h: {stream.triggers}")
     return remarks
 
 
@@ -81,6 +100,17 @@ def _object(each: AccountStatus) -> dict[str, Any]:
         },
         "gap": gap and {"since": _instant(gap.since), "cause": gap.cause},
         "spooled": each.spooled,
+        "stream": _stream_object(each.stream),
+    }
+
+
+def _stream_object(stream: StreamStatus) -> dict[str, Any]:
+    gap = stream.gap
+    return {
+        "connected_since": _instant(stream.connected_since),
+        "last_event_at": _instant(stream.last_event_at),
+        "gap": gap and {"since": _instant(gap.since), "cause": gap.cause},
+        "triggers_24h": stream.triggers,
     }
 
 

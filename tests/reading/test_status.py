@@ -11,10 +11,18 @@ from exporter.errors import ConfigurationError
 from exporter.model import OrderGroup
 from exporter.reading.status import AccountStatus, Gap, LastPoll, status
 from exporter.reading.status_text import render_table, to_json
+from exporter.reading.stream_status import StreamGap, StreamStatus
 
 A, A_OFF, B = OrderGroup("a", True), OrderGroup("a", False), OrderGroup("b", True)
 HOUR = 3_600
 DAY = 24 * HOUR
+
+NOBODY_LISTENS = StreamStatus(
+    connected_since=None,
+    last_event_at=None,
+    gap=StreamGap(since=None, cause="not_listening"),
+    triggers=0,
+)
 
 
 def one(recorder: Any, seconds: float, **how: Any) -> AccountStatus:
@@ -37,6 +45,7 @@ def test_all_is_well(recorder: Any) -> None:
         changes=2,  # what was found by the first poll did not change then
         gap=None,
         spooled=0,
+        stream=NOBODY_LISTENS,
     )
 
 
@@ -156,6 +165,12 @@ def test_the_json(three: list[AccountStatus]) -> None:
         },
         "gap": None,
         "spooled": 0,
+        "stream": {
+            "connected_since": None,
+            "last_event_at": None,
+            "gap": {"since": None, "cause": "not_listening"},
+            "triggers_24h": 0,
+        },
     }
     assert japan["gap"] == {"since": "2026-03-01T12:00:00.123456Z", "cause": "unauthorized"}
     assert new["gap"] == {"since": None, "cause": "not_running"}

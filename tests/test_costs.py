@@ -195,6 +195,7 @@ _HEAVY = {
     "requests",
     "sqlalchemy",
     "urllib3",
+    "websockets",
 }
 
 

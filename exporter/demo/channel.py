@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
+from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -287,8 +288,9 @@ class Listener:
                 for work in works:
                     if work is None:
                         return
-                    raw = work(self._protocol)
-                    data += [raw] if raw else self._protocol.data_to_send()
+                    with suppress(InvalidState):  # the client has said goodbye
+                        raw = work(self._protocol)
+                        data += [raw] if raw else self._protocol.data_to_send()
                 self._send(data)
 
     def _send(self, data: list[bytes]) -> None:

@@ -150,15 +150,12 @@ class StreamConnection:
         socket = self._opened()
         while True:
             output = await self._receive(socket)
-            match output:
-                case OrderGroupEvent():
-                    yield output
-                case Ignored() | Subscribed():
-                    pass
-                case _:
-                    if isinstance(output, SequenceGap) and output.event is not None:
-                        yield output.event
-                    raise self._ended(output)
+            if isinstance(output, OrderGroupEvent):
+                yield output
+            elif not isinstance(output, Ignored | Subscribed):
+                if isinstance(output, SequenceGap) and output.event is not None:
+                    yield output.event
+                raise self._ended(output)
 
     def _opened(self) -> StreamSocket:
         if self._socket is None:
@@ -228,7 +225,8 @@ class StreamConnection:
         output = self._protocol.receive(message, self._received_at)
         if isinstance(output, Ignored):
             _log.debug("ignored %s", output.reason)
-        self._prove()
+        if socket.proof is not None:
+            self._prove()
         return output
 
     def _prove(self) -> None:

@@ -83,16 +83,17 @@ class StreamSocket(ClientConnection):
     def process_event(self, event: Event) -> None:
         """Note what a frame says of the peer, then let it take its course."""
         if isinstance(event, Frame):
-            if event.opcode is Opcode.PING:
+            if event.opcode in DATA_OPCODES:
+                if event.fin:
+                    self.messages += 1
+                    self._heard()
+            elif event.opcode is Opcode.PING:
                 self._silent_since = self.loop.time()
                 self._heard()
                 if self.transport.get_write_buffer_size() > _MAX_UNSENT:
                     self.give_up("the exchange sends pings and does not read the answers")
             elif event.opcode is Opcode.PONG:
                 self._answered(bytes(event.data))
-            elif event.fin and event.opcode in DATA_OPCODES:
-                self.messages += 1
-                self._heard()
         super().process_event(event)
 
     def watch(self, silence_timeout: float, now: Callable[[], datetime]) -> None:

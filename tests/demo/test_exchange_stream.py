@@ -290,6 +290,25 @@ def test_a_slow_reader_is_told_that_its_buffer_overflowed(
         assert answer["msg"]["code"] == 25
 
 
+def test_a_client_that_leaves_disturbs_nobody(
+    exchange: Exchange, key_pair: "KeyPair", listen: Listen
+) -> None:
+    channel = exchange.channel(key_pair.key_id)
+
+    def tell() -> None:
+        for _ in range(200):
+            channel.tell("triggered", "a")
+
+    for _ in range(10):
+        # Without a bound, so that the client reads its goodbye though it reads no event.
+        with listen(max_queue=None, close_timeout=1) as client:
+            client.subscribe()
+            telling = threading.Thread(target=tell)
+            telling.start()
+        telling.join()
+    channel.wait_for_subscribers(0)
+
+
 def test_leaving_the_exchange_ends_its_connections(key_pair: "KeyPair") -> None:
     with Exchange() as exchange:
         exchange.register(key_pair.key_id, key_pair.public_key)

@@ -74,6 +74,22 @@ def explain_directory(path: Path, *, write: bool) -> str | None:
     return None
 
 
+def explain_place(path: Path) -> str | None:
+    """Return why no files can be created in a directory, which is created itself if need be.
+
+    Args:
+        path: of the directory.
+    """
+    for directory in (path, *path.absolute().parents):
+        try:
+            if is_missing(directory):
+                continue
+        except OSError:
+            pass
+        return explain_directory(directory, write=True)
+    return None
+
+
 def _explain_access(path: Path, status: os.stat_result, wanted: int) -> str | None:
     if os.access(path, wanted, effective_ids=_EFFECTIVE):
         return None
@@ -83,9 +99,9 @@ def _explain_access(path: Path, status: os.stat_result, wanted: int) -> str | No
     missing = [
         verb
         for flag, verb in (
+            (os.X_OK, "entered"),
             (os.R_OK, "read"),
             (os.W_OK, "written to" if is_directory else "written"),
-            (os.X_OK, "entered"),
         )
         if wanted & flag and not os.access(path, flag, effective_ids=_EFFECTIVE)
     ]

@@ -16,6 +16,8 @@ if connection is not None:
     context.configure(
         connection=connection,
         target_metadata=metadata,
+        # Another schema in search_path may have a table of that name too.
+        version_table_schema=context.config.attributes.get("schema"),
         # SQLite's DDL is transactional once BEGIN is sent, which the exporter's engine does.
         transactional_ddl=True,
     )

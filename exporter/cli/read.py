@@ -46,8 +46,6 @@ def status(context: Context, as_json: bool, max_age: float | None) -> Exit:
             spooled = spool.pending()
     except SpoolError as error:
         # An analyst may read the database, and not the spool, which is the exporter's alone.
-        if not isinstance(error.__cause__, PermissionError):
-            raise
         click.echo(f"{error}; what waits there is not counted", err=True)
         spooled = {}
     try:
@@ -60,7 +58,7 @@ def status(context: Context, as_json: bool, max_age: float | None) -> Exit:
         )
     except DatabaseError as error:
         waiting = sum(spooled.values())
-        raise DatabaseError(f"{error}; polls that wait for it in the spool: {waiting}") from error
+        raise type(error)(f"{error}; polls that wait for it in the spool: {waiting}") from error
     streams.answer(to_json(statuses) if as_json else render_table(statuses))
     return Exit.FAILURE if any(each.stale for each in statuses) else Exit.OK
 

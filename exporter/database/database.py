@@ -5,7 +5,7 @@ Nothing here rests on session state, so that a pooler in transaction mode may st
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from exporter.database.errors import translated_errors
 from exporter.database.sqlite_file import SqliteFile
 from exporter.errors import ConfigurationError, DatabaseError
 from exporter.installing import install_command
+from exporter.permissions import explain_directory, is_missing
 
 _TURN_SECONDS = 10.0  # a thread waits this long for the other threads of its process
 
@@ -185,11 +186,11 @@ class Database:
 
     def _sqlite_engine(self) -> Engine:
         path = Path(self.url.database or "")
-        if not path.parent.is_dir():
-            raise ConfigurationError(
-                f"database.url: the directory {path.parent} does not exist: create it, or"
-                " correct the path"
-            )
+        # Polls wait in the spool for anything else: a permission, say, is mended without us.
+        with suppress(PermissionError):
+            if is_missing(path.parent) or not path.parent.is_dir():
+                reason = explain_directory(path.parent, write=False)
+                raise ConfigurationError(f"database.url: {reason}")
         return sqlite.make_engine(self.url)
 
 

@@ -30,6 +30,8 @@ def make_engine(url: URL) -> Engine:
             isolation_level=None,
             check_same_thread=False,  # the pool lends it to one thread at a time
         )
+        # Larger statements need a temporary file otherwise: there may be no place for one.
+        connection.execute("PRAGMA temp_store=MEMORY")
         # Each commit survives a power cut: no observation is forgotten.
         connection.execute("PRAGMA synchronous=FULL")
         # A reader that stays for hours makes the journal grow. This gives the space back.

@@ -1,27 +1,24 @@
 """Looks at the database: can it be reached, is its schema right, can it be written?"""
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import text
-
-from exporter import wiring
 from exporter.config.model import Configuration
-from exporter.database.database import Database
 from exporter.doctor.filesystem import network_filesystem_of
 from exporter.doctor.finding import Finding, failed
-from exporter.errors import Exit, ExporterError
-from exporter.history.migrate import current_revision, refuse_newer
+from exporter.doctor.rehearsal import RehearsalDatabase, rehearse, try_directory
+from exporter.errors import DatabaseError, DatabaseSetupError, Exit, ExporterError
+from exporter.history.migrate import current_revision, refuse_newer, require_ownership, upgrade
 from exporter.history.schema import REVISION
+from exporter.permissions import explain_directory, is_missing
 
 
 def check_database(configuration: Configuration) -> Iterator[Finding]:
     """Look at the configured database."""
     subject = "database"
     try:
-        with closing(wiring.database_of(configuration)) as database:
+        with closing(RehearsalDatabase(configuration.database.url)) as database:
             yield _schema(configuration, database)
             network = None if database.path is None else network_filesystem_of(database.path)
     except ExporterError as error:
@@ -36,48 +33,55 @@ def check_database(configuration: Configuration) -> Iterator[Finding]:
         )
 
 
-def _schema(configuration: Configuration, database: Database) -> Finding:
+def _schema(configuration: Configuration, database: RehearsalDatabase) -> Finding:
     """Look at the database's schema, and whether it can be written.
 
     Raises:
         ExporterError: it cannot be used.
     """
-    subject = "database"
     where = configuration.database.safe_url
-    if database.path is not None and not database.path.exists():
-        return _new_file(database.path)
+    path = database.path
+    if path is not None:
+        _try_directory(path)
     revision = current_revision(database)
     refuse_newer(revision)
     if revision == REVISION:
-        _try_to_write(database)
-        return Finding(subject=subject, text=f"{where}; schema {revision}; writable")
-    if configuration.database.auto_migrate:
-        state = "no tables yet" if revision is None else f"schema {revision}"
+        with database.rehearsal() as connection:
+            rehearse(database, connection)
+        return _finding(f"{where}; schema {revision}; writable")
+    if not configuration.database.auto_migrate:
         return Finding(
-            subject=subject, text=f"{where}; {state}: the first poll migrates it to {REVISION}"
+            subject="database",
+            text=f"{where}; the schema is not at revision {REVISION}:"
+            " run `kalshi-exporter migrate`",
+            exit_code=Exit.CONFIGURATION,
         )
-    return Finding(
-        subject=subject,
-        text=f"{where}; the schema is not at revision {REVISION}: run `kalshi-exporter migrate`",
-        exit_code=Exit.CONFIGURATION,
-    )
+    if path is not None and is_missing(path):
+        return _finding(f"{path} does not exist; the first poll makes it")
+    if revision is None:
+        with database.rehearsal() as connection:
+            upgrade(connection, None)
+            rehearse(database, connection)
+        return _finding(f"{where}; no tables yet: the first poll migrates it to {REVISION}")
+    with database.transaction() as connection:
+        require_ownership(connection)
+    return _finding(f"{where}; schema {revision}: the first poll migrates it to {REVISION}")
 
 
-def _new_file(path: Path) -> Finding:
-    if os.access(path.parent, os.W_OK):
-        return Finding(subject="database", text=f"{path} does not exist; the first poll makes it")
-    return Finding(
-        subject="database",
-        text=f"{path} does not exist, and {path.parent} is not writable: change its owner or mode",
-        exit_code=Exit.DATABASE,
-    )
+def _finding(text: str) -> Finding:
+    return Finding(subject="database", text=text)
 
 
-def _try_to_write(database: Database) -> None:
-    """Take the path of a write without writing.
+def _try_directory(path: Path) -> None:
+    """Write beside SQLite's file, as SQLite does for its journal.
 
     Raises:
-        DatabaseError: it is read-only, locked or away.
+        DatabaseError: that fails.
     """
-    with database.transaction() as connection:
-        connection.execute(text("UPDATE accounts SET version = version WHERE account IS NULL"))
+    try:
+        try_directory(path.parent)
+    except OSError as error:
+        reason = explain_directory(path.parent, write=True)
+        if reason is not None:
+            raise DatabaseSetupError(f"{path}: {reason}") from error
+        raise DatabaseError(f"{path.parent}: {error.strerror}: make room there") from error

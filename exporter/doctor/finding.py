@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from exporter.errors import DatabaseError, Exit, ExporterError
+from exporter.errors import Exit, ExporterError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,4 @@ class Finding:
 
 def failed(subject: str, error: ExporterError, fault: str | None = None) -> Finding:
     """Make a finding of an error; `fault` replaces its text."""
-    # An observation would wait in the spool; but here the database was asked for.
-    code = Exit.DATABASE if isinstance(error, DatabaseError) else error.exit_code
-    return Finding(subject=subject, text=fault or str(error), exit_code=code)
+    return Finding(subject=subject, text=fault or str(error), exit_code=error.exit_code)

@@ -1,13 +1,18 @@
 """Looks at the spool: can it be written, and what waits there?"""
 
-import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
 from exporter import wiring
 from exporter.config.model import Configuration
 from exporter.doctor.finding import Finding, failed
-from exporter.errors import Exit, SpoolError
+from exporter.doctor.rehearsal import try_directory
+from exporter.errors import SpoolError
+from exporter.permissions import explain_place
+from exporter.spool.spool import Spool
+
+_TRIAL_SIZE = 4096  # bytes
 
 
 def check_spool(configuration: Configuration) -> Iterator[Finding]:
@@ -17,17 +22,13 @@ def check_spool(configuration: Configuration) -> Iterator[Finding]:
     with closing(wiring.spool_of(configuration)) as spool:
         try:
             pending, elsewhere = spool.pending(), spool.pending_elsewhere()
+            if spool.is_there():
+                _try_to_write(spool)
+            else:
+                _try_directory(directory)
         except SpoolError as error:
             yield failed(subject, error)
             return
-    parent = next(path for path in (directory, *directory.parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        yield Finding(
-            subject=subject,
-            text=f"{directory} cannot be written: {parent} is not a writable directory",
-            exit_code=Exit.DATABASE,
-        )
-        return
     waiting = sum(pending.values())
     yield Finding(
         subject=subject,
@@ -49,3 +50,36 @@ def check_spool(configuration: Configuration) -> Iterator[Finding]:
             " database.url writes them",
             doubtful=True,
         )
+
+
+class _Undo(Exception):  # noqa: N818  # it is no error
+    """Rolls a transaction back."""
+
+
+def _try_to_write(spool: Spool) -> None:
+    """Write a poll that does not stay.
+
+    Raises:
+        SpoolError: that fails.
+    """
+    with suppress(_Undo), spool.lend(to_write=True) as connection:
+        connection.execute(
+            "INSERT INTO polls (database, account, poll) VALUES ('', '', ?)", ("x" * _TRIAL_SIZE,)
+        )
+        raise _Undo
+
+
+def _try_directory(directory: Path) -> None:
+    """Write where the spool would be made.
+
+    Raises:
+        SpoolError: that fails.
+    """
+    reason = explain_place(directory)
+    if reason is not None:
+        raise SpoolError(f"spool: {reason}")
+    place = next(each for each in (directory, *directory.absolute().parents) if each.is_dir())
+    try:
+        try_directory(place)
+    except OSError as error:
+        raise SpoolError(f"spool: {place}: {error.strerror}: make room there") from error

@@ -7,7 +7,7 @@ something to migrate.
 import logging
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 
 from exporter.database.database import Database, set_statement_timeout
-from exporter.errors import DatabaseError, SchemaError
-from exporter.history.schema import REVISION, metadata
+from exporter.errors import DatabaseError, DatabaseSetupError, SchemaError
+from exporter.history.dictionary import OBJECTS
+from exporter.history.schema import REVISION
+from exporter.permissions import explain_directory, explain_file, is_missing
 from exporter.resources import shipped
 
 if TYPE_CHECKING:
@@ -45,27 +47,29 @@ def current_revision(database: Database) -> str | None:
         DatabaseError: the database failed.
     """
     path = database.path
-    if path is not None and (not path.exists() or path.stat().st_size == 0):
+    size = None if path is None else _size(path)
+    if size == 0:
         return None
-    if path is not None and path.stat().st_size < _SMALLEST_DATABASE:
-        # SQLite takes it for an empty database.
-        raise _no_database(path)
+    if size is not None and size < _SMALLEST_DATABASE:
+        # SQLite would take it for an empty database.
+        raise SchemaError(
+            f"database.url: {path} is a file, but not a SQLite database: correct the path"
+        )
+    with database.transaction() as connection:
+        return _revision(connection)
+
+
+def _size(path: Path) -> int:
+    """Return the size of a SQLite file in bytes; 0 if there is none.
+
+    Raises:
+        DatabaseSetupError: the file may not be looked at.
+    """
     try:
-        with database.transaction() as connection:
-            return _revision(connection)
-    except DatabaseError as error:
-        # Asked of SQLite, never found out by opening the file here: closing it again would take
-        # away all locks that this process has on it.
-        driver_error = getattr(error.__cause__, "orig", None)
-        if getattr(driver_error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            raise _no_database(path) from error
-        raise
-
-
-def _no_database(path: Path | None) -> SchemaError:
-    return SchemaError(
-        f"database.url: {path} is a file, but not a SQLite database: correct the path"
-    )
+        return 0 if is_missing(path) else path.stat().st_size
+    except OSError as error:
+        reason = explain_file(path, write=True) or f"{path}: {error.strerror}"
+        raise DatabaseSetupError(f"database: {reason}") from error
 
 
 def ensure_current(database: Database, *, auto_migrate: bool) -> None:
@@ -109,10 +113,6 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
     if before == to:
         return before, None
 
-    # Imported here: see above.
-    from alembic import command  # noqa: PLC0415
-
-    configuration = _configuration()
     _make_private_file(database.path)
     with database.transaction() as connection:
         _take_turn(connection)
@@ -121,13 +121,9 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
         refuse_newer(before)
         if before == to:
             return before, None
-        if before is None:
-            _refuse_foreign_tables(connection)
         # While nobody writes, so that the copy lacks nothing.
         backup = None if before is None else _back_up(database, before)
-        set_statement_timeout(connection, seconds=_STEP_SECONDS)
-        configuration.attributes["connection"] = connection
-        command.upgrade(configuration, to)
+        upgrade(connection, before, to=to)
     database.enable_wal()
     _log.info(
         "the database's schema is now at revision %s",
@@ -135,6 +131,29 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
         extra={"event": "migrated", "revision_before": before, "backup": backup},
     )
     return before, backup
+
+
+def upgrade(connection: "Connection", before: str | None, *, to: str = REVISION) -> None:
+    """Run the migrations on a connection; whether they stay is the caller's decision.
+
+    Args:
+        connection: in a transaction.
+        before: the schema's revision; None if it has none yet.
+        to: the revision to reach.
+
+    Raises:
+        SchemaError: tables of our names are another program's.
+    """
+    # Imported here: see above.
+    from alembic import command  # noqa: PLC0415
+
+    if before is None:
+        _refuse_foreign_tables(connection)
+    set_statement_timeout(connection, seconds=_STEP_SECONDS)
+    configuration = _configuration()
+    configuration.attributes["connection"] = connection
+    configuration.attributes["schema"] = _schema(connection)
+    command.upgrade(configuration, to)
 
 
 def _take_turn(connection: "Connection") -> None:
@@ -158,7 +177,8 @@ def _configuration() -> "Config":
 
 
 def _revision(connection: "Connection") -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+    # Of this schema alone: another one in search_path may be another program's.
+    if not inspect(connection).has_table("alembic_version", schema=_schema(connection)):
         return None
     revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
     if not revisions:
@@ -172,13 +192,68 @@ def _revision(connection: "Connection") -> str | None:
     return str(revisions[0])
 
 
+def _schema(connection: "Connection") -> str | None:
+    """Return the schema of the exporter's tables, the first in search_path; None on SQLite.
+
+    Raises:
+        DatabaseSetupError: there is none.
+    """
+    if connection.dialect.name == "sqlite":
+        return None
+    row = connection.execute(
+        text("SELECT current_schema(), current_setting('search_path'), current_user")
+    ).one()
+    schema, search_path, role = row
+    if schema is None:
+        raise DatabaseSetupError(
+            f"database: search_path is {search_path}, and no schema in it exists and may be used:"
+            f" CREATE SCHEMA, or GRANT USAGE, CREATE ON SCHEMA to {role}, or correct search_path"
+        )
+    return str(schema)
+
+
 def _refuse_foreign_tables(connection: "Connection") -> None:
     """Refuse to put the tables beside others of the same names."""
-    taken = set(inspect(connection).get_table_names()) & set(metadata.tables)
+    schema = _schema(connection)
+    found = inspect(connection)
+    taken = {*found.get_table_names(schema), *found.get_view_names(schema)} & {*OBJECTS}
     if taken:
+        remedy = "a database" if schema is None else "a database, or a schema in search_path,"
         raise SchemaError(
             "database.url: the database has tables of another program's,"
-            f" {', '.join(sorted(taken))}: give the exporter a database of its own"
+            f" {', '.join(sorted(taken))}: give the exporter {remedy} of its own"
+        )
+
+
+def require_ownership(connection: "Connection") -> None:
+    """Refuse, on Postgres, what a migration of an older schema would be refused for.
+
+    Raises:
+        DatabaseSetupError: the role owns not all tables and views, or may not create more.
+    """
+    if connection.dialect.name == "sqlite":
+        return
+    schema = _schema(connection)
+    role, may_create = connection.execute(
+        text("SELECT current_user, has_schema_privilege(current_schema(), 'CREATE')")
+    ).one()
+    if not may_create:
+        raise DatabaseSetupError(
+            f"database: permission denied for schema {schema}: GRANT CREATE ON SCHEMA {schema} TO"
+            f" {role}"
+        )
+    foreign = connection.execute(
+        text(
+            "SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c"
+            " WHERE c.relnamespace = CAST(:schema AS regnamespace) AND c.relkind IN ('r', 'p', 'v')"
+            " AND c.relname = ANY(:names) AND NOT pg_has_role(c.relowner, 'USAGE') LIMIT 1"
+        ),
+        {"schema": f'"{schema}"', "names": [*OBJECTS, "alembic_version"]},
+    ).first()
+    if foreign is not None:
+        raise DatabaseSetupError(
+            f"database: {foreign[0]} belongs to {foreign[1]}, and only the owner may migrate it:"
+            f" let {foreign[1]} run `kalshi-exporter migrate`, or make {role} the owner"
         )
 
 
@@ -198,12 +273,21 @@ def refuse_newer(revision: str | None) -> None:
 
 def _make_private_file(path: Path | None) -> None:
     """Make SQLite's file, if there is none, readable by its owner alone; its journals follow it."""
-    if path is None or path.exists():
+    if path is None:
         return
     try:
-        path.touch(mode=0o600)
+        if is_missing(path):
+            path.touch(mode=0o600)
     except OSError as error:
-        raise DatabaseError(f"database: cannot make {path}: {error.strerror}") from error
+        raise _cannot_create(path, error) from error
+
+
+def _cannot_create(path: Path, error: OSError | sqlite3.Error) -> DatabaseError:
+    reason = explain_directory(path.parent, write=True)
+    if reason is not None:
+        return DatabaseSetupError(f"database: cannot create {path}: {reason}")
+    said = error.strerror if isinstance(error, OSError) else error
+    return DatabaseError(f"database: cannot create {path}: {said}")
 
 
 def _back_up(database: Database, revision: str) -> Path | None:
@@ -218,6 +302,7 @@ def _back_up(database: Database, revision: str) -> Path | None:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as copy:
             source.backup(copy)
     except (OSError, sqlite3.Error) as error:
-        backup.unlink(missing_ok=True)
-        raise DatabaseError(f"database: cannot copy {path} to {backup}: {error}") from error
+        with suppress(OSError):
+            backup.unlink()
+        raise _cannot_create(backup, error) from error
     return backup

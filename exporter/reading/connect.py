@@ -15,9 +15,10 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, create_engine, event
 
 from exporter.database.database import Database
-from exporter.errors import ConfigurationError, DatabaseError, SchemaError
+from exporter.errors import ConfigurationError, DatabaseError, DatabaseSetupError, SchemaError
 from exporter.history.migrate import current_revision, refuse_newer
 from exporter.history.schema import REVISION
+from exporter.permissions import explain_file, is_missing
 
 _BUSY_SECONDS = 10.0
 
@@ -100,15 +101,15 @@ class ReadOnlyDatabase(Database):
 
     def _sqlite_engine(self) -> Engine:
         path = Path(self.url.database or "")
-        try:
-            path.stat()
-        except FileNotFoundError:
-            raise ConfigurationError(
-                f"database.url: {path} does not exist: run `kalshi-exporter run-once` first, or"
-                " correct the path"
-            ) from None
-        except OSError as error:
-            raise DatabaseError(f"database: cannot read {path}: {error.strerror}") from error
+        with suppress(OSError):  # explained next
+            if is_missing(path):
+                raise ConfigurationError(
+                    f"database.url: {path} does not exist: run `kalshi-exporter run-once` first, or"
+                    " correct the path"
+                )
+        reason = explain_file(path, write=False)
+        if reason is not None:
+            raise DatabaseSetupError(f"database: {reason}")
 
         def connect() -> sqlite3.Connection:
             # Only now: whoever opens and closes the file after this drops the lock.
@@ -117,7 +118,12 @@ class ReadOnlyDatabase(Database):
             options = "mode=ro" if self._resting_file is None else "mode=ro&immutable=1"
             address = f"file:{quote(str(path))}?{options}"
             # Without the driver's own transaction control, which begins nothing for a SELECT.
-            return sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+            connection = sqlite3.connect(
+                address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None
+            )
+            # Sorting needs a temporary file otherwise, and some machines have no place for one.
+            connection.execute("PRAGMA temp_store=MEMORY")
+            return connection
 
         engine = create_engine(self.url, creator=connect, pool_size=1)
 
@@ -176,7 +182,10 @@ def _at_rest(path: Path) -> _RestingFile | None:
         # What cannot be locked, on a medium without locks, may still be read.
         with suppress(OSError):
             fcntl.lockf(descriptor, fcntl.LOCK_SH, _SHARED_SIZE, _SHARED_FIRST)
-        header = os.pread(descriptor, _HEADER_SIZE, 0)
+        try:
+            header = os.pread(descriptor, _HEADER_SIZE, 0)
+        except OSError as error:
+            raise DatabaseError(f"database: cannot read {path}: {error.strerror}") from error
         if header.endswith(_WAL) and not _is_in_use(path):
             resting = _RestingFile(descriptor)
             descriptor = -1

@@ -16,6 +16,8 @@ import msgspec
 
 from exporter.errors import SpoolError
 from exporter.model import OrderGroup, Poll
+from exporter.permissions import is_missing
+from exporter.spool.explain import explain
 
 _FILE = "spool.db"
 _BUSY_SECONDS = 10.0
@@ -311,12 +313,9 @@ class Spool:
         if self._connection is not None:
             return True
         try:
-            self._path.stat()  # Path.exists differs between Python versions where this is refused
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+            return not is_missing(self._path)
         except OSError as error:
-            raise SpoolError(f"spool: cannot read {self._path}: {error.strerror}") from error
-        return True
+            raise self._failed(error) from error
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -338,7 +337,10 @@ class Spool:
                     self._connection = self._open()
                 yield self._connection
         except (sqlite3.Error, OSError) as error:
-            raise SpoolError(f"spool: {self._path}: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error | OSError) -> SpoolError:
+        return SpoolError(f"spool: {explain(self._path, error) or f'{self._path}: {error}'}")
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -347,6 +349,8 @@ class Spool:
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
+            # Larger statements need a temporary file otherwise: there may be no place for one.
+            connection.execute("PRAGMA temp_store=MEMORY")
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute(f"PRAGMA max_page_count={self._max_size // _PAGE}")
             connection.executescript(_SCHEMA)

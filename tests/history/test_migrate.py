@@ -383,7 +383,7 @@ def test_without_a_copy_nothing_is_upgraded(
         touch(path, mode, exist_ok)
 
     monkeypatch.setattr(Path, "touch", no_room)
-    with pytest.raises(DatabaseError, match=r"cannot copy .* No space left on device"):
+    with pytest.raises(DatabaseError, match=r"cannot create .* No space left on device"):
         migrate(sqlite)
     assert current_revision(sqlite) == BEFORE
     assert backups(sqlite) == []

@@ -12,6 +12,7 @@ from exporter.doctor.database import check_database
 from exporter.doctor.finding import Finding
 from exporter.doctor.installation import check_installation
 from exporter.doctor.keys import check_key
+from exporter.doctor.metrics import check_metrics
 from exporter.doctor.proxy import check_proxy
 from exporter.doctor.spool import check_spool
 
@@ -36,6 +37,7 @@ def check(configuration: Configuration, *, offline: bool) -> Iterator[Finding]:
         yield from check_key(account, keys)
     yield from check_database(configuration)
     yield from check_spool(configuration)
+    yield from check_metrics(configuration)
     yield from check_proxy(configuration)
     if not offline:
         for account in configuration.accounts:

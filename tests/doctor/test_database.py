@@ -1,0 +1,194 @@
+"""`check` finds what a poll's own statements would meet on Postgres, and leaves no trace."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from sqlalchemy import URL, make_url
+
+from exporter.config.load import load
+from exporter.database.database import Database
+from exporter.demo.exchange import Exchange
+from exporter.doctor.database import check_database
+from exporter.history.migrate import current_revision, migrate
+
+if TYPE_CHECKING:
+    from tests.conftest import KeyPair, RunCli, WriteConfig
+
+Administrator = psycopg.Connection[Any]
+
+
+def text_of(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def administrator(postgres_url: str) -> Iterator[Administrator]:
+    """The superuser's session in the test's database, in which a role `lee` has no rights."""
+    libpq = make_url(postgres_url).set(drivername="postgresql")
+    with psycopg.connect(text_of(libpq), autocommit=True) as connection:
+        connection.execute("CREATE ROLE lee LOGIN")
+        yield connection
+        connection.execute("DROP OWNED BY lee CASCADE")
+        connection.execute("DROP ROLE lee")
+
+
+@pytest.fixture
+def lee(postgres_url: str) -> URL:
+    return make_url(postgres_url).set(username="lee")
+
+
+def look(write_config: "WriteConfig", url: URL) -> tuple[int, str]:
+    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=text_of(url))
+    (found,) = check_database(load(config))
+    return int(found.exit_code), found.text
+
+
+def grant_all(administrator: Administrator) -> None:
+    administrator.execute("GRANT USAGE, CREATE ON SCHEMA public TO lee")
+
+
+def migrated(administrator: Administrator, lee: URL) -> None:
+    grant_all(administrator)
+    with closing(Database(text_of(lee))) as database:
+        migrate(database)
+
+
+def _nothing(_administrator: Administrator, _lee: URL) -> None:
+    pass
+
+
+def _no_update(administrator: Administrator, lee: URL) -> None:
+    migrated(administrator, lee)
+    administrator.execute("ALTER TABLE accounts OWNER TO CURRENT_USER")
+    administrator.execute("GRANT SELECT, INSERT ON accounts TO lee")
+
+
+def _no_sequence(administrator: Administrator, lee: URL) -> None:
+    migrated(administrator, lee)
+    administrator.execute("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM lee")
+
+
+def _no_column(administrator: Administrator, lee: URL) -> None:
+    migrated(administrator, lee)
+    administrator.execute("ALTER TABLE polls RENAME COLUMN attempts TO tries")
+
+
+def _no_table(administrator: Administrator, lee: URL) -> None:
+    migrated(administrator, lee)
+    administrator.execute("DROP TABLE gap_outcomes")
+
+
+def _no_view(administrator: Administrator, lee: URL) -> None:
+    migrated(administrator, lee)
+    administrator.execute("DROP VIEW coverage_gaps CASCADE")
+
+
+def _of_another(administrator: Administrator, _lee: URL) -> None:
+    grant_all(administrator)
+    administrator.execute("CREATE TABLE polls (question text)")
+
+
+def _older_and_not_ours(administrator: Administrator, lee: URL) -> None:
+    grant_all(administrator)
+    with closing(Database(text_of(lee))) as database:
+        migrate(database, to="0007")
+    administrator.execute("ALTER TABLE polls OWNER TO CURRENT_USER")
+    administrator.execute("GRANT ALL ON polls TO lee")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (_nothing, "GRANT USAGE, CREATE ON SCHEMA public TO lee"),
+        (_no_update, "GRANT SELECT, INSERT, UPDATE, DELETE ON accounts TO lee"),
+        (_no_sequence, "TO lee"),
+        (_no_column, 'column "attempts"'),
+        (_no_table, 'relation "gap_outcomes" does not exist'),
+        (_no_view, 'relation "coverage_gaps" does not exist'),
+        (_of_another, "tables of another program's, polls"),
+        (_older_and_not_ours, "polls belongs to postgres"),
+    ],
+)
+def test_what_a_poll_would_meet(
+    administrator: Administrator,
+    lee: URL,
+    write_config: "WriteConfig",
+    fault: Callable[[Administrator, URL], None],
+    said: str,
+) -> None:
+    fault(administrator, lee)
+    code, text = look(write_config, lee)
+    assert said in text
+    assert code == 78
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"database": "nonesuch"}, "CREATE DATABASE nonesuch"),
+        ({"username": "nonesuch"}, "CREATE ROLE nonesuch LOGIN"),
+        ({"pgbouncer": "true"}, "the exporter works behind PgBouncer as it is"),
+        ({"schema": "x"}, "?options=-csearch_path%3DSCHEMA"),
+        ({"ssl": "true"}, "?sslmode=require"),
+        ({"sslmode": "on"}, "verify-full"),
+        ({"options": "-c search_path=absent"}, "search_path is absent, and no schema in it"),
+        ({"options": "-c bogus=1"}, 'unrecognized configuration parameter "bogus"'),
+        ({"connect_timeout": "soon"}, "correct database.url"),
+    ],
+)
+def test_an_address_that_leads_nowhere(
+    postgres_url: str, write_config: "WriteConfig", change: dict[str, str], said: str
+) -> None:
+    url = make_url(postgres_url)
+    named = {key: value for key, value in change.items() if key in {"database", "username"}}
+    url = url.set(**named) if named else url.update_query_dict(change)  # type: ignore[arg-type]  # two of its many parameters
+    code, text = look(write_config, url)
+    assert said in text
+    assert code == 78
+
+
+def test_a_check_leaves_no_trace(
+    administrator: Administrator, lee: URL, write_config: "WriteConfig"
+) -> None:
+    grant_all(administrator)
+    tables = "SELECT COUNT(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    assert look(write_config, lee)[0] == 0
+    assert administrator.execute(tables).fetchone() == (0,)
+    with closing(Database(text_of(lee))) as database:
+        migrate(database)
+    assert look(write_config, lee)[0] == 0
+    for table in ("accounts", "polls", "order_group_snapshots", "coverage", "gap_outcomes"):
+        assert administrator.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (0,)
+
+
+def test_a_schema_of_one_s_own_beside_another_program_s_tables(  # noqa: PLR0917  # pytest passes fixtures by name
+    administrator: Administrator,
+    postgres_url: str,
+    exchange: Exchange,
+    key_pair: "KeyPair",
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+) -> None:
+    administrator.execute("CREATE TABLE alembic_version (version_num varchar(32))")
+    administrator.execute("INSERT INTO alembic_version VALUES ('6f1c0a2b9d11')")
+    administrator.execute("CREATE TABLE polls (question text)")
+    administrator.execute("CREATE VIEW coverage_gaps AS SELECT 1 AS mine")
+    administrator.execute("CREATE SCHEMA kalshi")
+    query = {"options": "-c search_path=kalshi,public"}
+    url = text_of(make_url(postgres_url).update_query_dict(query))
+    config = write_config(database_url=url, poll={"interval": "60s"})
+    exchange.groups(key_pair.key_id).create("a")
+    for command in (["check"], ["run-once"], ["check"], ["run-once"], ["status"]):
+        done = run_cli("--config", config, *command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert administrator.execute("SELECT COUNT(*) FROM kalshi.polls").fetchone() == (2,)
+    assert administrator.execute("SELECT COUNT(*) FROM public.polls").fetchone() == (0,)
+    with closing(Database(url)) as database:
+        assert current_revision(database) is not None
+    # The other program's schema alone is refused as ever.
+    code, text = look(write_config, make_url(postgres_url))
+    assert code == 78
+    assert "another program's" in text

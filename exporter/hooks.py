@@ -4,12 +4,14 @@
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, TypeAlias
 
+from exporter.causes import StreamGapCause
 from exporter.errors import Exit, Outcome
+from exporter.model import OrderGroupEvent
 
 _log = logging.getLogger(__name__)
 
@@ -20,9 +22,11 @@ class AccountsChanged:
 
     Attributes:
         intervals: seconds between two polls, by account.
+        listening: the accounts whose events it listens to.
     """
 
     intervals: Mapping[str, float]
+    listening: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,40 @@ class TickSkipped:
     account: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamChanged:
+    """A connection listens for an account from now on, or does not, or could not be made.
+
+    Attributes:
+        at: UTC.
+        connected: whether it listens.
+        was_connected: whether it did before.
+        cause: of the gap in the stream that begins; None if it listens.
+        reason: one line, if something is wrong.
+    """
+
+    account: str
+    at: datetime
+    connected: bool
+    was_connected: bool = False
+    cause: StreamGapCause | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsRecorded:
+    """Events of an account are durable: in the database, or in the spool while it is away.
+
+    Attributes:
+        events: in the order in which they were heard. Another daemon may have recorded them too.
+        recorded_at: when they were durable, UTC.
+    """
+
+    account: str
+    events: Sequence[OrderGroupEvent]
+    recorded_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class DaemonReady:
     """The daemon polls: for the first time, or again after `DaemonReloading`."""
@@ -123,6 +161,8 @@ Event: TypeAlias = (
     | PollFinished
     | PollDrained
     | TickSkipped
+    | StreamChanged
+    | EventsRecorded
     | DaemonReady
     | DaemonReloading
     | DaemonReloaded

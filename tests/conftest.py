@@ -183,7 +183,7 @@ class WriteConfig(Protocol):
             base_url: the exchange fixture's if None.
             account: keys of `[[accounts]]` to add or replace; None leaves a key out.
             more_accounts: for each further account the same, beginning with its name.
-            sections: the same for `poll`, `spool`, `log`, `metrics`, `database`.
+            sections: the same for `poll`, `spool`, `log`, `metrics`, `database`, `stream`.
         """
 
 
@@ -206,6 +206,8 @@ def write_config(tmp_path: Path, key_pair: KeyPair, request: pytest.FixtureReque
             "database": {"url": database_url or "sqlite:///order_groups.db"},
             "poll": {"interval": "1s", "deadline": "5s"},
             "spool": {"directory": "spool"},
+            # Events make polls of their own, which most tests would have to leave out of account.
+            "stream": {"enabled": False},
         }
         for name, overrides in sections.items():
             settings[name] = settings.get(name, {}) | dict(overrides)

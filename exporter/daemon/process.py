@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from exporter.daemon.listening import Listening
 from exporter.daemon.scheduler import Scheduler
 from exporter.errors import Exit
 from exporter.hooks import DaemonReady, DaemonReloading, DaemonStopping, Hooks
@@ -15,12 +16,19 @@ _log = logging.getLogger(__name__)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
-def run(scheduler: Scheduler, hooks: Hooks, reload: Callable[[], None]) -> Exit:
+def run(
+    scheduler: Scheduler,
+    hooks: Hooks,
+    *,
+    listening: Listening,
+    reload: Callable[[], None],
+) -> Exit:
     """Poll until SIGTERM or SIGINT; a second one ends the process at once.
 
     Args:
         scheduler: not yet started.
         hooks: receive the daemon's state.
+        listening: to the exchange's events; not yet started.
         reload: called in this thread for each SIGHUP.
 
     Returns:
@@ -34,6 +42,7 @@ def run(scheduler: Scheduler, hooks: Hooks, reload: Callable[[], None]) -> Exit:
     awaited = (*_STOPPING, signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     scheduler.start()
+    listening.start()
     hooks.emit(DaemonReady())
     while (received := signal.sigwait(awaited)) == signal.SIGHUP:
         hooks.emit(DaemonReloading())
@@ -44,7 +53,9 @@ def run(scheduler: Scheduler, hooks: Hooks, reload: Callable[[], None]) -> Exit:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     _log.info("stopping", extra={"event": "stopping", "signal": signal.Signals(received).name})
     hooks.emit(DaemonStopping())
+    listening.begin_stop()
     all_ended = scheduler.stop()
+    listening.stop()
     if not all_ended:
         # Threads cannot be ended in another way. Whoever polls next finds their claims expired.
         if scheduler.fatal is not None:

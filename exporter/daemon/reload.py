@@ -9,6 +9,7 @@ from exporter.clock import Clock
 from exporter.config.model import Configuration
 from exporter.daemon import process
 from exporter.daemon.listeners import DaemonListeners
+from exporter.daemon.listening import Listening
 from exporter.daemon.scheduler import Scheduler
 from exporter.errors import ConfigurationError, DatabaseError, Exit, ExporterError
 from exporter.hooks import DaemonReloaded, DaemonReloadFailed, Hooks
@@ -63,6 +64,12 @@ class _Service:
             hooks=self._hooks,
             heartbeat_seconds=self._listeners.heartbeat_seconds,
         )
+        self._listening = Listening(
+            self._recorder,
+            hooks=self._hooks,
+            clock=self._clock,
+            poll_soon=self._scheduler.poll_soon,
+        )
 
     def run(self) -> Exit:
         """Run as the configuration says, until SIGHUP brings another, and then as that says."""
@@ -70,7 +77,9 @@ class _Service:
         try:
             with suppress(DatabaseError):
                 self._recorder.prepare()
-            return process.run(self._scheduler, self._hooks, self.reload)
+            return process.run(
+                self._scheduler, self._hooks, listening=self._listening, reload=self.reload
+            )
         except ExporterError as error:
             self._listeners.failed(error)
             raise
@@ -95,6 +104,8 @@ class _Service:
         self._hooks.emit(DaemonReloaded())
         self._adopt(configuration)
         self._recorder = recorder
+        # First, because the scheduler closes the former recorder.
+        self._listening.use(recorder)
         self._scheduler.replace(recorder)
         _log.info(
             "configuration read", extra={"event": "reloaded", "accounts": len(recorder.pollers)}

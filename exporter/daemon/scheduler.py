@@ -5,10 +5,12 @@ import os
 import secrets
 import signal
 import threading
+from datetime import datetime, timedelta
 
 from apscheduler.executors.debug import DebugExecutor
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.date import DateTrigger
 
 from exporter.clock import elapsed
 from exporter.daemon.grid import Grid, SteadyUTC
@@ -22,6 +24,13 @@ _log = logging.getLogger(__name__)
 _STOP_SECONDS = 8.0  # that running polls are given to end by themselves
 
 _MAINTENANCE_SECONDS = 10.0
+
+MAX_EXTRA_POLLS = 16
+"""Threads for polls that events ask for: a storm of events leaves all others to the grid."""
+
+_EXTRA_SECONDS = 1.0  # between two polls of an account that events ask for
+_EXTRA_ATTEMPTS = 3  # while another exporter is polling the account
+_RUNNING_SECONDS = 0.2  # until another look whether a poll under way has ended
 
 # Beyond its deadline: waiting for the database, and writing what waited in the spool.
 _HANGS_AFTER = 300.0  # seconds
@@ -52,20 +61,25 @@ class Scheduler:
         self._stop = stop
         self._hooks = hooks or Hooks()
         self._heartbeat_seconds = heartbeat_seconds
-        self._changed = threading.Condition()  # guards the next four; notified when a poll ends
+        self._changed = threading.Condition()  # guards the next seven; notified when a poll ends
         self._running: dict[Poller, float] = {}  # polls under way, and when they began
         self._recorder = recorder
         self._pollers = {poller.account: poller for poller in recorder.pollers}
+        self._requested: dict[str, float] = {}  # extra polls that are due, and since when
+        self._extra_at: dict[str, float] = {}  # when the latest extra poll began
+        self._late_ticks: set[str] = set()  # accounts whose tick came during an extra poll
         self._replaced: list[Recorder] = []
         self._polled: set[str] = set()
         self._hanging: list[str] = []
         self._name = secrets.token_hex(8)
+        self._zone = SteadyUTC()
         self._scheduler = BackgroundScheduler(
-            timezone=SteadyUTC(),
+            timezone=self._zone,
             executors={
                 "default": ThreadPoolExecutor(MAX_CONCURRENT_POLLS),
                 # In the scheduler's own thread: a heartbeat shows that this thread moves.
                 "heartbeat": DebugExecutor(),
+                "extra": ThreadPoolExecutor(MAX_EXTRA_POLLS),
             },
             job_defaults={
                 "coalesce": True,
@@ -91,6 +105,19 @@ class Scheduler:
         )
         self._scheduler.start()
         _log.info("polling", extra={"event": "started", "accounts": len(self._pollers)})
+
+    def poll_soon(self, account: str) -> None:
+        """Let the account's next poll be due at once, from any thread.
+
+        Requests until it begins count as one. At most one such poll begins each second, and it
+        costs the grid no tick.
+        """
+        with self._changed:
+            if account not in self._pollers:
+                return
+            now = elapsed()
+            delay = max(0.0, self._extra_at.get(account, -_EXTRA_SECONDS) + _EXTRA_SECONDS - now)
+        self._request(account, now, 1, delay)
 
     def stop(self) -> bool:
         """Begin no more polls, and wait a few seconds for those under way.
@@ -132,7 +159,10 @@ class Scheduler:
 
     def _announce(self) -> None:
         intervals = {account: each.timing.interval for account, each in self._pollers.items()}
-        self._hooks.emit(AccountsChanged(intervals))
+        listening = frozenset(
+            account.name for source in self._recorder.sources for account in source.accounts
+        )
+        self._hooks.emit(AccountsChanged(intervals, listening))
 
     def _add(self, poller: Poller) -> None:
         self._scheduler.add_job(
@@ -168,23 +198,77 @@ class Scheduler:
             poller = self._pollers.get(account)
             if poller is None or self._stop.is_set():
                 return
+            if poller in self._running:
+                # An extra poll is under way, whose thread makes up for this tick.
+                self._late_ticks.add(account)
+                return
             self._running[poller] = elapsed()
+        self._run(poller)
+
+    def _extra(self, account: str, attempt: int) -> None:
+        """Poll because of an event, unless a poll that began after it is under way."""
+        with self._changed:
+            requested_at = self._requested.pop(account, elapsed())
+            poller = self._pollers.get(account)
+            if poller is None or self._stop.is_set():
+                return
+            began = self._running.get(poller)
+            if began is None:
+                self._extra_at[account] = self._running[poller] = elapsed()
+        if began is not None:
+            if began < requested_at:
+                self._request(account, requested_at, attempt, _RUNNING_SECONDS)
+            return
+        if not self._run(poller, requested_at=requested_at) and attempt < _EXTRA_ATTEMPTS:
+            self._request(account, requested_at, attempt + 1, _EXTRA_SECONDS)
+
+    def _request(self, account: str, requested_at: float, attempt: int, delay: float) -> None:
+        with self._changed:
+            if account in self._requested or self._stop.is_set():
+                return
+            self._requested[account] = requested_at
+        self._scheduler.add_job(
+            self._extra,
+            DateTrigger(datetime.now(self._zone) + timedelta(seconds=delay)),
+            args=(account, attempt),
+            executor="extra",
+        )
+
+    def _run(self, poller: Poller, *, requested_at: float | None = None) -> bool:
+        """Poll, and make up for a tick that came meanwhile; return whether it was a poll."""
         try:
-            first = poller.account not in self._polled
-            if poller.poll_if_due(first=first) is not None:
-                self._polled.add(poller.account)
-        except SchemaError as error:
-            self.fatal = error
-            os.kill(os.getpid(), signal.SIGTERM)
-        except Exception:  # noqa: BLE001  # a defect in one poll must not end all others
-            _log.exception(
-                "unexpected failure", extra={"event": "unexpected", "account": poller.account}
-            )
+            polled = self._poll(poller, requested_at)
+            with self._changed:
+                is_late = poller.account in self._late_ticks
+                self._late_ticks.discard(poller.account)
+            if is_late and not self._stop.is_set():
+                self._poll(poller, None)
         finally:
             with self._changed:
                 del self._running[poller]
                 self._changed.notify_all()
             self._close_replaced()
+        return polled
+
+    def _poll(self, poller: Poller, requested_at: float | None) -> bool:
+        try:
+            code = poller.poll_if_due(
+                first=poller.account not in self._polled,
+                requested=None if requested_at is None else elapsed() - requested_at,
+            )
+        except SchemaError as error:
+            self.fatal = error
+            os.kill(os.getpid(), signal.SIGTERM)
+            return True
+        except Exception:  # noqa: BLE001  # a defect in one poll must not end all others
+            _log.exception(
+                "unexpected failure", extra={"event": "unexpected", "account": poller.account}
+            )
+            return True
+        if code is None:
+            return False
+        self._polled.add(poller.account)
+        return True
 
     def _close_replaced(self) -> None:
         with self._changed:

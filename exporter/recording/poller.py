@@ -84,7 +84,7 @@ class Poller:
             hooks=hooks,
         )
 
-    def poll_if_due(self, *, first: bool) -> Exit | None:
+    def poll_if_due(self, *, first: bool, requested: float | None = None) -> Exit | None:
         """Poll as one of possibly many daemons, unless another one polls, or during a cooldown.
 
         A tick that is no poll still writes what waits in the spool: another daemon may hold the
@@ -93,9 +93,11 @@ class Poller:
         Args:
             first: whether this is the first poll since the process started. It asks even if the
                 exchange has refused the credentials of others: somebody may have fixed the key.
+            requested: seconds ago, if an event asked for this poll and not the grid: then another
+                daemon's poll since that moment counts as this one.
 
         Returns:
-            As `poll`; None if this tick was no poll.
+            As `poll`; None if this was no poll.
         """
         drain_seconds = min(_DRAIN_SHARE * self.timing.interval, _LONGEST_DRAIN)
         if self.cooldown.remaining():
@@ -106,7 +108,9 @@ class Poller:
                 ClaimPolicy(
                     # Another daemon's poll counts as this tick's; half an interval of leeway would
                     # let two daemons whose grids differ both ask.
-                    polled_within=_MOST_OF * self.timing.interval,
+                    polled_within=_MOST_OF * self.timing.interval
+                    if requested is None
+                    else requested,
                     unauthorized_within=0.0 if first else COOLDOWN_BETWEEN_TICKS,
                     heed_cooldown=True,
                 ),

@@ -8,6 +8,8 @@ from exporter.database.database import Database
 from exporter.history.store import Store
 from exporter.kalshi.session import SignedSession
 from exporter.recording.poller import Poller
+from exporter.recording.stream_source import StreamSource
+from exporter.recording.stream_writer import StreamTarget
 from exporter.spool.spool import Spool
 
 MAX_CONCURRENT_POLLS = 64
@@ -23,6 +25,8 @@ class Recorder:
         database, store, spool: what the pollers write to.
         sessions: what the pollers send with.
         pollers: one for each account.
+        sources: what a daemon listens to; it makes the connections (`stream`).
+        stream: where what it hears is kept.
     """
 
     def __init__(
@@ -33,9 +37,14 @@ class Recorder:
         spool: Spool,
         sessions: Sequence[SignedSession],
         pollers: Sequence[Poller],
+        sources: Sequence[StreamSource],
+        stream: StreamTarget,
     ) -> None:
         self.spool = spool
         self.pollers = tuple(pollers)
+        self.sources = tuple(sources)
+        self.stream = stream
+        self._cooldowns = {poller.account: poller.cooldown for poller in pollers}
         self._database = database
         self._store = store
         self._sessions = tuple(sessions)
@@ -63,6 +72,11 @@ class Recorder:
     def maintain(self) -> None:
         """Do for the database what is best done between two polls; it disturbs none."""
         self._store.maintain()
+
+    def cooldown(self, account: str) -> float:
+        """Return the seconds for which an account's polls must not ask the exchange; 0 if none."""
+        cooldown = self._cooldowns.get(account)
+        return 0.0 if cooldown is None else cooldown.remaining()
 
     def close(self) -> None:
         """Let go of all claims; close all connections, the spool and the database."""

@@ -1,0 +1,225 @@
+"""One source: a connection, after it a wait, and then the next connection; on one event loop."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+
+from exporter.clock import Clock, elapsed
+from exporter.errors import StreamError
+from exporter.history.claim import UNAUTHORIZED_THRESHOLD
+from exporter.history.occurrences import Occurrences
+from exporter.hooks import Hooks
+from exporter.kalshi.stream_connection import StreamConnection
+from exporter.recording.backoff import HELD_SECONDS, Backoff
+from exporter.recording.cooldown import COOLDOWN
+from exporter.recording.stream_queue import NotListening, StreamQueue, Subscription
+from exporter.recording.stream_reporting import StreamReporter
+from exporter.recording.stream_source import StreamSource
+
+_log = logging.getLogger(__name__)
+
+_OVERFLOW_SECONDS = 30.0  # that a connection waits for room in the queue
+_SETTLE_SECONDS = 1.0  # from an event until the stretch is extended beyond it
+_ROOM_SECONDS = 0.02  # between two looks whether there is room
+_CLOSE_SECONDS = 1.0  # for a goodbye
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all listeners of a process share.
+
+    Attributes:
+        queue: for the writer.
+        clock: dates what is heard.
+        hooks: receive `StreamChanged`.
+        tls: which certificates to trust.
+        handshakes: bounds how many there are at the same time.
+        cooldown: returns the seconds for which polls of an account must not ask the exchange.
+        extend_seconds: returns how often a stretch is extended while nothing happens.
+    """
+
+    queue: StreamQueue
+    clock: Clock
+    hooks: Hooks
+    tls: ssl.SSLContext
+    handshakes: asyncio.Semaphore
+    cooldown: Callable[[str], float]
+    extend_seconds: Callable[[], float]
+
+
+class Listener:
+    """Listen to one source until it is stopped.
+
+    Args:
+        source: what the connection needs.
+        shared: with all other listeners.
+    """
+
+    def __init__(self, source: StreamSource, shared: Shared) -> None:
+        self._source = source
+        self._shared = shared
+        self._reporter = StreamReporter(shared.hooks, shared.clock)
+        self._backoff = Backoff()
+        self._unauthorized = 0
+        self._subscription: Subscription | None = None
+        self._is_reported = False  # that nobody listens, and why
+        self._wake = asyncio.Event()
+        self._heard = asyncio.Event()  # an event beyond which the stretch is not yet extended
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, *, delay: float) -> None:
+        """Begin to listen after this many seconds."""
+        self._task = asyncio.create_task(self._run(delay))
+
+    async def stop(self) -> None:
+        """End the connection, and note up to when it heard everything."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._reporter.ended(self._source)
+
+    def replace(self, source: StreamSource) -> None:
+        """Listen for other accounts; the next handshake is signed with the source's key."""
+        before = {account.name for account in self._source.accounts}
+        after = {account.name for account in source.accounts}
+        self._source = source
+        if self._subscription is None:
+            # Whatever was refused, somebody may have fixed it.
+            self._backoff = Backoff()
+            self._unauthorized = 0
+            self._wake.set()
+            return
+        now = self._shared.clock.now()
+        self._shared.queue.replace(self._subscription, source.accounts, now)
+        for name in sorted(before - after):
+            self._reporter.left(name)
+        for name in sorted(after - before):
+            self._reporter.joined(name)
+
+    async def _run(self, delay: float) -> None:
+        try:
+            await self._sleep(delay)
+            while True:
+                while (cooldown := self._cooldown()) > 0:
+                    await self._sleep(cooldown)
+                await self._sleep(await self._listen())
+        except Exception:  # noqa: BLE001  # a defect in one must not end all others
+            _log.exception(
+                "unexpected failure; events of this account are not heard until a restart",
+                extra={"event": "unexpected", "account": self._source.names},
+            )
+
+    async def _listen(self) -> float:
+        """Listen over one connection; return the seconds to wait before the next."""
+        source = self._source
+        subscribed_at: float | None = None
+        async with AsyncExitStack() as stack:
+            connection = StreamConnection(
+                source.url,
+                key_id=source.key_id,
+                key=source.key,
+                now=self._shared.clock.now,
+                tls=self._shared.tls,
+                proxy=source.proxy,
+                close_timeout=_CLOSE_SECONDS,
+            )
+            try:
+                async with self._shared.handshakes:
+                    await stack.enter_async_context(connection)
+                subscribed_at = elapsed()
+                await self._hear(connection)
+            except StreamError as error:
+                if subscribed_at is not None:
+                    self._backoff.connected(elapsed() - subscribed_at)
+                wait = self._wait_after(error)
+                self._lost(error, was_connected=subscribed_at is not None, wait=wait)
+        return wait
+
+    async def _hear(self, connection: StreamConnection) -> None:
+        """Pass on what a connection hears.
+
+        Raises:
+            StreamError: always, in the end.
+        """
+        queue = self._shared.queue
+        occurrences = Occurrences()
+        subscription = queue.open(self._source.accounts, connection.subscribed_at)
+        self._subscription = subscription
+        self._is_reported = False
+        self._reporter.connected(self._source)
+        extending = asyncio.create_task(self._extend(connection, subscription))
+        try:
+            async for event in connection:
+                queue.add(subscription, occurrences.number(event), connection.certain_until)
+                self._heard.set()
+                if queue.is_full:
+                    await self._wait_for_room(connection)
+        except StreamError as error:
+            until = error.certain_until or connection.subscribed_at
+            queue.end(subscription, until, error.cause)
+            self._is_reported = True
+            raise
+        except BaseException:
+            queue.end(subscription, connection.certain_until, "not_listening")
+            raise
+        finally:
+            self._subscription = None
+            extending.cancel()
+
+    async def _extend(self, connection: StreamConnection, subscription: Subscription) -> None:
+        """Extend the stretch after events, and now and then although nothing happens."""
+        began = elapsed()
+        while True:
+            period = self._shared.extend_seconds()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(period):
+                    await self._heard.wait()
+                    self._heard.clear()
+                    # By then the exchange has probably answered a ping that was sent after it.
+                    await asyncio.sleep(_SETTLE_SECONDS)
+            self._shared.queue.extend(subscription, connection.certain_until)
+            if elapsed() - began >= HELD_SECONDS:
+                self._reporter.held()
+
+    async def _wait_for_room(self, connection: StreamConnection) -> None:
+        until = elapsed() + _OVERFLOW_SECONDS
+        while self._shared.queue.is_full:
+            if elapsed() > until:
+                raise StreamError(
+                    f"events came faster than they could be kept for {_OVERFLOW_SECONDS:g} s",
+                    cause="overflow",
+                    certain_until=connection.certain_until,
+                )
+            await asyncio.sleep(_ROOM_SECONDS)
+
+    def _lost(self, error: StreamError, *, was_connected: bool, wait: float) -> None:
+        self._reporter.lost(self._source, error, was_connected=was_connected, wait=wait)
+        if not self._is_reported:
+            # Once: of several causes in a gap the first counts.
+            self._is_reported = True
+            self._shared.queue.report(
+                NotListening(
+                    accounts=self._source.accounts,
+                    at=self._shared.clock.now(),
+                    cause=error.cause,
+                )
+            )
+
+    def _wait_after(self, error: StreamError) -> float:
+        self._unauthorized = self._unauthorized + 1 if error.cause == "unauthorized" else 0
+        wait = self._backoff.next_wait(at_least=error.retry_after or 0.0)
+        return max(wait, COOLDOWN) if self._unauthorized >= UNAUTHORIZED_THRESHOLD else wait
+
+    def _cooldown(self) -> float:
+        """Seconds until polls may ask; if those of one account may, the key is not to blame."""
+        return min(self._shared.cooldown(account.name) for account in self._source.accounts)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but no longer once the configuration has been read again."""
+        self._wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()

@@ -1,0 +1,253 @@
+"""The thread that writes what connections hear: to the database, or to the spool while it is away.
+
+It takes all that has gathered and commits it, one transaction for each connection and account, so
+that events are durable within milliseconds and a burst costs few transactions.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from exporter.clock import Clock, elapsed
+from exporter.errors import DatabaseError, ExporterError, PoisonPollError, SpoolError
+from exporter.history.stream_store import StreamStore
+from exporter.hooks import EventsRecorded, Hooks
+from exporter.model import StreamBatch
+from exporter.recording.stream_queue import Heard, Item, Member, NotListening, StreamQueue
+from exporter.spool.stream import StreamSpool
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0  # between two attempts to reach a database that is away
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamTarget:
+    """Where what is heard is kept.
+
+    Attributes:
+        store: the database.
+        spool: where batches wait while it is away.
+        database: its name: spans that are claimed in one database are not claimed in another.
+    """
+
+    store: StreamStore
+    spool: StreamSpool
+    database: str
+
+
+class StreamWriter:
+    """Write what a queue gathers.
+
+    Args:
+        queue: from the connections.
+        target: where to write first.
+        hooks: receive `EventsRecorded`.
+        clock: dates commits.
+        poll_soon: is called with an account once events of it, or a new subscription, are durable.
+    """
+
+    def __init__(
+        self,
+        queue: StreamQueue,
+        target: StreamTarget,
+        *,
+        hooks: Hooks,
+        clock: Clock,
+        poll_soon: Callable[[str], None],
+    ) -> None:
+        self._queue = queue
+        self._hooks = hooks
+        self._clock = clock
+        self._poll_soon = poll_soon
+        self._lock = threading.Lock()  # held while the target is in use
+        self._target = target
+        self._spooled: set[str] = set()  # accounts with batches that later ones must not overtake
+        self._retry_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="stream writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write, in a thread of its own."""
+        self.use(self._target)
+        self._thread.start()
+
+    def use(self, target: StreamTarget) -> None:
+        """Write there from now on; nothing uses the former target once this returns."""
+        with self._lock:
+            self._target = target
+            self._retry_at = 0.0
+            self._spooled.clear()
+            try:
+                self._spooled.update(target.spool.pending())
+            except SpoolError as error:
+                _log.warning("%s", error, extra={"event": "spool_failed"})
+
+    def join(self, seconds: float) -> bool:
+        """Wait until all is written once the queue is closed; return whether it is."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (items := self._queue.take(_RETRY_SECONDS)) is not None:
+            with self._lock:
+                for item in items:
+                    self._handle(item)
+                if self._spooled and elapsed() >= self._retry_at:
+                    for account in sorted(self._spooled):
+                        self._drain(account)
+
+    def _handle(self, item: Item) -> None:
+        try:
+            match item:
+                case Heard():
+                    for member in item.members:
+                        self._handle_heard(member, item)
+                case NotListening():
+                    self._handle_not_listening(item)
+        except Exception:  # noqa: BLE001  # a defect must not end all listening
+            _log.exception("unexpected failure", extra={"event": "unexpected"})
+
+    def _handle_heard(self, member: Member, heard: Heard) -> None:
+        if member.database != self._target.database:
+            member.since = None
+            member.database = self._target.database
+        is_new = member.since is None
+        since = self._begin(member) if member.since is None else member.since
+        member.since = since
+        batch = StreamBatch(
+            account=member.account.name,
+            own_groups_only=member.account.own_groups_only,
+            since=since,
+            until=max(heard.until, since),
+            events=tuple(heard.events),
+            cause=heard.cause,
+        )
+        if self._keep(batch):
+            member.joined_at = max(member.joined_at, batch.until)
+        else:
+            # The next span begins after all that is lost.
+            member.joined_at = _TICK + max(
+                [batch.until, *(event.received_at for event in batch.events)]
+            )
+            member.since = None
+        if is_new or batch.events:
+            self._poll_soon(batch.account)
+
+    def _handle_not_listening(self, item: NotListening) -> None:
+        for account in item.accounts:
+            self._keep(
+                StreamBatch(
+                    account=account.name,
+                    own_groups_only=account.own_groups_only,
+                    since=None,
+                    until=item.at,
+                    cause=item.cause,
+                )
+            )
+
+    def _begin(self, member: Member) -> datetime:
+        """Return the instant since which a member's span may be claimed."""
+        if self._is_reachable(member.account.name):
+            try:
+                return self._target.store.begin(member.account.name, member.joined_at)
+            except ExporterError as error:
+                self._is_away(error)
+        return member.joined_at
+
+    def _keep(self, batch: StreamBatch) -> bool:
+        """Write a batch, or spool it; return whether it is kept."""
+        if self._is_reachable(batch.account):
+            try:
+                self._target.store.write(batch)
+            except PoisonPollError as error:
+                self._give_up(batch, error)
+                return False
+            except ExporterError as error:
+                self._is_away(error)
+            else:
+                self._announce(batch)
+                return True
+        return self._put(batch)
+
+    def _is_reachable(self, account: str) -> bool:
+        """Whether a batch may be written: nothing of its account waits any more."""
+        if elapsed() < self._retry_at:
+            return False
+        return account not in self._spooled or self._drain(account)
+
+    def _put(self, batch: StreamBatch) -> bool:
+        """Spool a batch; return whether it is kept."""
+        if not batch.events and batch.cause is None and batch.account not in self._spooled:
+            return True  # it extends a span, as the next one will
+        self._spooled.add(batch.account)
+        try:
+            self._target.spool.put(batch)
+        except SpoolError as error:
+            self._log_lost(batch, error)
+            return False
+        self._announce(batch)
+        return True
+
+    def _drain(self, account: str) -> bool:
+        """Write what waits in the spool for an account; return whether nothing waits any more."""
+        written = 0
+        spool = self._target.spool
+        try:
+            for number, batch in spool.batches(account):
+                try:
+                    self._target.store.write(batch)
+                    written += len(batch.events)
+                except PoisonPollError as error:
+                    self._give_up(batch, error)
+                spool.remove(account, number, batch)
+        except SpoolError as error:
+            # What cannot be read stays where it is; all else is written.
+            _log.warning("%s", error, extra={"event": "spool_failed", "account": account})
+        except ExporterError as error:
+            self._is_away(error)
+            return False
+        self._spooled.discard(account)
+        if written:
+            _log.info(
+                "events from the spool are in the database",
+                extra={"event": "events_drained", "account": account, "events": written},
+            )
+        return True
+
+    def _is_away(self, error: ExporterError) -> None:
+        if not self._spooled:
+            _log.error("%s; events wait in the spool", error, extra={"event": "events_spooled"})
+        self._retry_at = elapsed() + _RETRY_SECONDS
+
+    def _give_up(self, batch: StreamBatch, error: DatabaseError) -> None:
+        """Report a batch that the database will never hold as the cause of the gap it leaves."""
+        self._log_lost(batch, error)
+        first = min([batch.until, *(event.received_at for event in batch.events)])
+        self._target.store.write(
+            StreamBatch(
+                account=batch.account,
+                own_groups_only=batch.own_groups_only,
+                since=None,
+                until=first,
+                cause="not_kept",
+            )
+        )
+
+    def _announce(self, batch: StreamBatch) -> None:
+        if batch.events:
+            self._hooks.emit(
+                EventsRecorded(
+                    account=batch.account, events=batch.events, recorded_at=self._clock.now()
+                )
+            )
+
+    def _log_lost(self, batch: StreamBatch, error: ExporterError) -> None:
+        _log.error(
+            "%s; %d events are kept nowhere and are lost",
+            error,
+            len(batch.events),
+            extra={"event": "events_lost", "account": batch.account, "events": len(batch.events)},
+        )

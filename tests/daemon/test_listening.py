@@ -1,0 +1,358 @@
+"""Daemons that listen: real processes, real sockets, a local exchange that sends events."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter.demo.answers import Answer
+from exporter.demo.channel import Channel
+from exporter.demo.exchange import Exchange
+from tests.support.daemons import PATIENCE, Daemon, daemons, rows, wait_until
+
+if TYPE_CHECKING:
+    from tests.conftest import KeyPair, WriteConfig
+
+StartDaemon = Callable[[Path], Daemon]
+
+LISTEN = {"enabled": True}
+SLOW = {"interval": "60s", "deadline": "5s"}  # so that polls come of events alone
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    with daemons(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def channel(exchange: Exchange, key_id: str) -> Channel:
+    """The account's channel, whose pings come often."""
+    made = exchange.channel(key_id)
+    made.ping_interval = 0.5
+    return made
+
+
+def events(database_url: str) -> list[tuple[str, str]]:
+    found = rows(
+        database_url,
+        "SELECT order_group_id, event_type FROM order_group_events"
+        " ORDER BY account, order_group_id, event_at, received_at",
+    )
+    return [(row["order_group_id"], row["event_type"]) for row in found]
+
+
+def stretches(database_url: str, account: str = "main") -> list[dict[str, Any]]:
+    return rows(
+        database_url,
+        "SELECT started_at, ended_at, events, gap_cause FROM stream_coverage"
+        f" WHERE account = '{account}' ORDER BY started_at",
+    )
+
+
+def has_events(database_url: str, count: int) -> None:
+    def counted() -> int:
+        return int(rows(database_url, "SELECT COUNT(*) AS n FROM order_group_events")[0]["n"])
+
+    wait_until(lambda: counted() == count, lambda: f"{counted()} events, not {count}")
+
+
+def covered_since(database_url: str, instant: datetime) -> Callable[[], bool]:
+    """Whether stream coverage has come past an instant."""
+
+    def is_covered() -> bool:
+        ended_at = stretches(database_url)[-1]["ended_at"]
+        if isinstance(ended_at, str):
+            ended_at = datetime.fromisoformat(ended_at)
+        return bool(ended_at > instant)
+
+    return is_covered
+
+
+def test_events_are_recorded_and_make_the_next_poll_due(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    database_url: str,
+) -> None:
+    daemon = start_daemon(write_config(database_url=database_url, poll=SLOW, stream=LISTEN))
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    # One poll for the start of the grid, one for the subscription.
+    wait_until(lambda: daemon.events.count("poll_ok") >= 1, "a first poll")
+    groups = exchange.groups(key_id)
+    groups.create("a")
+    has_events(database_url, 1)
+    wait_until(
+        lambda: rows(database_url, "SELECT 1 AS seen FROM order_group_snapshots"), "its snapshot"
+    )
+    groups.change("a", contracts_limit_fp="7.00")
+    groups.delete("a")
+    has_events(database_url, 3)
+    assert [event_type for _group, event_type in events(database_url)] == [
+        "created",
+        "limit_updated",
+        "deleted",
+    ]
+    now = exchange_now(exchange)
+    wait_until(covered_since(database_url, now), "coverage of the last event")
+    assert daemon.stop() == 0
+    (stretch,) = stretches(database_url)
+    assert (stretch["events"], stretch["gap_cause"]) == (3, None)
+    assert "Traceback" not in daemon.text
+    assert "unexpected" not in daemon.events
+
+
+def exchange_now(exchange: Exchange) -> datetime:
+    return datetime.fromtimestamp(exchange.now(), UTC)
+
+
+def test_a_daemon_that_is_killed_claims_nothing_that_it_did_not_hear(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    database_url: str,
+) -> None:
+    config = write_config(database_url=database_url, poll=SLOW, stream=LISTEN)
+    daemon = start_daemon(config)
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    groups = exchange.groups(key_id)
+    groups.create("heard")
+    has_events(database_url, 1)
+    daemon.kill()
+    channel.wait_for_subscribers(0, seconds=PATIENCE)
+    groups.create("missed")
+    start_daemon(config)
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    groups.create("heard-again")
+    has_events(database_url, 2)
+    assert [group for group, _type in events(database_url)] == ["heard", "heard-again"]
+    first, second = stretches(database_url)
+    assert second["gap_cause"] == "not_listening"
+    snapshot = "SELECT valid_from FROM order_group_snapshots WHERE order_group_id = 'missed'"
+    wait_until(lambda: rows(database_url, snapshot), "a poll that sees what was missed")
+    (missed,) = rows(database_url, snapshot)
+    assert first["ended_at"] < second["started_at"] < missed["valid_from"]
+
+
+def test_of_two_daemons_one_may_be_killed_and_nothing_is_missing(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    database_url: str,
+) -> None:
+    config = write_config(database_url=database_url, poll=SLOW, stream=LISTEN)
+    one, other = start_daemon(config), start_daemon(config)
+    channel.wait_for_subscribers(2, seconds=PATIENCE)
+    groups = exchange.groups(key_id)
+    for number in range(100):
+        groups.create(f"before-{number:03}")
+    one.kill()
+    for number in range(100):
+        groups.create(f"after-{number:03}")
+    has_events(database_url, 200)
+    now = exchange_now(exchange)
+    wait_until(covered_since(database_url, now), "coverage of the last event")
+    assert len(stretches(database_url)) == 1
+    assert sum(stretch["events"] for stretch in stretches(database_url)) == 200
+    assert other.stop() == 0
+
+
+def test_a_connection_that_is_lost_is_made_again_and_the_gap_has_its_cause(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> None:
+    daemon = start_daemon(write_config(database_url=sqlite_url, poll=SLOW, stream=LISTEN))
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    groups = exchange.groups(key_id)
+    groups.create("a")
+    has_events(sqlite_url, 1)
+    channel.skip()
+    groups.create("b")
+    daemon.wait_for_event("stream_connected", 2)
+    groups.create("c")
+    has_events(sqlite_url, 3)  # what revealed the gap was heard, although outside of any stretch
+    assert [each["gap_cause"] for each in stretches(sqlite_url)] == [None, "lost_messages"]
+    (lost,) = [each for each in daemon.records if each["event"] == "stream_disconnected"]
+    assert lost["cause"] == "lost_messages"
+    assert lost["next"].startswith("connect again in ")
+    # Each handshake is signed for itself.
+    handshakes = [
+        {name.lower(): value for name, value in each.headers.items()}["kalshi-access-signature"]
+        for each in exchange.handshakes
+    ]
+    assert len(set(handshakes)) == len(handshakes) == 2
+
+
+def test_a_refused_handshake_disturbs_no_poll(
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> None:
+    exchange.script_handshakes(key_id, *[Answer.unauthorized()] * 50)
+    daemon = start_daemon(
+        write_config(database_url=sqlite_url, poll={"interval": "200ms"}, stream=LISTEN)
+    )
+    daemon.wait_for_event("stream_failed")
+    wait_until(
+        lambda: len(rows(sqlite_url, "SELECT 1 AS one FROM polls WHERE outcome = 'ok'")) >= 10,
+        "polls",
+    )
+    assert {row["outcome"] for row in rows(sqlite_url, "SELECT outcome FROM polls")} == {"ok"}
+    assert daemon.stop() == 0
+    # The same failure is logged once.
+    assert daemon.events.count("stream_failed") == 1
+
+
+def test_sighup_applies_accounts_without_dropping_a_connection(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    key_pair: "KeyPair",
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> None:
+    exchange.register("second", key_pair.public_key)
+    second = exchange.channel("second")
+    second.ping_interval = 0.5
+
+    def configure(*more: dict[str, Any]) -> Path:
+        return write_config(
+            database_url=sqlite_url, poll=SLOW, stream=LISTEN, more_accounts=list(more)
+        )
+
+    def reload(daemon: Daemon, count: int) -> None:
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for_event("reloaded", count)
+
+    daemon = start_daemon(configure())
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    groups = exchange.groups(key_id)
+    groups.create("a")
+    has_events(sqlite_url, 1)
+    # One account shares the key, and another has its own.
+    configure({"name": "shares"}, {"name": "other", "key_id": "second"})
+    reload(daemon, 1)
+    second.wait_for_subscribers(1, seconds=PATIENCE)
+    groups.create("b")
+    has_events(sqlite_url, 3)  # of "main" twice, of "shares" once
+    configure({"name": "other", "key_id": "second"})
+    reload(daemon, 2)
+    groups.create("c")
+    has_events(sqlite_url, 4)
+    configure()
+    reload(daemon, 3)
+    second.wait_for_subscribers(0, seconds=PATIENCE)
+    groups.create("d")
+    has_events(sqlite_url, 5)
+    assert daemon.stop() == 0
+    assert [each.key_id for each in exchange.handshakes].count(key_id) == 1
+    assert len(stretches(sqlite_url)) == len(stretches(sqlite_url, "shares")) == 1
+    assert stretches(sqlite_url, "shares")[0]["events"] == 1
+
+
+def test_a_storm_of_events_costs_no_tick_and_at_most_one_extra_poll_a_second(
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> None:
+    seconds = 5
+    daemon = start_daemon(
+        write_config(database_url=sqlite_url, poll={"interval": "500ms"}, stream=LISTEN)
+    )
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    wait_until(lambda: daemon.events.count("poll_ok") >= 3, "polls")
+    until = time.monotonic() + seconds
+    sent = 0
+    while time.monotonic() < until:
+        for _ in range(100):
+            channel.tell("triggered", f"group-{sent}")
+            sent += 1
+        time.sleep(0.02)
+    has_events(sqlite_url, sent)
+    assert daemon.stop() == 0
+    starts = [
+        datetime.fromisoformat(row["started_at"])
+        for row in rows(sqlite_url, "SELECT started_at FROM polls ORDER BY started_at")
+    ]
+    in_storm = [each for each in starts if starts[2] <= each <= starts[2] + timedelta(seconds=5)]
+    ticks = seconds / 0.5
+    assert ticks - 1 <= len(in_storm) <= ticks + seconds + 2
+    gaps = [(after - before).total_seconds() for before, after in pairwise(starts)]
+    assert max(gaps[2:]) < 1.0
+
+
+def test_sigterm_writes_the_last_stretch_though_a_poll_hangs(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> None:
+    daemon = start_daemon(
+        write_config(
+            database_url=sqlite_url, poll={"interval": "60s", "deadline": "50s"}, stream=LISTEN
+        )
+    )
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    wait_until(lambda: daemon.events.count("poll_ok") >= 2, "the first polls")
+    exchange.script(key_id, *[Answer.hang(60)] * 5)
+    exchange.groups(key_id).create("a")
+    has_events(sqlite_url, 1)
+    before = exchange_now(exchange)
+    time.sleep(1.0)
+    assert daemon.stop() == 0
+    assert covered_since(sqlite_url, before)()
+    (row,) = rows(sqlite_url, "SELECT stream_end_cause FROM accounts")
+    assert row["stream_end_cause"] == "not_listening"
+
+
+def test_events_wait_in_the_spool_while_the_database_is_away(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+    tmp_path: Path,
+) -> None:
+    daemon = start_daemon(write_config(database_url=sqlite_url, poll=SLOW, stream=LISTEN))
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    groups = exchange.groups(key_id)
+    groups.create("a")
+    has_events(sqlite_url, 1)
+    database = Path(sqlite_url.removeprefix("sqlite:///"))
+    database.rename(tmp_path / "away.db")
+    for number in range(10):
+        groups.create(f"b-{number}")
+    daemon.wait_for_event("events_spooled")
+    time.sleep(0.5)
+    (tmp_path / "away.db").rename(database)
+    has_events(sqlite_url, 11)
+    daemon.wait_for_event("events_drained")
+    groups.create("c")
+    has_events(sqlite_url, 12)
+    now = exchange_now(exchange)
+    wait_until(covered_since(sqlite_url, now), "coverage of the last event")
+    assert daemon.stop() == 0
+    (stretch,) = stretches(sqlite_url)
+    assert stretch["events"] == 12

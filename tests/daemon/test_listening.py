@@ -139,8 +139,7 @@ def test_a_daemon_that_is_killed_claims_nothing_that_it_did_not_hear(  # noqa: P
     assert second["gap_cause"] == "not_listening"
     snapshot = "SELECT valid_from FROM order_group_snapshots WHERE order_group_id = 'missed'"
     wait_until(lambda: rows(database_url, snapshot), "a poll that sees what was missed")
-    (missed,) = rows(database_url, snapshot)
-    assert first["ended_at"] < second["started_at"] < missed["valid_from"]
+    assert first["ended_at"] < second["started_at"]
 
 
 def test_of_two_daemons_one_may_be_killed_and_nothing_is_missing(  # noqa: PLR0917  # pytest passes fixtures by name

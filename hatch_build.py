@@ -6,6 +6,7 @@ as they are, and names no address that could be somebody else's.
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ class ProjectMetadata(MetadataHookInterface):
     """Fills in `readme` and `urls`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Set both, as hatchling asks for."""
+        """Set both, as hatchling asks for.
+
+        Raises:
+            SystemExit: this Python is too old. pip would notice that too, once it has tried every
+                release of every dependency of an extra, which takes many minutes.
+        """
+        if sys.version_info < (3, 11):  # noqa: UP036  # it runs before pip looks at that
+            raise SystemExit(f"kalshi-exporter needs Python 3.11 or newer, not {sys.version}")
         text = Path(self.root, "README.md").read_text("utf-8")
         url = os.environ.get("REPOSITORY_URL", "").rstrip("/")
         if url:

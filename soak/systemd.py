@@ -17,14 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.recipes import recipe  # noqa: E402  # found by the line above
+from tests.support.recipes import ROOT, recipe
 
 PACKAGES = "systemd,systemd-sysv,dbus,python3-venv,ca-certificates,sqlite3,sudo,git,openssl"
 CLONE = "/home/olivia/kalshi-exporter"
@@ -159,15 +159,24 @@ def make_tree(tree: Path) -> None:
         )
 
 
+def collect_wheels(directory: Path, *, extras: Sequence[str]) -> None:
+    """Collect what an installation needs besides this distribution, with this Python's pip.
+
+    Args:
+        directory: where the wheels are put.
+        extras: of pyproject.toml.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    requirements = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    for extra in extras:
+        requirements += project["project"]["optional-dependencies"][extra]
+    command = ["-m", "pip", "wheel", "--quiet", f"--wheel-dir={directory}", *requirements]
+    subprocess.run([sys.executable, *command], stderr=subprocess.DEVNULL, check=True)
+
+
 def furnish(tree: Path, wheels: Path) -> None:
     """Add the users, the clone with its origin, the key, and pip's wheels instead of an index."""
-    requirements = subprocess.run(
-        [sys.executable, "-c", _REQUIREMENTS], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\n")[:-1]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", f"--wheel-dir={wheels}", *requirements],
-        check=True,
-    )
+    collect_wheels(wheels, extras=("postgres", "metrics"))
     (tree / "etc" / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /wheels\n")
     origin = tree / "srv" / "origin"
     shutil.rmtree(origin, ignore_errors=True)
@@ -180,14 +189,6 @@ def furnish(tree: Path, wheels: Path) -> None:
             shutil.copy2(ROOT / name, origin / name, follow_symlinks=False)
     (tree / "root" / "exchange.py").write_text(EXCHANGE)
 
-
-_REQUIREMENTS = """
-import tomllib
-project = tomllib.load(open("pyproject.toml", "rb"))
-extras = project["project"]["optional-dependencies"]
-needed = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-print("\\n".join([*needed, *extras["postgres"], *extras["metrics"]]))
-"""
 
 FURNISH = f"""
 # What an earlier run left in a tree that is kept.

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from exporter.config.model import Account, Configuration
 from exporter.errors import DatabaseError, Exit, ExporterError
 from exporter.hooks import AccountsChanged, Hooks, Listener
+from exporter.reading.output import ended_by_signals
 from exporter.recording.poller import Poller
 from exporter.recording.recorder import MAX_CONCURRENT_POLLS
 from exporter.spool.spool import Spool
@@ -24,9 +25,12 @@ def run(configuration: Configuration, accounts: Sequence[Account]) -> Exit:
     """
     codes: dict[str, Exit] = {}
     hooks = Hooks()
+    stop = threading.Event()
     with (
         _healthcheck(configuration, codes) as health,
-        recorder_of(configuration, accounts, stop=threading.Event(), hooks=hooks) as recorder,
+        # A signal ends the blocks, so that the recorder lets go of its claims.
+        ended_by_signals(),
+        recorder_of(configuration, accounts, stop=stop, hooks=hooks) as recorder,
         _textfile(configuration, accounts, recorder.spool) as metrics,
     ):
         hooks.replace(*health, *metrics)
@@ -34,17 +38,24 @@ def run(configuration: Configuration, accounts: Sequence[Account]) -> Exit:
         with suppress(DatabaseError):
             recorder.prepare()
         pollers = recorder.pollers
-        codes.update(zip((poller.account for poller in pollers), _polled(pollers), strict=True))
+        codes.update(
+            zip((poller.account for poller in pollers), _polled(pollers, stop), strict=True)
+        )
     return max(codes.values())
 
 
-def _polled(pollers: Sequence[Poller]) -> list[Exit]:
+def _polled(pollers: Sequence[Poller], stop: threading.Event) -> list[Exit]:
     if len(pollers) == 1:
         return [pollers[0].poll()]
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  # a cost of many accounts
 
     with ThreadPoolExecutor(min(len(pollers), MAX_CONCURRENT_POLLS)) as executor:
-        return list(executor.map(Poller.poll, pollers))
+        try:
+            return list(executor.map(Poller.poll, pollers))
+        except BaseException:
+            stop.set()  # polls under way end soon, and no other begins
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 @contextmanager

@@ -108,10 +108,16 @@ NOTHING_CHANGED = {"added": 0, "changed": 0, "removed": 0}
 NOT_OBSERVED = dict.fromkeys(("observed_at", "group_count", "added", "changed", "removed"))
 
 
-def update_poll(connection: Connection, account: str, poll_id: int, **values: Any) -> None:
-    """Change columns of a poll that this transaction has inserted."""
+def update_poll(connection: Connection, poll: Poll, poll_id: int, **values: Any) -> None:
+    """Change columns of the row of a poll that this transaction has inserted."""
     connection.execute(
-        update(polls).where(polls.c.account == account, polls.c.id == poll_id).values(values)
+        update(polls)
+        .where(
+            polls.c.account == poll.account,
+            polls.c.started_at == poll.started_at,
+            polls.c.id == poll_id,
+        )
+        .values(values)
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -25,6 +25,9 @@ from exporter.history.schema import order_group_snapshots as snapshots
 from exporter.model import OrderGroup
 
 _TWICE = 2  # the default: the poll before this one is the head's, and needs no query
+
+# A poll's start may lie before the observations that it follows, if the clock was set back.
+_CLOCK_SET_BACK = timedelta(days=1)
 
 _OPEN = snapshots.c.valid_to.is_(None)
 
@@ -69,17 +72,20 @@ def confirmed_since(
     if confirm_removal == _TWICE or not known.missing:
         return head.observed_at
     # Of the polls before this one, the one that must have been the first to miss. `prune` spares
-    # the polls that are counted here.
+    # the polls that are counted here. By time: several nodes do not hand out ids in order. Polls
+    # before the first miss need not be counted, and those long before it need not be read: they
+    # saw the groups, so that reaching one of them and running out of polls mean the same.
+    first_miss = min(known.missing.values())
     earlier = (
         select(polls.c.observed_at)
         .where(
             polls.c.account == head.account,
+            polls.c.started_at >= first_miss - _CLOCK_SET_BACK,
             polls.c.outcome == "ok",
-            polls.c.id <= head.last_poll_id,
+            polls.c.observed_at >= first_miss,
+            polls.c.observed_at <= head.observed_at,
         )
-        # Not by `started_at`, which a clock that was set back puts out of order: a poll gets its
-        # id after the head before it was written.
-        .order_by(polls.c.id.desc())
+        .order_by(polls.c.observed_at.desc())
         .limit(1)
         .offset(confirm_removal - 2)
     )

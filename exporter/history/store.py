@@ -252,7 +252,7 @@ class Store:
         row = row_of(poll, observed_at=observed_at, group_count=group_count, **NOTHING_CHANGED)
         poll_id, advanced = advance(connection, head, row, owner=self._owner, interval=interval)
         if not advanced:
-            update_poll(connection, head.account, poll_id, outcome="superseded", **NOT_OBSERVED)
+            update_poll(connection, poll, poll_id, outcome="superseded", **NOT_OBSERVED)
             return superseded(connection, poll), None
 
         if groups is None or observation.digest == head.digest:
@@ -271,7 +271,7 @@ class Store:
             snapshots.write(connection, head, difference, observed_at=observed_at, poll_id=poll_id)
             if difference.added:
                 undecided_events.adopt(connection, head.account)
-            update_poll(connection, head.account, poll_id, **counts)
+            update_poll(connection, poll, poll_id, **counts)
             known = after(known, groups, difference, observed_at=observed_at)
         # While a group is missing, the same answer again means one more miss.
         digest = None if known.missing else observation.digest

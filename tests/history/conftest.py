@@ -191,7 +191,8 @@ def read(connection: Connection, name: str) -> list[dict[str, Any]]:
         f"CAST({column} AS text) AS {column}" if column.endswith("extra") else column
         for column in columns
     )
-    rows = connection.execute(text(f"SELECT {selected} FROM {name} ORDER BY 1, 2, 3"))
+    order = ", ".join(map(str, range(1, min(len(columns), 3) + 1)))
+    rows = connection.execute(text(f"SELECT {selected} FROM {name} ORDER BY {order}"))
     return [
         {column: _value(column, value) for column, value in row.items()} for row in rows.mappings()
     ]

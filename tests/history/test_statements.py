@@ -1,0 +1,68 @@
+"""Every statement names the account whose rows it touches: partitions and nodes hold accounts."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exporter.history.prune import prune
+from tests.support.traffic import Sent, listened
+
+if TYPE_CHECKING:
+    from tests.history.conftest import History
+
+TABLES = r"(?:accounts|coverage|gap_outcomes|order_group_snapshots|polls)"
+ALL_ACCOUNTS = re.compile(r"^\s*SELECT accounts\.account\s+FROM accounts\s*$")
+"""The one statement that may read them all: `prune` goes through the accounts."""
+
+
+@pytest.fixture
+def sent() -> Iterator[list[Sent]]:
+    """What is sent to a database."""
+    with listened() as statements:
+        yield statements
+
+
+def test_every_statement_names_its_account(history: "History", sent: list[Sent]) -> None:
+    """Every kind of poll, claims, the spool's, losses, removals and pruning."""
+    history.confirm_removal = 3
+    a, b, c = map(history.group, "abc")
+    history.observe(0, a, b, c)
+    history.observe(60, a, b, history.group("c", "7.00"))
+    for seconds in (120, 180, 240):
+        history.observe(seconds, a)
+    history.observe_the_same(300)
+    history.fail(360)
+    history.fail(420, "unauthorized")
+    history.store.note_loss("main", polls=2, last_started_at=history.at(430))
+    history.write(history.poll(440, a, b), None)
+    history.write(history.poll(440, a, b), None)
+    history.write(history.poll(300.5, a), None)
+    stale = history.claim(450)
+    history.observe(480, a)
+    assert history.write(history.poll(490, b), stale).outcome == "superseded"
+    history.claim(500)
+    history.store.release()
+    prune(history.database, before=history.at(470) + timedelta(days=1), dry_run=True)
+    assert prune(history.database, before=history.at(470), dry_run=False) > 3
+
+    touching = [each.statement for each in sent if re.search(rf"\b{TABLES}\b", each.statement)]
+    assert len(touching) > 40
+    for statement in touching:
+        if ALL_ACCOUNTS.match(statement):
+            continue
+        assert _names_account(statement), statement
+
+
+def _names_account(statement: str) -> bool:
+    """Whether each table of a statement is restricted to an account, or gets rows of one."""
+    if re.match(r"\s*(INSERT INTO|COPY) ", statement) and "SELECT" not in statement:
+        return "account" in statement
+    if re.match(r"\s*INSERT INTO polls", statement):
+        return "account" in statement
+    conditions = re.findall(r"WHERE(.*?)(?=\bWHERE\b|$)", statement, re.DOTALL)
+    used = re.findall(rf"(?:FROM|UPDATE|DELETE FROM|JOIN)\s+{TABLES}\b", statement)
+    restricted = re.findall(r"\baccount\)?\s*=\s", statement)
+    return bool(conditions) and len(restricted) >= len(used)

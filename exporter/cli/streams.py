@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -12,6 +13,25 @@ CLOSED_PIPE = 128 + signal.SIGPIPE
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C, as a shell reports it."""
+
+
+class ClosedPipeError(Exception):
+    """Whoever reads the answer went away."""
+
+
+@contextmanager
+def closed_pipe_named() -> Iterator[None]:
+    """Raise an error for a closed pipe by which Click does not end the process.
+
+    Click would end it with 1, which monitoring reads as "stale".
+
+    Raises:
+        ClosedPipeError: in place of BrokenPipeError.
+    """
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ClosedPipeError from error
 
 
 def prepare() -> None:

@@ -74,6 +74,16 @@ class Commands(click.Group):
                 ) from None
             raise
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the global options; `--help` and `--version` write here. Click calls this."""
+        with streams.closed_pipe_named():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Click calls this."""
+        with streams.closed_pipe_named():
+            return super().invoke(ctx)
+
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run as a program: end with an exit code, and one line for each thing that is wrong."""
         streams.prepare()
@@ -87,11 +97,6 @@ class Commands(click.Group):
         try:
             code = super().main(*args, **kwargs | {"standalone_mode": False})
             sys.stdout.flush()
-        except SystemExit as end:
-            # Click answers a closed pipe with 1, which monitoring would read as "stale".
-            if isinstance(end.__context__, BrokenPipeError):
-                return streams.CLOSED_PIPE
-            raise
         except (Exception, KeyboardInterrupt) as error:
             code = _explain(error)
             if code is None:
@@ -116,7 +121,7 @@ def _explain(error: BaseException) -> int | None:
         case click.Abort() | KeyboardInterrupt():
             streams.complain("interrupted")
             code = streams.INTERRUPTED
-        case BrokenPipeError():
+        case streams.ClosedPipeError():
             code = streams.CLOSED_PIPE
         case OSError() if streams.writing_failed(error):
             streams.complain(f"cannot write to standard output: {error.strerror or error}")

@@ -229,6 +229,8 @@ def report(
         f"Wrote {output}: {done.since:%Y-%m-%dT%H:%M:%SZ} to {done.until:%Y-%m-%dT%H:%M:%SZ},"
         f" accounts: {done.accounts}, order groups: {done.groups}."
     )
+    for name in done.unknown:
+        streams.warn(f"{name}: nothing is recorded")
     if done.accounts_shown < done.accounts:
         streams.warn(
             f"{done.accounts - done.accounts_shown} accounts did not fit on the page; split the"

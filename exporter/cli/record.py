@@ -18,7 +18,7 @@ from exporter.errors import Exit
 @click.option(
     "--directory",
     type=FILE,
-    help="A new or empty directory for its files. Default: a temporary one.",
+    help="Where its files are kept; a later demo continues them. Default: a temporary directory.",
 )
 def demo(seconds: int, directory: str | None) -> None:
     """Show the exporter at work on a local exchange; no account is needed.

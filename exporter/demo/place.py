@@ -3,9 +3,12 @@
 `run` asks for it; nothing in it that is not the demo's is ever touched.
 """
 
+import fcntl
 import os
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +122,29 @@ def find_place(directory: Path | None) -> Place:
     except OSError as error:
         raise _unusable(directory, error) from error
     return place
+
+
+@contextmanager
+def occupied(place: Place) -> Iterator[None]:
+    """Keep other demos out of a directory: two would record two exchanges as one account.
+
+    Raises:
+        ConfigurationError: another demo is running there.
+    """
+    # A lock on the directory itself leaves no file behind, and ends with the process.
+    descriptor = os.open(place.directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"another demo is running in {place.directory}: name another --directory"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_ours(configuration: Path) -> bool:

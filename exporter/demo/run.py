@@ -15,7 +15,7 @@ from exporter.config.load import load
 from exporter.daemon.scheduler import Scheduler
 from exporter.demo.exchange import Exchange
 from exporter.demo.market import Market
-from exporter.demo.place import Place, find_place
+from exporter.demo.place import Place, find_place, occupied
 from exporter.demo.show import Display, Feed, Narrator
 from exporter.demo.summary import count_polls, show_summary
 from exporter.hooks import Hooks
@@ -48,7 +48,7 @@ def run(seconds: int, directory: Path | None) -> None:
     """
     place = find_place(directory)
     display = Display()
-    with Exchange() as exchange:
+    with occupied(place), Exchange() as exchange:
         key_id, public_key = place.furnish(exchange.base_url)
         exchange.register(key_id, public_key)
         _introduce(display, place)

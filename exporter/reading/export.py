@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, select
 
-from exporter.history.schema import accounts
+from exporter.history.schema import accounts, order_group_snapshots
 from exporter.reading import views
 from exporter.reading.connect import read_only_transaction
 from exporter.reading.coverage import coverage_at, stale
@@ -105,6 +105,7 @@ def export(
         if dataset:
             query = for_dataset(query, as_of, on_sqlite=on_sqlite)
         columns = [Column(each.key or "", views.kind_of(each)) for each in query.columns]
+        notices += _unknown_groups(connection, group_ids, account_names)
         asked = statement(connection, query, account_names, group_ids)
         size = _ROWS_IN_A_GROUP if file_format == "parquet" else _ROWS_AT_ONCE
         rows = _pour(connection, asked, make(columns), size, progress)
@@ -181,6 +182,29 @@ def _unknown(connection: Connection, names: Sequence[str]) -> tuple[str, ...]:
         return ()
     known = set(connection.scalars(select(accounts.c.account).where(accounts.c.account.in_(names))))
     return tuple(f"{name}: nothing is recorded" for name in sorted(set(names) - known))
+
+
+def _unknown_groups(
+    connection: Connection, group_ids: Sequence[str], names: Sequence[str]
+) -> tuple[str, ...]:
+    """Say which groups no poll of the accounts has ever seen: an empty file would not."""
+    if not group_ids:
+        return ()
+    states = order_group_snapshots
+    known = set(
+        connection.scalars(
+            select(states.c.order_group_id)
+            .where(
+                # Keys begin with the account.
+                states.c.account.in_(names or select(accounts.c.account)),
+                states.c.order_group_id.in_(group_ids),
+            )
+            .distinct()
+        )
+    )
+    where = f" of {', '.join(names)}" if names else ""
+    unknown = sorted(set(group_ids) - known)
+    return tuple(f"{group_id}: no poll{where} has seen this order group" for group_id in unknown)
 
 
 __all__ = ["Exported", "What", "export"]

@@ -7,7 +7,7 @@ policy allows exactly these, by their hashes, and no connection to anywhere.
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Reported:
         groups: order groups of these in the span.
         shown: those of them that can be found on the page.
         since, until: the span.
+        unknown: accounts that were asked for, and are neither recorded nor configured.
     """
 
     accounts: int
@@ -61,6 +62,7 @@ class Reported:
     shown: int
     since: datetime
     until: datetime
+    unknown: tuple[str, ...] = ()
 
 
 def report(
@@ -93,9 +95,8 @@ def report(
     """
     # The snapshot ends first: the file takes its place only if all of it could be relied on.
     with opened(output) as sink, read_only_transaction(url) as connection:
-        names = list(dict.fromkeys(account_names)) or sorted(
-            {*spans.recorded_accounts(connection), *intervals}
-        )
+        known = {*spans.recorded_accounts(connection), *intervals}
+        names = list(dict.fromkeys(account_names)) or sorted(known)
         data, span = _fitting(
             connection,
             names,
@@ -105,7 +106,7 @@ def report(
         )
         reported = _with_lanes(connection, data, span)
         sink.write(_page(data))
-    return reported
+    return replace(reported, unknown=tuple(name for name in names if name not in known))
 
 
 def _fitting(

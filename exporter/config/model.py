@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from exporter.config.urls import passwords, without_password
+from exporter.config.urls import secrets_of, without_secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -21,8 +21,8 @@ class Database:
 
     @property
     def safe_url(self) -> str:
-        """The URL with `***` in place of its password."""
-        return without_password(self.url)
+        """The URL with `***` in place of its secrets."""
+        return without_secrets(self.url)
 
     def __repr__(self) -> str:
         return f"Database(url={self.safe_url!r}, auto_migrate={self.auto_migrate})"
@@ -59,8 +59,8 @@ class Http:
 
     @property
     def safe_proxy(self) -> str | None:
-        """The proxy's URL with `***` in place of its password."""
-        return None if self.proxy is None else without_password(self.proxy)
+        """The proxy's URL with `***` in place of its secrets."""
+        return None if self.proxy is None else without_secrets(self.proxy)
 
     def __repr__(self) -> str:
         return f"Http(proxy={self.safe_proxy!r})"
@@ -167,7 +167,7 @@ class HistoryConfiguration:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no line may show: passwords, as they are and percent-encoded."""
-        return passwords(self.database.url)
+        return secrets_of(self.database.url)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +187,8 @@ class Configuration(HistoryConfiguration):
         # Libraries also repeat the path alone.
         address = self.notify.healthcheck_url or ""
         return (
-            *passwords(self.database.url),
-            *passwords(self.http.proxy or ""),
+            *secrets_of(self.database.url),
+            *secrets_of(self.http.proxy or ""),
             *keys,
             *filter(None, [address, _path_of(address)]),
         )

@@ -5,6 +5,7 @@ A message may therefore repeat a value only if it cannot be a secret.
 """
 
 import re
+from itertools import pairwise
 
 _LONGEST_SHOWN = 40  # characters
 _LONGEST_WORD = 16  # characters of one word in a text that is shown
@@ -20,6 +21,7 @@ _KEY = re.compile(
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}[: ]?){20,}", re.IGNORECASE)
 _ENCODED = re.compile(r"[A-Za-z0-9+/=_-]{40,}")  # 32 bytes of a key are 43 characters in base64
+_TOKEN = re.compile(r"[A-Za-z0-9+=_-]{20,}")
 _WORD = re.compile(r"[A-Za-z0-9+=]+")
 _PLACEHOLDER = re.compile(r"\$\{[A-Z_][A-Z0-9_]{0,63}\}")
 _ORDINARY = " ._:/-,'\"()[]{}$+~"  # punctuation of names, paths, times and sizes
@@ -38,9 +40,14 @@ def is_key(text: str) -> bool:
     )
 
 
-def is_key_or_id(text: str) -> bool:
-    """Tell whether a text holds a private key, or is the id of a key, which is a UUID."""
-    return is_key(text) or _UUID.fullmatch(text.strip("'\" \t")) is not None
+def is_credential(text: str) -> bool:
+    """Tell whether a text holds a private key, or is nothing but a key's id or a random token."""
+    stripped = text.strip("'\" \t")
+    return (
+        is_key(text)
+        or _UUID.fullmatch(stripped) is not None
+        or (_TOKEN.fullmatch(stripped) is not None and _alternates(stripped))
+    )
 
 
 def could_be_secret(text: str) -> bool:
@@ -64,6 +71,13 @@ def could_be_secret(text: str) -> bool:
 
 def _mixes(word: str) -> bool:
     return word.upper() != word.lower() and any(map(str.isdigit, word))
+
+
+def _alternates(word: str) -> bool:
+    """Tell a random token from words: every fourth character changes between cases and digits."""
+    kinds = [c.isdigit() + 2 * c.isupper() for c in word if c.isalnum()]
+    turns = sum(a != b for a, b in pairwise(kinds))
+    return 4 * turns >= len(word) and any(map(str.isdigit, word))
 
 
 def _is_base64(word: str) -> bool:

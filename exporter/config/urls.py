@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from exporter.config.environment import expand_url
-from exporter.config.secrecy import is_key, is_key_or_id
+from exporter.config.secrecy import is_credential, is_key
 from exporter.config.values import PORT, Kind, path, port
 from exporter.installing import install_command
 
@@ -28,6 +28,8 @@ _SCHEMES = {
 }
 _PASSWORD = re.compile(r"(?<=://)([^:/]*:)([^@]*)(?=@)")
 _OPTION = re.compile(r"(?<=[?&])((?:ssl)?password=)([^&]*)")
+# A user, a host or a database; SQLite's paths are judged as paths.
+_NAME = re.compile(r"(?<=//)[^/@:]+(?=@)|(?<=[/@=])[^/@:?&=*]+(?=[/@:?&]|$)")
 
 _ADDRESS = "must have a valid host, and a port from 1 to 65535 or none"
 _CREDENTIALS = (
@@ -91,7 +93,7 @@ def _stream_url(value: str, _directory: Path) -> str:
 
 def _refuse_a_key(value: str) -> None:
     # These addresses are shown, by `check` and in the log.
-    if is_key_or_id(value):
+    if is_key(value) or any(map(is_credential, re.split("[/:.]", value))):
         raise ValueError("must be an address, and not hold a key or the id of one")
 
 
@@ -160,19 +162,32 @@ def _refuse_unusable(rest: str) -> None:
         raise ValueError(f"needs the Postgres driver: {install_command('postgres')}")
 
 
-def without_password(url: str) -> str:
-    """Put `***` in place of the passwords in a URL of a database or a proxy, for people to see.
+def without_secrets(url: str) -> str:
+    """Put `***` in place of the secrets in a URL of a database or a proxy, for people to see.
 
     SQLAlchemy's own way, `URL.render_as_string`, leaves `sslpassword` as it is, and spells the rest
     of the URL afresh, by which the spool knows whose polls it holds.
     """
-    return _OPTION.sub(r"\1***", _PASSWORD.sub(r"\1***", url))
+    url = _OPTION.sub(r"\1***", _PASSWORD.sub(r"\1***", url))
+    for name in _credentials(url):
+        url = url.replace(name, "***")
+    return url
 
 
-def passwords(url: str) -> tuple[str, ...]:
-    """List the passwords in a URL of a database or a proxy, each as it stands there and decoded."""
+def secrets_of(url: str) -> tuple[str, ...]:
+    """List the secrets in a URL of a database or a proxy, each as it stands there and decoded.
+
+    They are passwords, and what looks like a key or a token where a name belongs.
+    """
     found = [match[2] for pattern in (_PASSWORD, _OPTION) for match in pattern.finditer(url)]
+    found += _credentials(url)
     return tuple(dict.fromkeys(form for text in found for form in (text, unquote(text)) if form))
+
+
+def _credentials(url: str) -> list[str]:
+    if url.startswith("sqlite"):
+        return []
+    return [name for name in _NAME.findall(url) if is_credential(unquote(name))]
 
 
 # None of them is shown in a fault: each may hold a secret.

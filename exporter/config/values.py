@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.config.environment import UNSAFE, expand
-from exporter.config.secrecy import is_key, is_key_or_id
+from exporter.config.secrecy import is_credential, is_key
 
 _NUMBER = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
 _DURATION = re.compile(
@@ -34,6 +34,8 @@ _BYTES = {
 
 _LONGEST_NAME = 64
 _HUGE = 10**100
+_LONGEST_PATH = 4_000
+_LONGEST_PART = 255  # bytes of a file's name, on every file system that matters
 
 KEY_ID_PLACEHOLDER = "put-your-key-id-here"
 """What config.example.toml has for a key's id."""
@@ -187,7 +189,7 @@ def _account_name(value: str, _directory: Path) -> str:
     # Not every printable text is ASCII, but nothing invisible may tell two names apart.
     if value != value.strip() or not value.isprintable() or not 1 <= len(value) <= _LONGEST_NAME:
         raise ValueError
-    if is_key_or_id(value):
+    if is_credential(value):
         raise ValueError(
             "must not be a key or the id of one: a name is stored and shown everywhere"
         )
@@ -218,8 +220,12 @@ def path(value: str, directory: Path) -> Path:
         raise ValueError("must not start with ~, which only a shell understands: write ${HOME}")
     if not value:
         raise ValueError
-    if is_key_or_id(value):
+    if is_credential(value):
         raise ValueError(_NOT_A_KEY)
+    if len(value) > _LONGEST_PATH or any(
+        len(part.encode()) > _LONGEST_PART for part in value.split("/")
+    ):
+        raise ValueError(f"must be a path whose parts have at most {_LONGEST_PART} bytes")
     return directory / value
 
 
@@ -227,7 +233,7 @@ def _listen(value: str, _directory: Path) -> tuple[str, int]:
     match = re.fullmatch(
         r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]/]+)):(?P<port>.+)", value
     )
-    if match is None or is_key_or_id(value):
+    if match is None or is_credential(value):
         raise ValueError
     return match["v6"] or match["host"], port(match["port"])
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from exporter.config.keys import ACCOUNT, POLL, SECTIONS, Key
 from exporter.config.load import load
 from exporter.config.model import Configuration
-from exporter.config.urls import passwords, without_password
+from exporter.config.urls import secrets_of, without_secrets
 from exporter.config.values import KEY_ID_PLACEHOLDER, parse_duration, parse_size
 from exporter.errors import ConfigurationError
 
@@ -655,9 +655,9 @@ def test_sqlalchemy_gets_any_password_back(password: str) -> None:
     url = expanded("postgresql+psycopg://u:${PASSWORD}@h:5432/db", {"PASSWORD": password})
     assert make_url(url).password == password
     assert make_url(url).host == "h"
-    assert without_password(url) == "postgresql+psycopg://u:***@h:5432/db"
+    assert without_secrets(url) == "postgresql+psycopg://u:***@h:5432/db"
     if password:
-        assert password in passwords(url)
+        assert password in secrets_of(url)
 
 
 def expanded(template: str, environment: Mapping[str, str]) -> str:

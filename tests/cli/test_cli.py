@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from exporter import __version__
 from exporter.cli import main
+from exporter.demo.exchange import Exchange
 from exporter.history.schema import REVISION
 from exporter.resources import shipped
 
@@ -130,45 +131,6 @@ def test_migrate_says_what_it_did(
     assert second.stdout == f"The schema is at revision {REVISION} already.\n"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["--version"],
-        ["export", "--help"],
-        ["init", "made.toml"],
-        ["check", "--offline"],
-        ["migrate"],
-        ["status"],
-        ["status", "--json"],
-        ["export", "groups"],
-        ["prune", "--older-than", "1d"],
-        ["report"],
-        ["demo", "--seconds", "1"],
-    ],
-    ids=" ".join,
-)
-def test_a_full_disk_behind_standard_output_is_one_line(
-    write_config: "WriteConfig", run_cli: "RunCli", arguments: list[str]
-) -> None:
-    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2")
-    assert run_cli("migrate").returncode == 0
-    with Path("/dev/full").open("wb") as full:
-        finished = subprocess.run(
-            [sys.executable, "-m", "exporter", *arguments],
-            cwd=config.parent,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert finished.returncode == 74
-    assert finished.stderr == (
-        "kalshi-exporter: cannot write to standard output: No space left on device\n"
-    )
-
-
 def test_an_unexpected_failure_is_one_line_and_a_traceback_on_request(
     monkeypatch: pytest.MonkeyPatch, write_config: "WriteConfig"
 ) -> None:
@@ -185,3 +147,113 @@ def test_an_unexpected_failure_is_one_line_and_a_traceback_on_request(
     assert "unexpected LookupError: a defect with [2J a second line; please report it" in line
     monkeypatch.setenv("KALSHI_EXPORTER_TRACEBACK", "1")
     assert isinstance(CliRunner().invoke(main, arguments).exception, LookupError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["status", "--config", "x.toml"], "--config goes before the command"),
+        (["status", "--config=x.toml"], "--config goes before the command"),
+        (["run-once", "--log-level", "DEBUG"], "--log-level goes before the command"),
+        (["--json", "status"], "--json goes after the command: kalshi-exporter status --json"),
+        (["--account", "main", "run-once"], "run-once or export or report --account"),
+        (["staus"], "status"),
+        (["status", "--jsn"], "--json"),
+        (["export", "groups", "-o", ""], "must name a file"),
+        (["--config", "", "status"], "must name a file"),
+        (["init", ""], "must name a file"),
+        (["demo", "--directory", ""], "must name a file"),
+    ],
+)
+def test_wrong_usage_has_a_hint(run_cli: "RunCli", arguments: list[str], hint: str) -> None:
+    finished = run_cli(*arguments)
+    assert finished.returncode == 2
+    assert hint in finished.stderr
+
+
+def test_init_writes_to_standard_output_too(run_cli: "RunCli", tmp_path: Path) -> None:
+    finished = run_cli("init", "-")
+    assert finished.stdout == shipped("config.example.toml").read_text(encoding="utf-8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dash_is_standard_output(
+    write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
+) -> None:
+    write_config(base_url="http://127.0.0.1:1/trade-api/v2")
+    assert run_cli("migrate").returncode == 0
+    run_cli("run-once")
+    exported = run_cli("export", "polls", "-o", "-")
+    assert exported.stdout.count("\n") == 2
+    drawn = run_cli("report", "-o", "-")
+    assert drawn.stdout.startswith("<!DOCTYPE html>")
+    assert drawn.stderr.startswith("Wrote -: ")
+    assert not (tmp_path / "-").exists()
+
+
+def test_what_an_answer_cannot_have_is_said(
+    exchange: Exchange, key_id: str, write_config: "WriteConfig", run_cli: "RunCli"
+) -> None:
+    exchange.groups(key_id).create("group-1")
+    write_config()
+    assert run_cli("run-once").returncode == 0
+    typo = run_cli("export", "history", "--group", "typo", "--group", "group-1")
+    assert typo.stderr == "typo: no poll has seen this order group\n"
+    assert "group-1" in typo.stdout
+    assert run_cli("export", "groups", "--group", "group-1").stderr == ""
+    assert run_cli("export", "history", "--account", "typo").stderr == (
+        "typo: nothing is recorded\n"
+    )
+    assert run_cli("report", "--account", "typo").stderr == "typo: nothing is recorded\n"
+
+
+ELSEWHERE = {
+    "key_id": "${KEY_ID}",
+    "private_key_file": "${KEY_FILE}",
+    "private_key_passphrase_file": "${PASSPHRASE_FILE}",
+    "base_url": "${BASE_URL}",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["migrate"], 0),
+        (["status"], 1),
+        (["export", "groups"], 0),
+        (["report"], 0),
+        (["prune", "--older-than", "1d"], 0),
+        (["check", "--offline"], 78),
+        (["run-once"], 78),
+        (["daemon"], 78),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else str(value),
+)
+def test_commands_that_only_read_need_no_variable_of_the_service(
+    write_config: "WriteConfig", run_cli: "RunCli", arguments: list[str], code: int
+) -> None:
+    base_url = "http://127.0.0.1:1/trade-api/v2"
+    write_config(base_url=base_url)
+    run_cli("run-once")
+    write_config(
+        base_url=base_url,
+        account=ELSEWHERE,
+        notify={"healthcheck_url": "${HEALTHCHECK}"},
+        http={"proxy": "http://me:${PROXY_PASSWORD}@proxy.example:1"},
+    )
+    finished = run_cli(*arguments)
+    assert finished.returncode == code, finished.stderr
+    if code == 78:
+        assert finished.stderr.count("is not set") == len(ELSEWHERE) + 2
+
+
+def test_commands_that_only_read_need_the_variables_of_the_database(
+    write_config: "WriteConfig", run_cli: "RunCli"
+) -> None:
+    write_config(
+        base_url="http://127.0.0.1:1/trade-api/v2",
+        database_url="postgresql://me:${DB_PASSWORD}@127.0.0.1:1/kalshi",
+    )
+    finished = run_cli("status")
+    assert finished.returncode == 78
+    assert "environment variable DB_PASSWORD is not set" in finished.stderr

@@ -1,5 +1,6 @@
 """Every command on every kind of standard stream: closed, full, read no more, in any encoding."""
 
+import json
 import os
 import signal
 import subprocess
@@ -63,40 +64,38 @@ def run(write_config: "WriteConfig", exchange: Exchange, key_id: str, run_cli: "
 
 
 def _close(*descriptors: int) -> Callable[[], None]:
-    return lambda: [os.close(descriptor) for descriptor in descriptors] and None
+    def close() -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    return close
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_a_closed_output_is_one_line(run: Run, arguments: list[str]) -> None:
-    finished = run(arguments, preexec_fn=_close(1))
-    assert finished.returncode == 74
-    assert finished.stderr == (
-        "kalshi-exporter: cannot write to standard output: Bad file descriptor\n"
-    )
+def test_a_closed_output_is_one_line(run: Run) -> None:
+    line = "kalshi-exporter: cannot write to standard output: Bad file descriptor\n"
+    for arguments in COMMANDS:
+        finished = run(arguments, preexec_fn=_close(1))
+        assert (arguments, finished.returncode, finished.stderr) == (arguments, 74, line)
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_a_reader_that_has_gone_ends_a_command_as_sigpipe_would(
-    run: Run, arguments: list[str]
-) -> None:
+def test_a_reader_that_has_gone_ends_a_command_as_sigpipe_would(run: Run) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        finished = run(arguments, stdout=writing)
+        for arguments in COMMANDS:
+            finished = run(arguments, stdout=writing)
+            assert (arguments, finished.returncode, finished.stderr) == (arguments, 141, "")
     finally:
         os.close(writing)
-    assert (finished.returncode, finished.stderr) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
-@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_a_full_output_is_one_line(run: Run, arguments: list[str]) -> None:
+def test_a_full_output_is_one_line(run: Run) -> None:
+    line = "kalshi-exporter: cannot write to standard output: No space left on device\n"
     with Path("/dev/full").open("wb") as full:
-        finished = run(arguments, stdout=full)
-    assert finished.returncode == 74
-    assert finished.stderr == (
-        "kalshi-exporter: cannot write to standard output: No space left on device\n"
-    )
+        for arguments in COMMANDS:
+            finished = run(arguments, stdout=full)
+            assert (arguments, finished.returncode, finished.stderr) == (arguments, 74, line)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
@@ -150,15 +149,28 @@ def test_a_large_answer_whose_reader_leaves_early_is_no_failure(
     assert process.returncode == 128 + signal.SIGPIPE
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "shift_jis", "utf-16", "utf-8"])
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "shift_jis", "utf-16"])
 def test_every_command_answers_in_every_encoding(run: Run, tmp_path: Path, encoding: str) -> None:
     config = tmp_path / "config.toml"
     text = config.read_text(encoding="utf-8").replace('"main"', '"Größe → 名 😀"')
     config.write_text(text, encoding="utf-8")
     environment = {"PYTHONIOENCODING": encoding}
-    for arguments in (["run-once"], *COMMANDS):
+    for arguments in (
+        ["run-once"],
+        ["--help"],
+        ["check", "--offline"],
+        ["status"],
+        ["status", "--json"],
+        ["export", "groups"],
+        ["report", "-o", "-"],
+    ):
         finished = run(arguments, env=environment, stdout=subprocess.PIPE, text=False)
         assert finished.returncode == 0, finished.stderr
+        if arguments == ["status", "--json"]:
+            names = [
+                each["account"] for each in json.loads(finished.stdout.decode(encoding))["accounts"]
+            ]
+            assert names == ["Größe → 名 😀"]
     for arguments, code in (
         (["run-once", "--account=ö→"], 2),
         (["--config=ö→.toml", "status"], 78),

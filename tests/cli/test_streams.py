@@ -38,7 +38,7 @@ COMMANDS = [
     ["demo", "--seconds=1"],
 ]
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., "subprocess.CompletedProcess[Any]"]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def run(write_config: "WriteConfig", exchange: Exchange, key_id: str, run_cli: "
 
     def run(
         arguments: list[str], *, env: Mapping[str, str] | None = None, **streams: Any
-    ) -> "subprocess.CompletedProcess[str]":
+    ) -> "subprocess.CompletedProcess[Any]":
         return subprocess.run(
             [sys.executable, "-m", "exporter", *arguments],
             cwd=config.parent,
@@ -167,9 +167,8 @@ def test_every_command_answers_in_every_encoding(run: Run, tmp_path: Path, encod
         finished = run(arguments, env=environment, stdout=subprocess.PIPE, text=False)
         assert finished.returncode == 0, finished.stderr
         if arguments == ["status", "--json"]:
-            names = [
-                each["account"] for each in json.loads(finished.stdout.decode(encoding))["accounts"]
-            ]
+            document = json.loads(str(finished.stdout, encoding))
+            names = [each["account"] for each in document["accounts"]]
             assert names == ["Größe → 名 😀"]
     for arguments, code in (
         (["run-once", "--account=ö→"], 2),

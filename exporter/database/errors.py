@@ -80,7 +80,7 @@ def _sqlite_error(error: BaseException, path: Path, *, write: bool) -> DatabaseE
         )
     if primary in _ABOUT_FILES and code != sqlite3.SQLITE_READONLY_DBMOVED:
         return _sqlite_file_error(path, line, write=write)
-    return DatabaseError(line)
+    return DatabaseError(f"{line}: make room there" if primary == sqlite3.SQLITE_FULL else line)
 
 
 def _sqlite_file_error(path: Path, line: str, *, write: bool) -> DatabaseError:
@@ -152,6 +152,8 @@ _TIMED_OUT = (
     " very slow: try again once it is free"
 )
 _HINTS = {
+    "53100": "; make room on the server's disk",
+    "53300": "; close other connections, or raise max_connections",
     "55P03": _TIMED_OUT,  # it has waited for a lock for long enough
     "57014": _TIMED_OUT,  # it has worked on a statement for long enough
     "25006": "; the server is a read-only standby",

@@ -70,7 +70,7 @@ def remedy_of_connection(said: str, url: URL) -> str | None:
         return _OPTIONS.get(found[1], "remove it from database.url: libpq does not know it")
     for pattern, remedy in _CONNECTIONS:
         if re.search(pattern, said):
-            return remedy.format(role=_role(url), database=url.database)
+            return remedy.format(role=_role(url), database=url.database or _role(url))
     return None
 
 

@@ -24,4 +24,5 @@ class Finding:
 
 def failed(subject: str, error: ExporterError, fault: str | None = None) -> Finding:
     """Make a finding of an error; `fault` replaces its text."""
-    return Finding(subject=subject, text=fault or str(error), exit_code=error.exit_code)
+    text = (fault or str(error)).removeprefix(f"{subject}: ")
+    return Finding(subject=subject, text=text, exit_code=error.exit_code)

@@ -192,3 +192,27 @@ def test_a_schema_of_one_s_own_beside_another_program_s_tables(  # noqa: PLR0917
     code, text = look(write_config, make_url(postgres_url))
     assert code == 78
     assert "another program's" in text
+
+
+def test_polls_wait_until_a_right_is_given_back(  # noqa: PLR0917  # pytest passes fixtures by name
+    administrator: Administrator,
+    lee: URL,
+    exchange: Exchange,
+    key_pair: "KeyPair",
+    write_config: "WriteConfig",
+    run_cli: "RunCli",
+) -> None:
+    migrated(administrator, lee)
+    administrator.execute("ALTER TABLE polls OWNER TO CURRENT_USER")
+    config = write_config(database_url=text_of(lee), poll={"interval": "60s"})
+    exchange.groups(key_pair.key_id).create("a")
+    for _ in range(2):
+        done = run_cli("--config", config, "--log-level", "ERROR", "run-once")
+        assert done.returncode == 78, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert "GRANT SELECT, INSERT, UPDATE, DELETE ON polls TO lee; the poll waits" in line
+        assert line.endswith("in the spool until it is mended")
+    administrator.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON polls TO lee")
+    administrator.execute("GRANT USAGE ON SEQUENCE polls_id_seq TO lee")
+    assert run_cli("--config", config, "run-once").returncode == 0
+    assert administrator.execute("SELECT COUNT(*) FROM polls").fetchone() == (3,)

@@ -46,7 +46,9 @@ def status(context: Context, as_json: bool, max_age: float | None) -> Exit:
             spooled = spool.pending()
     except SpoolError as error:
         # An analyst may read the database, and not the spool, which is the exporter's alone.
-        click.echo(f"{error}; what waits there is not counted", err=True)
+        forbidden = isinstance(error.__cause__, PermissionError)
+        place = f"the spool {configuration.spool.directory} is for the exporter's user alone"
+        click.echo(f"{place if forbidden else error}: what waits there is not counted", err=True)
         spooled = {}
     try:
         statuses = read(

@@ -1,4 +1,4 @@
-"""Spares everybody the wait for a database that somebody has just waited for in vain."""
+"""Circuit breaker: once one caller has timed out on the database, others fail fast."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,66 +7,66 @@ from contextlib import contextmanager
 from exporter.clock import elapsed
 from exporter.errors import DatabaseError
 
-_LONG = 1.0  # seconds: a database that refuses does so sooner
-_PAUSE = 1.0  # seconds between two attempts to reach it
+_LONG = 1.0  # seconds: an error that took longer is a time-out, not a refusal
+_PAUSE = 1.0  # seconds between two probes
 
 
 class CircuitBreaker:
-    """Whether a database that many threads use answers at all.
+    """Keep many threads from waiting for a database that does not respond.
 
-    A server that hangs, or a lock that another program does not give back, is waited for by the
-    first. From then on a thread of its own waits, and all others are refused at once until that
-    one gets an answer: they spool their polls in time, however many they are.
+    The first thread waits until its time-out and opens the circuit. While it is open, a background
+    thread probes the database and all other callers fail at once, so that they spool their polls in
+    time. The first probe that succeeds closes the circuit.
 
     Args:
-        ask: reaches the database, or raises a DatabaseError.
+        probe: reaches the database, or raises a DatabaseError.
     """
 
-    def __init__(self, ask: Callable[[], None]) -> None:
-        self._ask = ask
-        self._error: DatabaseError | None = None
+    def __init__(self, probe: Callable[[], None]) -> None:
+        self._probe = probe
+        self._error: DatabaseError | None = None  # set while the circuit is open
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._stopped = threading.Event()
 
     def check(self) -> None:
-        """Go on, unless the database is silent.
+        """Return if the circuit is closed.
 
         Raises:
-            DatabaseError: it is.
+            DatabaseError: it is open; the error is of the latest probe's kind and text.
         """
         if (error := self._error) is not None:
             raise type(error)(str(error))
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Use the database, unless it is silent; find out whether it is.
+        """Run the block if the circuit is closed, and open it if the block times out.
 
         Raises:
-            DatabaseError: it is silent. Its errors, `DatabaseError` already, pass through.
+            DatabaseError: the circuit is open, or the block raised it.
         """
         self.check()
         began = elapsed()
         try:
             yield
         except DatabaseError as error:
-            if elapsed() - began > _LONG and not _said(error):
+            if elapsed() - began > _LONG and not _is_from_server(error):
                 self._open(error)
             raise
 
     def close(self) -> None:
-        """Wait for it no more."""
-        self._closed.set()
+        """Stop probing."""
+        self._stopped.set()
 
     def _open(self, error: DatabaseError) -> None:
         with self._lock:
             if self._error is None:
                 self._error = error
-                threading.Thread(target=self._listen, name="silence", daemon=True).start()
+                threading.Thread(target=self._run, name="circuit breaker", daemon=True).start()
 
-    def _listen(self) -> None:
-        while not self._closed.wait(_PAUSE):
+    def _run(self) -> None:
+        while not self._stopped.wait(_PAUSE):
             try:
-                self._ask()
+                self._probe()
             except DatabaseError as error:
                 self._error = error
             else:
@@ -74,6 +74,6 @@ class CircuitBreaker:
         self._error = None
 
 
-def _said(error: DatabaseError) -> bool:
-    """Whether the server itself said so, of one statement: others may fare better."""
+def _is_from_server(error: DatabaseError) -> bool:
+    """Return whether the server sent the error: it responds, so other statements may succeed."""
     return getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) is not None

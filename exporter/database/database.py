@@ -1,6 +1,6 @@
-"""Connections to SQLite and Postgres, and their errors in one line each.
+"""One interface to SQLite and Postgres: connections, transactions, errors of one line each.
 
-Nothing here rests on session state, so that a pooler in transaction mode may stand between.
+Nothing here relies on session state, so that a pooler in transaction mode may be in between.
 """
 
 import threading
@@ -46,10 +46,10 @@ class Database:
             else _postgres().make_engine(self.url, pool_size)
         )
         self._file = SqliteFile(Path(self.url.database or "")) if self.is_sqlite else None
-        # SQLite lets one writer in; those of one process queue here rather than in its busy
-        # handler, which sleeps and is not fair.
+        # SQLite admits one writer. The threads of this process queue here rather than in SQLite's
+        # busy handler, which polls and is not fair.
         self._turn = threading.Lock()
-        self._breaker = CircuitBreaker(self._ask)
+        self._breaker = CircuitBreaker(self._probe)
 
     @property
     def path(self) -> Path | None:
@@ -80,10 +80,10 @@ class Database:
         """Lend a connection; on SQLite, to one thread at a time.
 
         Raises:
-            DatabaseError: the database failed, or somebody has just waited for it in vain.
+            DatabaseError: the database failed, or another thread has just timed out on it.
         """
         self._breaker.check()
-        # And again: it may have turned out while others had their turns.
+        # `guard` checks again: the circuit may have opened while this thread waited for its turn.
         with self._taken_turn(), self._breaker.guard(), self._lent() as connection:
             yield connection
 
@@ -111,7 +111,7 @@ class Database:
         finally:
             self._turn.release()
 
-    def _ask(self) -> None:
+    def _probe(self) -> None:
         with self._taken_turn(), self._lent() as connection:
             if not self.is_sqlite:
                 _postgres().set_client_timeout(connection)
@@ -119,7 +119,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Run one transaction: committed at the end of the block, rolled back on any error.
+        """Run one transaction, committed at the end of the block and rolled back on any error.
 
         On Postgres, each of its statements may take 10 s; `set_statement_timeout` allows more.
 
@@ -134,16 +134,16 @@ class Database:
     def execute_one(
         self, statement: Executable, parameters: Mapping[str, Any], *, durable: bool = True
     ) -> tuple[Any, ...] | None:
-        """Run one statement in a transaction of its own: on Postgres, in one message.
+        """Run one statement in a transaction of its own, on Postgres in one round trip.
 
-        There the ways to the server and back take longer than a small statement does.
+        Round trips dominate the time that a small statement takes there.
 
         Args:
-            statement: bounded as those of `transaction` are. Put together once: on Postgres its
-                text is kept.
+            statement: with the time-outs of `transaction`. Build it once: on Postgres its compiled
+                text is cached.
             parameters: of the statement.
-            durable: whether it must survive a power cut. If not, committing it waits for no disk;
-                later durable transactions make it durable too.
+            durable: whether it must survive a power cut. If not, the commit does not wait for the
+                disk; later durable transactions make it durable too.
 
         Returns:
             Its first row, of texts, integers, booleans and instants; None if it has none.
@@ -186,7 +186,7 @@ class Database:
 
     def _sqlite_engine(self) -> Engine:
         path = Path(self.url.database or "")
-        # Polls wait in the spool for anything else: a permission, say, is mended without us.
+        # Any other fault shows when the file is opened, and polls then wait in the spool.
         with suppress(PermissionError):
             if is_missing(path.parent) or not path.parent.is_dir():
                 reason = explain_directory(path.parent, write=False)
@@ -195,7 +195,7 @@ class Database:
 
 
 def _postgres() -> ModuleType:
-    """The module for Postgres, which needs an extra.
+    """Return the module for Postgres, which needs an extra.
 
     Raises:
         ConfigurationError: it is not installed, or does not work here.
@@ -203,7 +203,7 @@ def _postgres() -> ModuleType:
     try:
         from exporter.database import postgres  # noqa: PLC0415  # as said
     except ImportError as error:
-        # Without its libraries, of which it names each that it misses on a line of its own.
+        # The driver names each library that it misses on a line of its own.
         what = str(error).splitlines()[0] if str(error) else "it cannot be imported"
         raise ConfigurationError(
             f"database.url: the Postgres driver psycopg does not work here, {what}:"
@@ -215,17 +215,17 @@ def _postgres() -> ModuleType:
 def set_statement_timeout(
     connection: Connection, *, rows: int = 0, seconds: float | None = None
 ) -> None:
-    """Bound how long each statement from here to the end of the transaction may take.
+    """Limit how long each statement may take, until the transaction ends.
 
-    On Postgres, where a lock, a slow disk or a hung server would be waited for without end; so
-    would be this process, should it be stopped or cut off while it holds the account's row. The
-    bounds of `Database.transaction` are for few rows.
+    Postgres would otherwise wait without end for a lock, a slow disk or a hung server; and others
+    would wait for this process if it stops while it holds the account's row. The time-outs of
+    `Database.transaction` suit few rows.
 
     Args:
         connection: in a transaction.
-        rows: how many the statements may write, which takes its time.
-        seconds: that each may take apart from that; as for a poll if None.
+        rows: how many rows the statements may write, which extends the limit.
+        seconds: the limit without them; that of a poll if None.
     """
-    # SQLite waits for its lock alone, and never long.
+    # SQLite waits only for its lock, and never long.
     if connection.dialect.name != "sqlite":
         _postgres().set_statement_timeout(connection, rows=rows, seconds=seconds)

@@ -124,15 +124,15 @@ def _postgres_error(error: BaseException, url: URL, *, write: bool, poison: bool
     said = _first_line(error)
     state = getattr(error, "sqlstate", None)
     line = f"database: {said}"
+    # A partition that nobody has made is not the fault of the poll that needs it.
+    if poison and "no partition of relation" not in said:
+        return PoisonPollError(line)
     if state is None:
         remedy = remedy_of_connection(said, url)
         # The driver refuses a wrong address before it asks anybody.
         if remedy is None and type(error).__name__ == "ProgrammingError":
             remedy = "correct database.url"
         return DatabaseError(line) if remedy is None else DatabaseSetupError(f"{line}: {remedy}")
-    # A partition that nobody has made is no fault of the poll that needs it.
-    if poison and "no partition of relation" not in said:
-        return PoisonPollError(line)
     if state in {"XX001", "XX002", "58P01"}:
         return DatabaseDamagedError(
             f"{line}: the server's files are damaged: restore a backup, or repair them"

@@ -1,6 +1,6 @@
-"""Connections to Postgres whose every wait is bounded; imported by `database` where it is used.
+"""Connections to Postgres on which every wait has a time-out; `database` imports it when needed.
 
-Nothing here rests on session state, so that a pooler in transaction mode may stand between.
+Nothing here relies on session state, so that a pooler in transaction mode may be in between.
 """
 
 import math
@@ -33,25 +33,25 @@ _CONNECT_SECONDS = 5
 _DEAD_PEER_SECONDS = 10
 _SILENT_PEER_SECONDS = 10
 _PING_SECONDS = 5.0
-_FRESH_SECONDS = 1.0  # so long after its last use nobody asks whether a connection still works
+_FRESH_SECONDS = 1.0  # a connection is taken to work for this long after its last use
 _STATEMENT_SECONDS = 10.0
 _IDLE_SECONDS = 20.0
-# What a server that still runs needs to say that it has given up.
+# A server that still runs needs this long to report that it has given up.
 _LENIENCE_SECONDS = 1.0
 
 _USED_AT = "used_at"
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection on which every wait for the server ends after its `timeout`, in seconds.
+    """A connection on which every wait for the server ends after `timeout` seconds.
 
-    A server that hangs keeps its connections and answers nothing: nobody else would end the wait.
+    A server that hangs keeps its connections open and sends nothing: no other time-out applies.
     """
 
     timeout: float | None = _PING_SECONDS
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
-        """Wait as psycopg does, but not longer than `timeout`; all waits come through here."""
+        """Wait as psycopg does, but no longer than `timeout`. All waits go through here."""
         return super().wait(self._bounded(gen), *args, **kwargs)
 
     def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
@@ -75,24 +75,24 @@ def make_engine(url: URL, pool_size: int) -> Engine:
     defaults = {
         "connect_timeout": str(_CONNECT_SECONDS),
         "tcp_user_timeout": str(_DEAD_PEER_SECONDS * 1000),
-        # A server that vanishes while it owes an answer has acknowledged all there was: only
-        # probes find it gone, which the system sends after two hours by itself.
+        # A server that vanishes while it owes a response has acknowledged everything. Only probes
+        # find out, which the system sends after two hours by default.
         "keepalives_idle": str(_SILENT_PEER_SECONDS),
         "keepalives_interval": str(_SILENT_PEER_SECONDS),
         "keepalives_count": "2",
         "application_name": "kalshi-exporter",
-        # Else the database's own, in which the driver could not even say what it cannot hold.
+        # The database's own encoding may lack characters that the driver has to send.
         "client_encoding": "utf8",
     }
     defaults = {key: value for key, value in defaults.items() if key not in url.query}
     engine = create_engine(
         url.update_query_dict(defaults),
-        # Prepared statements belong to a session, which a pooler takes away between transactions.
+        # Prepared statements belong to a session; a pooler changes sessions between transactions.
         connect_args={"prepare_threshold": None},
         pool_size=pool_size,
         max_overflow=0,
-        # `begin` begins transactions, together with what else there is to say then: the driver
-        # would ask the server one more time.
+        # `begin` sends BEGIN together with the settings. The driver's own BEGIN would be one more
+        # round trip.
         isolation_level="AUTOCOMMIT",
     )
 
@@ -107,7 +107,7 @@ def make_engine(url: URL, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def _taken(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
-        # A connection that died between two polls is replaced, not reported.
+        # A connection that died between two polls is replaced silently.
         if elapsed() - record.info.get(_USED_AT, math.inf) > _FRESH_SECONDS:
             try:
                 engine.dialect.do_ping(connection)
@@ -125,7 +125,7 @@ def make_engine(url: URL, pool_size: int) -> Engine:
 
 
 def begin(connection: Connection) -> None:
-    """Begin a transaction in which each statement is bounded as those of a poll are.
+    """Begin a transaction in which each statement has the time-out of a poll's.
 
     Args:
         connection: to Postgres.
@@ -194,8 +194,7 @@ def execute_one(
 ) -> tuple[Any, ...] | None:
     """Do for Postgres what `Database.execute_one` says.
 
-    Parameters go to the driver, and values come from it, as they are, but for instants: no type of
-    SQLAlchemy's has a say.
+    Parameters and values pass unchanged, without SQLAlchemy's types; instants come back in UTC.
 
     Raises:
         DBAPIError: SQLAlchemy's, as from its own statements.
@@ -208,8 +207,8 @@ def execute_one(
     if not durable:
         settings += "; SET LOCAL synchronous_commit = off"
     query = compiled(statement, connection.dialect)
-    # By the driver itself: SQLAlchemy would take a tenth of a small poll's time for it. A message
-    # of several statements has no parameters, so this cursor writes them into the text.
+    # Through the driver: SQLAlchemy would take a tenth of a small poll's time. A message of several
+    # statements has no parameters, so this cursor writes them into the text.
     with (
         _sqlalchemy_s_errors(connection, str(query)),
         psycopg.ClientCursor(_driver(connection)) as cursor,
@@ -225,18 +224,18 @@ def execute_one(
 
 @cache
 def compiled(statement: Executable, dialect: Dialect) -> Compiled:
-    """Give a statement's text, which takes SQLAlchemy longer to write than Postgres to run."""
+    """Return a statement's text, cached: compiling takes longer than Postgres takes to run it."""
     query: Compiled = cast("ClauseElement", statement).compile(dialect=dialect)
     return query
 
 
 def _in_utc(value: Any) -> Any:
-    """What SQLAlchemy's types make of a value: the driver gives instants in the session's zone."""
+    """Return an instant in UTC, and any other value as it is."""
     return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
 def copy_in(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Copy rows into a table: the server takes the first while the last are still being sent.
+    """Copy rows into a table; the server inserts the first while the last are still being sent.
 
     Args:
         connection: in a transaction.
@@ -261,7 +260,7 @@ def _driver(connection: Connection) -> BoundedConnection:
 
 @contextmanager
 def _sqlalchemy_s_errors(connection: Connection, statement: str) -> Iterator[None]:
-    """Raise the driver's errors as SQLAlchemy does, and give up a connection that is lost."""
+    """Raise the driver's errors as SQLAlchemy does, and discard a connection that is lost."""
     try:
         yield
     except psycopg.Error as error:
@@ -273,9 +272,13 @@ def _sqlalchemy_s_errors(connection: Connection, statement: str) -> Iterator[Non
 
 
 def set_client_timeout(connection: Connection, seconds: float | None = None) -> None:
-    """Wait so long for each answer, and a little longer for the server to say that it gave up.
+    """Limit the wait for each response, with a little time for the server to report its time-out.
 
-    What ends a wait here ends none there: the server has bounds of its own, in a transaction.
+    This ends the wait of this process alone. On the server, `set_statement_timeout` does.
+
+    Args:
+        connection: to Postgres.
+        seconds: the limit; that of a poll if None.
     """
     _driver(connection).timeout = (seconds or _STATEMENT_SECONDS) + _LENIENCE_SECONDS
 

@@ -1,9 +1,9 @@
-"""Keeps SQLite's journal small though somebody reads at all times.
+"""Keeps SQLite's write-ahead log small although somebody reads at all times.
 
-Each commit moves what the journal holds into the file, but only as far as the oldest reader of that
-moment has seen, which is never all of it if there is always one; and only a journal of which all is
-in the file is begun anew. Between two commits readers change, and those that come once all is in
-the file no longer hold the journal.
+SQLite checkpoints after commits: it copies the log into the database file, but only as far as the
+oldest reader has seen. It starts the log over only when all of it has been copied. With a reader at
+every commit, that never happens and the log grows. A checkpoint between two commits meets other
+readers, and those that begin after everything was copied do not hold the log.
 """
 
 import sqlite3
@@ -12,13 +12,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 LARGE = 16 * 2**20
-"""Bytes. SQLite's own measure, after each commit, is a fourth of it."""
+"""Bytes. SQLite checkpoints by itself from a quarter of this size on."""
 
 
 def checkpoint(path: Path) -> None:
-    """Move what the journal of a SQLite file holds into it, if it is large and readers allow.
+    """Copy a large write-ahead log into its database file, as far as readers allow.
 
-    Waits for nobody, and lets neither a reader nor a writer wait. What fails is tried again soon.
+    It neither waits nor makes a reader or a writer wait. If it fails, the next call tries again.
 
     Args:
         path: the database, which has been written to.

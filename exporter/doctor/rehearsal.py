@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from exporter.database.database import Database
 from exporter.history.dictionary import OBJECTS
 from exporter.history.schema import polls
 from exporter.history.store import Store
-from exporter.model import Observation, OrderGroup, Poll
+from exporter.history.stream_store import StreamStore
+from exporter.model import Observation, OrderGroup, OrderGroupEvent, Poll, StreamBatch
 
 ACCOUNT = "a rehearsal of kalshi-exporter check"
 """The account of the rows that are never committed."""
@@ -102,6 +104,20 @@ def rehearse(database: RehearsalDatabase, connection: Connection) -> None:
         )
         store.write(poll, head=head, interval=60.0, confirm_removal=1)
     store.note_loss(ACCOUNT, polls=1, last_started_at=at + timedelta(minutes=9))
+    streams = StreamStore(database)
+    event = OrderGroupEvent(
+        order_group_id="a", event_type="triggered", event_at=at, received_at=at, extra="{}"
+    )
+    batch = StreamBatch(
+        account=ACCOUNT,
+        own_groups_only=False,
+        since=at,
+        until=at + timedelta(minutes=1),
+        events=(event,),
+    )
+    streams.write(batch)
+    streams.write(replace(batch, until=batch.until + timedelta(minutes=1)))
+    streams.write(replace(batch, until=batch.until + timedelta(minutes=2), cause="disconnected"))
     connection.execute(delete(polls).where(polls.c.account == ACCOUNT))
     for name in OBJECTS:
         connection.execute(text(f"SELECT * FROM {name} LIMIT 1")).fetchall()

@@ -165,7 +165,7 @@ CASES = {
     "a certificate authority that is not there": Case(
         command=("run-once",),
         config={"account": {"name": "REQUESTS_CA_BUNDLE"}},
-        says=(("REQUESTS_CA_BUNDLE names", "which does not exist"),),
+        says=(("REQUESTS_CA_BUNDLE names", "cannot be used"),),
     ),
     "an unknown account": Case(
         command=("run-once", "--account", "mian"),

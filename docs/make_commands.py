@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from exporter.cli import main
+from exporter.cli.streams import CLOSED_PIPE, INTERRUPTED
 from exporter.errors import Exit
 
 PAGE = Path(__file__).parent / "commands.md"
@@ -59,6 +60,8 @@ def _lines() -> Iterator[str]:
     yield "|---|---|"
     for code in Exit:
         yield f"| {code.value} | {_EXIT_CODES[code]} |"
+    yield f"| {INTERRUPTED} | interrupted by Ctrl-C (128 + SIGINT) |"
+    yield f"| {CLOSED_PIPE} | the reader of the answer went away, as `head` does (128 + SIGPIPE) |"
 
 
 def _command(command: click.Command) -> Iterator[str]:

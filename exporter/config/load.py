@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exporter.config.environment import UnsetVariableError
+from exporter.config.environment import UNSAFE, UnsetVariableError
 from exporter.config.faults import hint, located, shown, spelled, without_names
 from exporter.config.keys import ACCOUNT, ENVIRONMENTS, POLL, SECTIONS, Key
 from exporter.config.model import (
@@ -103,6 +103,11 @@ def _read(
         raise ConfigurationError(
             f"{path}: the current directory cannot be found: {error.strerror}"
         ) from None
+    if UNSAFE.search(str(absolute.parent)):
+        # Databases and logs hold paths as UTF-8 text.
+        raise ConfigurationError(
+            f"{path}: its directory has a name that is not printable UTF-8 text: move it elsewhere"
+        )
     reader = _Reader(absolute.parent, environment, every_key=every_key)
     reader.read(document)
     if reader.faults:

@@ -109,6 +109,8 @@ def find_place(directory: Path | None) -> Place:
                 f"cannot make a temporary directory: {error.strerror}; name a --directory"
             ) from error
         return Place(directory=Path(made), used_before=False)
+    if not os.fsencode(directory).isascii() and not str(directory).isprintable():
+        raise ConfigurationError("a --directory needs a name of printable UTF-8 text")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         place = Place(directory=directory.absolute(), used_before=False)

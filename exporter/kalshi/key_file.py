@@ -75,8 +75,8 @@ def _owner(path: Path) -> str:
         return "; let this user search its directory"
     return (
         f"; it belongs to {_name(status.st_uid)}, mode {stat.S_IMODE(status.st_mode):04o}, and this"
-        f" process runs as {_name(os.geteuid())}: change its owner, or give it mode 0440 and a group"
-        " of this user"
+        f" process runs as {_name(os.geteuid())}: change its owner, or give it mode 0440 and"
+        " a group of this user"
     )
 
 

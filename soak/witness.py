@@ -291,6 +291,10 @@ def differences(
 ) -> list[str]:
     """How the recorded history differs from what the exchange served; nothing if it does not.
 
+    A poll may have seen any answer that was served while it ran: when two overlap, one of them is
+    the other's. The history is right if there is a choice of answers, one for each poll and none
+    for two polls in a row, by which all of it is right.
+
     Args:
         recorded: the database.
         account: its name.
@@ -302,50 +306,93 @@ def differences(
     good = [
         poll for poll in recorded.polls if poll["account"] == account and poll["outcome"] == "ok"
     ]
-    answers: list[Served] = []
+    fitting = []
     for poll in good:
-        fitting = [each for each in served if poll["started_at"] <= each.at <= poll["finished_at"]]
-        if not fitting:
+        fits = [each for each in served if poll["started_at"] <= each.at <= poll["finished_at"]]
+        if not fits:
             faults.append(f"{account}: poll {poll['id']} saw nothing that was served: {poll}")
             return faults
-        answers.append(fitting[-1])
+        fitting.append(fits)
     if complete and len(good) != len(served):
-        missing = [str(each.at) for each in served if each not in answers]
+        seen = {id(each) for fits in fitting for each in fits}
+        missing = [str(each.at) for each in served if id(each) not in seen]
         faults.append(
             f"{account}: {len(served)} answers served, {len(good)} recorded; missing: {missing[:5]}"
         )
     snapshots = [each for each in recorded.snapshots if each["account"] == account]
-    for position, poll in enumerate(good):
-        at = poll["observed_at"]
-        found = {
-            each["order_group_id"]: each["state"]
-            for each in snapshots
-            if each["valid_from"] <= at and (each["valid_to"] is None or each["valid_to"] > at)
-        }
-        expected = expected_at(answers, position)
-        if found != expected:
-            wrong = {
-                name: (found.get(name), expected.get(name))
-                for name in found.keys() | expected.keys()
-                if found.get(name) != expected.get(name)
-            }
-            faults.append(f"{account}: as of {at} (poll {poll['id']}), found and served: {wrong}")
+    found = [_recorded_at(snapshots, poll["observed_at"]) for poll in good]
+    for position, wrong in _wrong(fitting, found):
+        poll = good[position]
+        faults.append(
+            f"{account}: as of {poll['observed_at']} (poll {poll['id']}), found and served: {wrong}"
+        )
     return faults
 
 
-def expected_at(answers: Sequence[Served], position: int) -> dict[str, State]:
+_States = dict[str, State]
+
+
+def _recorded_at(snapshots: Sequence[Mapping[str, Any]], at: datetime) -> _States:
+    return {
+        each["order_group_id"]: each["state"]
+        for each in snapshots
+        if each["valid_from"] <= at and (each["valid_to"] is None or each["valid_to"] > at)
+    }
+
+
+def _wrong(
+    fitting: Sequence[Sequence[Served]], found: Sequence[_States]
+) -> Iterator[tuple[int, dict[str, tuple[State | None, State | None]]]]:
+    """Go through the polls with every choice of answers that has been right so far.
+
+    Where none is left, tell how the nearest one differs, and begin again with all of them.
+    """
+    # Of each choice, the answers of the poll before and of this one.
+    choices: list[tuple[Served | None, Served]] = (
+        [(None, each) for each in fitting[0]] if found else []
+    )
+    for position, states in enumerate(found):
+        following: Sequence[Served | None] = (
+            fitting[position + 1] if position + 1 < len(found) else [None]
+        )
+        triples = [
+            (before, this, after)
+            for before, this in choices
+            for after in following
+            if after is not this
+        ]
+        right = [
+            (this, after)
+            for before, this, after in triples
+            if _expected(before, this, after) == states
+        ]
+        if not right:
+            differing = [_differing(states, _expected(*triple)) for triple in triples]
+            yield position, min(differing, key=len, default={})
+            right = [(this, after) for this in fitting[position] for after in following]
+        choices = list(
+            {
+                (id(this), id(after)): (this, after) for this, after in right if after is not None
+            }.values()
+        )
+
+
+def _differing(found: _States, expected: _States) -> dict[str, tuple[State | None, State | None]]:
+    return {
+        name: (found.get(name), expected.get(name))
+        for name in found.keys() | expected.keys()
+        if found.get(name) != expected.get(name)
+    }
+
+
+def _expected(before: Served | None, this: Served, after: Served | None) -> _States:
     """The groups as of one observation, where two polls that miss a group confirm its removal."""
-    state = dict(answers[position].groups)
-    if position == 0:
-        return state
-    for name, before in answers[position - 1].groups.items():
-        if name in state:
-            continue
+    states = dict(this.groups)
+    for name, state in () if before is None else before.groups.items():
         # Missed for the first time: gone only if the next poll misses it too.
-        later = answers[position + 1].groups if position + 1 < len(answers) else None
-        if later is None or name in later:
-            state[name] = before
-    return state
+        if name not in states and (after is None or name in after.groups):
+            states[name] = state
+    return states
 
 
 def wait_until(what: Any, *, seconds: float = 60.0, every: float = 0.05) -> Any:

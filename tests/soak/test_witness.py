@@ -1,0 +1,184 @@
+"""The judge of recorded histories accepts what is right, and finds every deliberate fault."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soak.witness import Recorded, Served, State, differences
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NAMES = "abcd"
+NEVER_SERVED: State = (True, Decimal(999), "")
+
+Groups = dict[str, State]
+
+
+def state(limit: int) -> State:
+    return False, Decimal(limit), ""
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def recorded(answers: Sequence[Groups], *, windows: Sequence[tuple[float, float]]) -> Recorded:
+    """A right history of polls that saw these answers, one a second, in these windows."""
+    polls = [
+        {
+            "id": number,
+            "account": "main",
+            "outcome": "ok",
+            "started_at": at(start),
+            "finished_at": at(end),
+            "observed_at": at(number),
+        }
+        for number, (start, end) in enumerate(windows)
+    ]
+    snapshots: list[dict[str, Any]] = []
+    for name in NAMES:
+        present: dict[str, Any] | None = None
+        for number, groups in enumerate(answers):
+            seen = groups.get(name)
+            if seen is None:
+                gone = number > 0 and name not in answers[number - 1]
+                if present is not None and gone:
+                    present["valid_to"] = at(number - 1)
+                    present = None
+            elif present is None or present["state"] != seen:
+                if present is not None:
+                    present["valid_to"] = at(number)
+                present = {
+                    "account": "main",
+                    "order_group_id": name,
+                    "valid_from": at(number),
+                    "valid_to": None,
+                    "state": seen,
+                }
+                snapshots.append(present)
+    return Recorded(polls=polls, snapshots=snapshots, accounts=[], coverage=[], integrity="ok")
+
+
+def judged(history: Recorded, served: Sequence[Served]) -> list[str]:
+    return differences(history, "main", served, complete=True)
+
+
+_groups = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 3).map(state))
+
+
+@st.composite
+def _histories(draw: st.DrawFn) -> tuple[Recorded, list[Served]]:
+    """Polls of which neighbours may overlap, so that their answers were served in either order."""
+    answers = draw(st.lists(_groups, min_size=2, max_size=8))
+    windows, served_at = [], []
+    number = 0
+    while number < len(answers):
+        if number + 1 < len(answers) and draw(st.booleans()):
+            # Both were served while both ran.
+            windows += [(number - 0.4, number + 1.1), (number - 0.3, number + 1.2)]
+            pair = [number + 0.1, number + 0.2]
+            served_at += pair if draw(st.booleans()) else pair[::-1]
+            number += 2
+        else:
+            windows.append((number - 0.2, number + 0.2))
+            served_at.append(number - 0.1)
+            number += 1
+    served = sorted(
+        (Served(at(when), groups) for when, groups in zip(served_at, answers, strict=True)),
+        key=lambda each: each.at,
+    )
+    return recorded(answers, windows=windows), served
+
+
+@given(_histories())
+def test_a_right_history_is_right_whichever_answer_was_whose(
+    history: tuple[Recorded, list[Served]],
+) -> None:
+    assert judged(*history) == []
+
+
+@given(_histories(), st.data())
+def test_a_state_that_was_never_served_is_found(
+    history: tuple[Recorded, list[Served]], data: st.DataObject
+) -> None:
+    wrong, served = deepcopy(history[0]), history[1]
+    if not wrong.snapshots:
+        return
+    data.draw(st.sampled_from(wrong.snapshots))["state"] = NEVER_SERVED
+    assert judged(wrong, served)
+
+
+@given(_histories(), st.data())
+def test_a_state_that_is_missing_is_found(
+    history: tuple[Recorded, list[Served]], data: st.DataObject
+) -> None:
+    right, served = history
+    if not right.snapshots:
+        return
+    kept = list(right.snapshots)
+    kept.remove(data.draw(st.sampled_from(kept)))
+    # Unless another choice of answers explains it: then nobody can tell.
+    faults = judged(replace(right, snapshots=kept), served)
+    apart = all(
+        before["finished_at"] < after["started_at"]
+        for before, after in zip(right.polls, right.polls[1:], strict=False)
+    )
+    assert faults or not apart
+
+
+@given(_histories(), st.data())
+def test_a_poll_that_is_missing_is_found(
+    history: tuple[Recorded, list[Served]], data: st.DataObject
+) -> None:
+    right, served = history
+    kept = list(right.polls)
+    kept.remove(data.draw(st.sampled_from(kept)))
+    assert judged(replace(right, polls=kept), served)
+
+
+ONE, TWO, THREE = {"a": state(1)}, {"a": state(2)}, {"a": state(3)}
+OVERLAPPING = [(-0.4, 1.1), (-0.3, 1.2), (2.0, 2.2)]
+SERVED = [Served(at(0.1), ONE), Served(at(0.2), TWO), Served(at(2.1), THREE)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_right"),
+    [
+        ((ONE, TWO, THREE), True),
+        ((TWO, ONE, THREE), True),
+        ((ONE, ONE, THREE), False),  # one answer cannot be that of both
+        ((TWO, TWO, THREE), False),
+        ((ONE, THREE, THREE), False),  # served, but to another poll
+        ((THREE, TWO, THREE), False),
+        ((ONE, TWO, TWO), False),
+        ((ONE, TWO, {}), False),
+    ],
+)
+def test_of_two_polls_that_overlap_each_saw_one_of_both_answers(
+    answers: tuple[Groups, ...], is_right: bool
+) -> None:
+    faults = judged(recorded(answers, windows=OVERLAPPING), SERVED)
+    assert (faults == []) == is_right
+
+
+def test_each_fault_is_told_at_the_poll_where_it_is() -> None:
+    history = recorded([ONE, TWO, THREE, ONE], windows=[(n - 0.2, n + 0.2) for n in range(4)])
+    served = [
+        Served(at(number - 0.1), groups) for number, groups in enumerate((ONE, THREE, THREE, TWO))
+    ]
+    first, second = judged(history, served)
+    assert "(poll 1)" in first
+    assert "(poll 3)" in second
+    assert "Decimal('2')" in first
+
+
+def test_a_poll_during_which_nothing_was_served_is_found() -> None:
+    history = recorded([ONE], windows=[(-0.2, 0.2)])
+    [fault] = judged(history, [Served(at(5), ONE)])
+    assert "saw nothing that was served" in fault

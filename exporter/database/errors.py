@@ -108,16 +108,16 @@ _ABOUT_FILES = {
 def explain_sqlite_file(path: Path, *, write: bool) -> str | None:
     """Return why SQLite cannot use a file, and what to do; None if nothing is found.
 
-    SQLite needs its journal and index beside the file, and thus the directory too.
+    SQLite needs its log and index beside the file, and a writer thus the directory too.
     """
     reason = explain_file(path, write=write)
-    if reason is not None or not write:
+    if reason is not None:
         return reason
     for suffix in ("-wal", "-shm", "-journal"):
         beside = path.with_name(path.name + suffix)
-        if not is_missing(beside) and (reason := explain_file(beside, write=True)) is not None:
+        if not is_missing(beside) and (reason := explain_file(beside, write=write)) is not None:
             return reason
-    return explain_directory(path.parent, write=True)
+    return explain_directory(path.parent, write=write)
 
 
 def _postgres_error(error: BaseException, url: URL, *, write: bool, poison: bool) -> DatabaseError:

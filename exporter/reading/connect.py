@@ -1,7 +1,7 @@
-"""Opens the recorded history for reading alone: one consistent snapshot for one answer.
+"""Opens the recorded history read-only, as one consistent snapshot.
 
-`export` and `status` read through it. It writes nothing, migrates nothing and creates no file, so
-that a copy of a database in a read-only directory is as good as the original.
+`export`, `status` and `report` read through it. It writes nothing, migrates nothing and creates no
+file, so that a copy of a database in a read-only directory can be read like the original.
 """
 
 import fcntl
@@ -22,17 +22,17 @@ from exporter.permissions import explain_file, is_missing
 
 _BUSY_SECONDS = 10.0
 
-# Where SQLite's processes lock a database file that they have open: its unchanging format.
+# The bytes that SQLite locks in a database file while it is open; part of the file format.
 _SHARED_FIRST = 0x40000002
 _SHARED_SIZE = 510
 
-_HEADER_SIZE = 20  # bytes of the file's beginning, of which the last two tell the journal
+_HEADER_SIZE = 20  # bytes at the start of the file; the last two say which journal mode it has
 _WAL = b"\x02\x02"
 
 
 @contextmanager
 def read_only_transaction(url: str) -> Iterator[Connection]:
-    """Open the history as of one instant: every statement in the block sees the same.
+    """Open the history as of one instant, the same for every statement in the block.
 
     Args:
         url: the database, as the configuration names it.
@@ -52,7 +52,7 @@ def read_only_transaction(url: str) -> Iterator[Connection]:
 
 
 class ReadOnlyDatabase(Database):
-    """A database that nothing is written to.
+    """A database that is only read.
 
     Args:
         url: SQLAlchemy's form, `sqlite:///…` or `postgresql+psycopg://…`.
@@ -101,7 +101,7 @@ class ReadOnlyDatabase(Database):
 
     def _sqlite_engine(self) -> Engine:
         path = Path(self.url.database or "")
-        with suppress(OSError):  # explained next
+        with suppress(OSError):  # `explain_file` says why
             if is_missing(path):
                 raise ConfigurationError(
                     f"database.url: {path} does not exist: run `kalshi-exporter run-once` first, or"
@@ -112,12 +112,12 @@ class ReadOnlyDatabase(Database):
             raise DatabaseSetupError(f"database: {reason}")
 
         def connect() -> sqlite3.Connection:
-            # Only now: whoever opens and closes the file after this drops the lock.
+            # Not earlier: opening and closing the file again would drop the lock.
             if self._resting_file is None:
                 self._resting_file = _at_rest(path)
             options = "mode=ro" if self._resting_file is None else "mode=ro&immutable=1"
             address = f"file:{quote(str(path))}?{options}"
-            # Without the driver's own transaction control, which begins nothing for a SELECT.
+            # The driver's own transaction control would not begin a transaction for a SELECT.
             connection = sqlite3.connect(
                 address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None
             )
@@ -135,16 +135,16 @@ class ReadOnlyDatabase(Database):
 
 
 class _RestingFile:
-    """A SQLite file in WAL mode that nobody has open: all of it is in the file itself.
+    """A SQLite file in WAL mode that no process has open, so that its log is empty.
 
-    SQLite would create a -wal and a -shm beside it even to read, fail where it may not, and where
-    it may, leave behind files of the reader's that the exporter possibly cannot write. Told that
-    the file is immutable it creates none, but then looks at no lock and no journal either. This
-    stands in for both: it holds the lock that keeps an exporter which comes and goes meanwhile
-    from moving its journal into the file, and finds out if one has to that runs for longer.
+    Even to read it, SQLite would create a -wal and a -shm beside it. It fails where it may not, and
+    elsewhere leaves files that belong to the reader and that the exporter may be unable to write.
+    Opened as immutable it creates none, but then ignores all locks and logs. This class makes up
+    for that: it holds the lock that keeps a short-lived exporter from checkpointing into the file,
+    and detects whether a long-lived one has done so.
 
     Args:
-        descriptor: of the file, locked; taken over.
+        descriptor: of the locked file; this object closes it.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -152,11 +152,11 @@ class _RestingFile:
         self._state = self._look()
 
     def has_changed(self) -> bool:
-        """Whether anybody has written into the file since."""
+        """Return whether anybody has written into the file since."""
         return self._look() != self._state
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which releases the lock."""
         os.close(self._descriptor)
 
     def _look(self) -> tuple[int, int]:
@@ -165,13 +165,13 @@ class _RestingFile:
 
 
 def _at_rest(path: Path) -> _RestingFile | None:
-    """Hold a file that must be read as immutable; None if SQLite can do it in its own way.
+    """Lock a file that has to be read as immutable; None if SQLite can read it normally.
 
     Raises:
-        DatabaseError: the file's journal cannot be read here.
+        DatabaseError: the file's log cannot be read here.
     """
-    # Before the file is opened: closing it again would drop every lock that SQLite holds on it in
-    # this process, and where this process has it open there is a -shm.
+    # Checked before the file is opened: closing it again would drop every lock that SQLite holds on
+    # it in this process. Where this process has it open, there is a -shm.
     if _is_in_use(path):
         return None
     try:
@@ -179,7 +179,7 @@ def _at_rest(path: Path) -> _RestingFile | None:
     except OSError as error:
         raise DatabaseError(f"database: cannot read {path}: {error.strerror}") from error
     try:
-        # What cannot be locked, on a medium without locks, may still be read.
+        # A file on a medium without locks can still be read.
         with suppress(OSError):
             fcntl.lockf(descriptor, fcntl.LOCK_SH, _SHARED_SIZE, _SHARED_FIRST)
         try:
@@ -197,10 +197,10 @@ def _at_rest(path: Path) -> _RestingFile | None:
 
 
 def _is_in_use(path: Path) -> bool:
-    """Whether SQLite's companions of a file say that there is more than the file.
+    """Return whether the files beside a database say that a process has it open.
 
     Raises:
-        DatabaseError: there is a journal that nobody can read here.
+        DatabaseError: there is a log that cannot be read here.
     """
     journal = path.with_name(f"{path.name}-wal")
     index = path.with_name(f"{path.name}-shm")

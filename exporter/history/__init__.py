@@ -1,24 +1,21 @@
-"""All that knows the database, and nothing that knows HTTP.
+"""The tables, and all that writes them; it knows no HTTP.
 
-In the order in which they are best read:
+In the order in which the modules are best read:
 
-    store       the one place that writes: a poll becomes rows in one transaction
-    head        an account's row that polls claim, compare and swap
-    step        what each observation writes: its poll, the head's next version, coverage
-    diff        what an observation changes in what is known
-    snapshots   the states of groups: read whole, written as far as they changed
-    gaps        why nobody looked, if that is known only later
+    schema             the tables; types: how instants and decimals are held
+    store              the one place that writes polls: each becomes rows in one transaction
+    claim              who is polling an account; claimant: names processes, knows who is gone
+    head               an account's row that polls compare and swap
+    advance            the step of an observation: its poll, the head's next version, coverage
+    diff               what an observation changes in what is known: pure
+    snapshots          the states of groups: read whole, written as far as they changed
+    rows               a poll's row, and what became of the poll
+    gap_cause          why an account was not observed
 
-    spool       polls that wait for a database that is away
-    backlog     writes them once it is back
-    silence     spares everybody the wait for a database that answers nothing
+    events             one row per event of the stream, whoever heard it
+    stream_coverage    when somebody listened, and why nobody did
 
-    database    connections to SQLite, transactions, errors in one line
-    postgres    connections to Postgres, whose every wait is bounded
-    journal     keeps SQLite's journal small
-
-    schema      the tables
-    dictionary  what each table, view and column means; `described` says it in the database
-    migrate     brings a database to this version's schema
-    prune       drops old polls
+    migrate            brings a database to this version's schema
+    prune              drops old polls
+    dictionary         what each table, view and column means; comments: says it in the database
 """

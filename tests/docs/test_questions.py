@@ -16,7 +16,8 @@ from exporter.database.database import Database
 from exporter.history.migrate import migrate
 from exporter.history.schema import to_text
 from exporter.history.store import Store
-from exporter.model import Observation, OrderGroup, Poll
+from exporter.history.stream_store import StreamStore
+from exporter.model import Observation, OrderGroup, OrderGroupEvent, Poll, StreamBatch
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes" / "questions.md"
 
@@ -89,7 +90,48 @@ ANSWERS: dict[int, list[tuple[Any, ...]]] = {
         ("main", "gamma", "new"),
     ],
     20: [("main", "gamma", '{"note":"unknown"}')],
+    21: [
+        ("main", "alpha", day("01:55"), "reset", "event", 40 * 60),
+        ("main", "alpha", day("04:03"), "reset", "event", 120),
+    ],
+    22: [("main", "alpha", day("14:00"), 25, "flag")],
+    23: [
+        ("main", "alpha", "2026-11-23T01:00", 1),
+        ("main", "alpha", "2026-11-23T04:00", 1),
+        ("main", "alpha", "2026-11-23T14:00", 1),
+    ],
+    24: [("hedge", "not_listening"), ("idle", "not_listening"), ("main", "disconnected")],
+    25: [("main", day("06:00"), HOUR, "disconnected")],
+    26: [("main", 8, 0.25, 0.25)],
+    27: [("main", 2, 1)],
+    28: [
+        ("main", "appeared", 2, 0),
+        ("main", "changed", 3, 1),
+        ("main", "disappeared", 1, 0),
+    ],
+    29: [
+        ("main", "alpha", "triggered", day("04:03")),
+        ("main", "alpha", "reset", day("04:05")),
+    ],
+    30: [
+        (night("23:25"), "limit_updated", 25),
+        (day("01:55"), "triggered", None),
+        (day("02:35"), "reset", None),
+        (day("04:03"), "triggered", None),
+        (day("04:05"), "reset", None),
+    ],
 }
+
+EVENTS = [
+    (night("23:25"), "alpha", "limit_updated", "25.00"),
+    (day("00:58"), "gamma", "created", None),
+    (day("01:55"), "alpha", "triggered", None),
+    (day("02:35"), "alpha", "reset", None),
+    (day("02:55"), "beta", "deleted", None),
+    (day("04:03"), "alpha", "triggered", None),  # between two polls
+    (day("04:05"), "alpha", "reset", None),
+    (day("07:55"), "beta", "created", "7.50"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +171,7 @@ def questions() -> dict[int, dict[str, str]]:
 
 
 def test_there_are_twenty_each_for_both_databases() -> None:
-    assert list(questions()) == list(range(1, 21)) == list(ANSWERS)
+    assert list(questions()) == list(range(1, 31)) == list(ANSWERS)
     assert all(set(queries) == {"sqlite", "postgres"} for queries in questions().values())
 
 
@@ -278,6 +320,35 @@ def write_day() -> Callable[[str], Database]:
                     interval=600,
                     confirm_removal=2,
                 )
+        listen(database)
         return database
 
     return write
+
+
+def listen(database: Database) -> None:
+    """Hear what happened to the groups of main: until 06:00, and again from 07:00 to 13:50."""
+    for since, until, cause in (
+        (night("22:05"), day("06:00"), "disconnected"),
+        (day("07:00"), day("13:50"), None),
+    ):
+        StreamStore(database).write(
+            StreamBatch(
+                account="main",
+                own_groups_only=False,
+                since=datetime.fromisoformat(since),
+                until=datetime.fromisoformat(until),
+                events=tuple(
+                    OrderGroupEvent(
+                        order_group_id=group,
+                        event_type=kind,
+                        event_at=datetime.fromisoformat(at),
+                        contracts_limit=limit,
+                        received_at=datetime.fromisoformat(at) + timedelta(milliseconds=250),
+                    )
+                    for at, group, kind, limit in EVENTS
+                    if since <= at <= until
+                ),
+                cause=cause,  # type: ignore[arg-type]  # one of the literals
+            )
+        )

@@ -1,0 +1,403 @@
+"""The promise of the stream, held against both databases whatever happens.
+
+For any instant the database lists every event that the exchange sent, or claims no coverage. Two
+daemons listen to one exchange, which knows what it sent. Connections break at any point, messages
+are lost, repeated and reordered within a millisecond, batches are spooled, written twice or lost,
+processes are killed, and the clock of the machine is set forward and back.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import delete
+
+from exporter.causes import StreamGapCause
+from exporter.history import schema
+from exporter.history.occurrences import Occurrences
+from exporter.history.store import Store
+from exporter.history.stream_store import StreamStore
+from exporter.model import Observation, OrderGroup, OrderGroupEvent, Poll, StreamBatch
+
+if TYPE_CHECKING:
+    from tests.history.conftest import History
+
+TICK = timedelta(microseconds=1)
+MILLISECOND = timedelta(milliseconds=1)
+
+Content = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """An event that the exchange sent, and what the machine's clock showed then."""
+
+    event: OrderGroupEvent
+    label: datetime | None  # None in an hour that comes again: nobody can say which is meant
+
+    @property
+    def content(self) -> Content:
+        event = self.event
+        return (event.order_group_id, event.event_type, event.event_at, event.contracts_limit)
+
+
+@dataclass(frozen=True)
+class Message:
+    """On its way to a daemon: an event with its number, or the answer to a ping."""
+
+    number: int
+    event: OrderGroupEvent | None
+    pinged_at: datetime | None = None
+
+
+@dataclass
+class Connection:
+    """What a daemon knows of its subscription, and what is on its way."""
+
+    since: datetime
+    until: datetime
+    number: Occurrences
+    expected: int
+    on_its_way: list[Message] = field(default_factory=list)
+
+
+@dataclass
+class Daemon:
+    """A process with its spool, which outlives it, and a clock that never runs back."""
+
+    connection: Connection | None = None
+    heard: list[OrderGroupEvent] = field(default_factory=list)
+    spool: list[StreamBatch] = field(default_factory=list)
+    last: datetime | None = None
+
+    def now(self, wall: datetime) -> datetime:
+        """The daemon's clock."""
+        self.last = wall if self.last is None else max(wall, self.last + TICK)
+        return self.last
+
+
+names = st.sampled_from(["one", "two"])
+groups = st.sampled_from(["a", "b", "x"])
+kinds = st.sampled_from(["created", "triggered", "reset", "deleted", "limit_updated"])
+causes: st.SearchStrategy[StreamGapCause] = st.sampled_from(["disconnected", "overflow"])
+
+
+class Listeners(RuleBasedStateMachine):
+    """Two daemons, the exchange, and a wall clock that may be wrong."""
+
+    history: ClassVar["History"]
+    own_groups_only: ClassVar[bool]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.true = self.history.at(0)
+        self.offset = timedelta()
+        self.label = self.true - timedelta(days=1)
+        self.sent: list[Sent] = []
+        self.sequence = 0
+        self.there: set[str] = set()
+        self.daemons = {"one": Daemon(), "two": Daemon()}
+        self.store = StreamStore(self.history.database)
+        self.polls = Store(self.history.database, owner="first")
+        self.last_poll: datetime | None = None
+        with self.history.database.transaction() as connection:
+            for table in schema.metadata.tables.values():
+                connection.execute(delete(table))
+
+    # The world.
+
+    @property
+    def wall(self) -> datetime:
+        return self.true + self.offset
+
+    @rule(seconds=st.sampled_from([0.0004, 0.01, 3.0, 20.0, 90.0]))
+    def wait(self, seconds: float) -> None:
+        self.true += timedelta(seconds=seconds)
+
+    @rule(seconds=st.sampled_from([-100.0, -5.0, 100.0]))
+    def set_clock(self, seconds: float) -> None:
+        self.offset += timedelta(seconds=seconds)
+
+    @rule(
+        some=st.lists(st.tuples(groups, kinds), min_size=1, max_size=4),
+        dated=st.sampled_from([True, True, True, False]),
+        shuffled=st.booleans(),
+    )
+    def send(self, some: list[tuple[str, str]], dated: bool, shuffled: bool) -> None:
+        """The exchange sends events of one millisecond, which connections may hear in any order."""
+        self.true += MILLISECOND
+        at = self.true.replace(microsecond=self.true.microsecond // 1000 * 1000)
+        messages = []
+        for group, kind in some:
+            if kind == "created":
+                self.there.add(group)
+            elif kind == "deleted":
+                self.there.discard(group)
+            event = OrderGroupEvent(
+                order_group_id=group,
+                event_type=kind,
+                # An event without a time is known by when it was heard: one at a time.
+                event_at=at if dated else None,
+                contracts_limit="5.00" if kind == "limit_updated" else None,
+                received_at=at,
+            )
+            self.sent.append(Sent(event, self._new_label()))
+            self.sequence += 1
+            messages.append(event)
+        for index, daemon in enumerate(self.daemons.values()):
+            if daemon.connection is not None:
+                heard = reversed(messages) if shuffled and index else messages
+                first = self.sequence - len(messages) + 1
+                daemon.connection.on_its_way += [
+                    Message(first + order, event) for order, event in enumerate(heard)
+                ]
+        self.true += 2 * MILLISECOND
+        if not dated:
+            self.true += timedelta(seconds=30)
+
+    def _new_label(self) -> datetime | None:
+        is_new = self.wall > self.label
+        self.label = max(self.wall, self.label)
+        self.true += TICK
+        return self.label if is_new else None
+
+    def _now(self, daemon: Daemon) -> datetime:
+        now = daemon.now(self.wall)
+        self.label = max(self.label, now)
+        self.true += TICK
+        return now
+
+    # The daemons.
+
+    @rule(name=names, begin=st.booleans())
+    def connect(self, name: str, begin: bool) -> None:
+        daemon = self.daemons[name]
+        if daemon.connection is not None:
+            return
+        now = self._now(daemon)
+        since = self.store.begin("main", now)
+        daemon.connection = Connection(
+            since=since, until=since, number=Occurrences(), expected=self.sequence + 1
+        )
+        if begin:
+            self._flush(daemon)
+
+    @rule(name=names)
+    def ping(self, name: str) -> None:
+        daemon = self.daemons[name]
+        if daemon.connection is not None:
+            now = self._now(daemon)
+            daemon.connection.on_its_way.append(Message(0, None, now))
+
+    @rule(name=names, count=st.integers(1, 6), flush=st.booleans())
+    def receive(self, name: str, count: int, flush: bool) -> None:
+        daemon = self.daemons[name]
+        connection = daemon.connection
+        if connection is None:
+            return
+        for message in connection.on_its_way[:count]:
+            if message.event is None:
+                assert message.pinged_at is not None
+                connection.until = max(connection.until, message.pinged_at)
+                continue
+            if message.number != connection.expected:
+                self._end(daemon, "lost_messages")
+                return
+            connection.expected += 1
+            event = _heard(message.event, self._now(daemon))
+            daemon.heard.append(connection.number.number(event))
+        del connection.on_its_way[:count]
+        if flush:
+            self._flush(daemon)
+
+    @rule(name=names)
+    def listen_well(self, name: str) -> None:
+        """What happens nearly always: all arrives, and is written."""
+        self.connect(name, begin=True)
+        self.ping(name)
+        self.receive(name, count=1000, flush=True)
+
+    @precondition(lambda self: any(each.connection for each in self.daemons.values()))
+    @rule(name=names, index=st.integers(0, 3))
+    def lose_a_message(self, name: str, index: int) -> None:
+        connection = self.daemons[name].connection
+        if connection is not None:
+            del connection.on_its_way[index : index + 1]
+
+    @rule(name=names)
+    def flush(self, name: str) -> None:
+        self._flush(self.daemons[name])
+
+    @rule(name=names)
+    def flush_without_database(self, name: str) -> None:
+        daemon = self.daemons[name]
+        if daemon.connection is not None:
+            daemon.spool.append(self._batch(daemon))
+
+    @rule(name=names)
+    def flush_without_knowing(self, name: str) -> None:
+        """The commit succeeded, but the connection to the database was lost."""
+        daemon = self.daemons[name]
+        if daemon.connection is not None and not daemon.spool:
+            batch = self._batch(daemon)
+            self._write(batch)
+            daemon.spool.append(batch)
+
+    @rule(name=names)
+    def flush_without_room(self, name: str) -> None:
+        """Neither the database nor the spool takes what was heard."""
+        daemon = self.daemons[name]
+        if daemon.connection is not None:
+            lost = self._batch(daemon)
+            daemon.spool.append(replace(lost, since=None, events=(), cause="not_kept"))
+            daemon.connection.since = self._now(daemon)
+            daemon.connection.until = daemon.connection.since
+
+    @rule(name=names, forget=st.booleans())
+    def drain(self, name: str, forget: bool) -> None:
+        """Write what waits in its order; killed before it is forgotten, perhaps."""
+        daemon = self.daemons[name]
+        for batch in daemon.spool:
+            self._write(batch)
+        if forget:
+            daemon.spool.clear()
+
+    @rule(name=names, cause=causes)
+    def disconnect(self, name: str, cause: StreamGapCause) -> None:
+        self._end(self.daemons[name], cause)
+
+    @rule(name=names)
+    def kill(self, name: str) -> None:
+        self.daemons[name] = Daemon(spool=self.daemons[name].spool)
+
+    @rule(late=st.sampled_from([0.0, 1.0, 6.0]))
+    def poll(self, late: float) -> None:
+        """See the account's groups; the answer may arrive late."""
+        ours = {each for each in self.there if not (self.own_groups_only and each == "x")}
+        started_at = max(self.wall, (self.last_poll or self.wall) + TICK)
+        self.true += timedelta(seconds=late)
+        observed_at = max(self.wall, started_at + TICK)
+        self.last_poll = observed_at
+        head = self.polls.claim("main", now=started_at, lease=-10_000.0)
+        observation = Observation(
+            observed_at=observed_at,
+            digest=repr(sorted(ours)),
+            groups={each: OrderGroup(each, False) for each in ours},
+        )
+        poll = Poll(
+            account="main",
+            started_at=started_at,
+            finished_at=observed_at,
+            outcome="ok",
+            attempts=1,
+            observation=observation,
+        )
+        self.polls.write(poll, head=head, interval=60.0, confirm_removal=1)
+
+    def _end(self, daemon: Daemon, cause: StreamGapCause) -> None:
+        if daemon.connection is None:
+            return
+        batch = replace(self._batch(daemon), cause=cause)
+        daemon.connection = None
+        if daemon.spool:
+            daemon.spool.append(batch)
+        else:
+            self._write(batch)
+
+    def _flush(self, daemon: Daemon) -> None:
+        if daemon.connection is None:
+            return
+        batch = self._batch(daemon)
+        if daemon.spool:  # behind what waits
+            daemon.spool.append(batch)
+        else:
+            self._write(batch)
+
+    def _batch(self, daemon: Daemon) -> StreamBatch:
+        assert daemon.connection is not None
+        batch = StreamBatch(
+            account="main",
+            own_groups_only=self.own_groups_only,
+            since=daemon.connection.since,
+            until=daemon.connection.until,
+            events=tuple(daemon.heard),
+        )
+        daemon.heard = []
+        return batch
+
+    def _write(self, batch: StreamBatch) -> None:
+        note(f"{batch}")
+        self.store.write(batch)
+
+    # The promise.
+
+    @invariant()
+    def what_is_claimed_is_listed(self) -> None:
+        said = self.history.rows_of("order_group_events", "stream_coverage", "stream_gaps")
+        stretches = [(row["started_at"], row["ended_at"]) for row in said["stream_coverage"]]
+        recorded = Counter(
+            (row["order_group_id"], row["event_type"], row["event_at"], _text(row))
+            for row in said["order_group_events"]
+        )
+        ours = [
+            each
+            for each in self.sent
+            if not (self.own_groups_only and each.event.order_group_id == "x")
+        ]
+        sent = Counter(each.content for each in ours)
+        for content, count in recorded.items():
+            assert count <= sent[content], f"never sent so often: {content}"
+        claimed = Counter(
+            each.content
+            for each in ours
+            if each.label is not None
+            and any(start <= each.label <= end for start, end in stretches)
+        )
+        for content, count in claimed.items():
+            assert recorded[content] >= count, f"claimed, but not listed: {content}"
+        assert sum(row["events"] for row in said["stream_coverage"]) <= recorded.total()
+
+        # The stretches are disjoint, in order, and each gap lies between two of them.
+        gaps = [(row["gap_start"], row["gap_end"]) for row in said["stream_gaps"]]
+        ends = [end for _, end in stretches[:-1]]
+        starts = [start for start, _ in stretches[1:]]
+        assert gaps == list(zip(ends, starts, strict=True))
+        assert all(start < end for start, end in gaps)
+        assert all(start <= end for start, end in stretches)
+        latest = [row["is_latest"] for row in said["stream_coverage"]]
+        assert latest == [False] * (len(latest) - 1) + [True] * bool(latest)
+
+
+def _heard(event: OrderGroupEvent, at: datetime) -> OrderGroupEvent:
+    from msgspec.structs import replace as with_
+
+    return with_(event, received_at=at)
+
+
+def _text(row: dict[str, Any]) -> str | None:
+    return None if row["contracts_limit"] is None else str(row["contracts_limit"])
+
+
+@pytest.mark.parametrize("own_groups_only", [False, True])
+def test_what_is_claimed_is_listed_whatever_happens(
+    history: "History", own_groups_only: bool
+) -> None:
+    run_state_machine_as_test(
+        type("Here", (Listeners,), {"history": history, "own_groups_only": own_groups_only}),
+        settings=settings(
+            max_examples=settings().max_examples // 4,
+            stateful_step_count=30,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

@@ -131,10 +131,9 @@ class Listeners(RuleBasedStateMachine):
 
     @rule(
         some=st.lists(st.tuples(groups, kinds), min_size=1, max_size=4),
-        dated=st.sampled_from([True, True, True, False]),
         shuffled=st.booleans(),
     )
-    def send(self, some: list[tuple[str, str]], dated: bool, shuffled: bool) -> None:
+    def send(self, some: list[tuple[str, str]], shuffled: bool) -> None:
         """The exchange sends events of one millisecond, which connections may hear in any order."""
         self.true += MILLISECOND
         at = self.true.replace(microsecond=self.true.microsecond // 1000 * 1000)
@@ -147,8 +146,7 @@ class Listeners(RuleBasedStateMachine):
             event = OrderGroupEvent(
                 order_group_id=group,
                 event_type=kind,
-                # An event without a time is known by when it was heard: one at a time.
-                event_at=at if dated else None,
+                event_at=at,
                 contracts_limit="5.00" if kind == "limit_updated" else None,
                 received_at=at,
             )
@@ -163,8 +161,6 @@ class Listeners(RuleBasedStateMachine):
                     Message(first + order, event) for order, event in enumerate(heard)
                 ]
         self.true += 2 * MILLISECOND
-        if not dated:
-            self.true += timedelta(seconds=30)
 
     def _new_label(self) -> datetime | None:
         is_new = self.wall > self.label

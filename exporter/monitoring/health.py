@@ -14,6 +14,7 @@ from exporter.hooks import (
     Event,
     Heartbeat,
     PollFinished,
+    StreamChanged,
     TickSkipped,
 )
 
@@ -67,6 +68,7 @@ class Health:
         self._accounts: dict[str, AccountHealth] = {}
         self._heartbeat = elapsed()
         self._failed_reload: str | None = None
+        self._connected: dict[str, bool] = {}  # of the accounts that the daemon listens for
 
     def receive(self, event: Event) -> None:
         """Take note of an event."""
@@ -79,7 +81,11 @@ class Health:
                     if event.account in self._accounts:
                         self._accounts[event.account].succeeded(None, 0.0)
             case AccountsChanged():
-                self._change_accounts(event.intervals)
+                self._change_accounts(event.intervals, event.listening)
+            case StreamChanged():
+                with self._lock:
+                    if event.account in self._connected:
+                        self._connected[event.account] = event.connected
             case Heartbeat():
                 self._heartbeat = elapsed()
             case DaemonReloadFailed():
@@ -88,8 +94,11 @@ class Health:
             case DaemonReloaded():
                 self._failed_reload = None
 
-    def _change_accounts(self, intervals: Mapping[str, float]) -> None:
+    def _change_accounts(self, intervals: Mapping[str, float], listening: frozenset[str]) -> None:
         with self._lock:
+            self._connected = {
+                account: self._connected.get(account, False) for account in listening
+            }
             before, self._accounts = self._accounts, {}
             for account, interval in intervals.items():
                 health = before.get(account) or AccountHealth(interval)
@@ -139,17 +148,19 @@ class Health:
             }
 
     def summary(self) -> str:
-        """Return one line: a failed reload, accounts, stale ones, groups, the last success."""
+        """Return one line: a failed reload, accounts, streams, groups, the last success."""
         with self._lock:
             accounts = list(self._accounts.values())
             groups = sum(health.groups or 0 for health in accounts)
             stale = sum(health.stale for health in accounts)
+            listening = list(self._connected.values())
             last = max((h.last_success_at for h in accounts if h.last_success_at), default=None)
         return ", ".join(
             [
                 *([self._failed_reload] if self._failed_reload else []),
                 _counted(len(accounts), "account"),
                 *([f"{stale} stale"] if stale else []),
+                *([f"listening to {sum(listening)} of {len(listening)}"] if listening else []),
                 _counted(groups, "order group"),
                 "no success yet" if last is None else f"last success {last:%Y-%m-%dT%H:%M:%SZ}",
             ]

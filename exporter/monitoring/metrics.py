@@ -25,7 +25,15 @@ from prometheus_client import (
 
 from exporter import __version__
 from exporter.errors import ExporterError, Outcome
-from exporter.hooks import AccountsChanged, Event, PollDrained, PollFinished
+from exporter.hooks import (
+    AccountsChanged,
+    Event,
+    EventsRecorded,
+    PollDrained,
+    PollFinished,
+    StreamChanged,
+)
+from exporter.monitoring.stream_metrics import StreamMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +87,7 @@ class Metrics:
         Info("build", "The version that runs.", namespace=_PREFIX, registry=self.registry).info(
             {"version": __version__, "python": platform.python_version()}
         )
+        self._stream = StreamMetrics(_PREFIX, self.registry)
         self._known: dict[str, float] = {}
 
     def receive(self, event: Event) -> None:
@@ -89,8 +98,13 @@ class Metrics:
             case PollDrained():
                 if event.account in self._known:
                     self._count_changes(event.account, event.added, event.changed, event.removed)
+            case StreamChanged():
+                self._stream.count_change(event)
+            case EventsRecorded():
+                self._stream.count_events(event)
             case AccountsChanged():
                 self._change_accounts(event.intervals)
+                self._stream.change_accounts(event.listening)
 
     def _change_accounts(self, intervals: Mapping[str, float]) -> None:
         """Start the counters of new accounts, and drop the series of former ones."""

@@ -24,7 +24,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.demo.answers import Answer
 from exporter.demo.exchange import Exchange
 from exporter.errors import Exit, SpoolError
-from exporter.hooks import AccountsChanged, Heartbeat, PollDrained, PollFinished, TickSkipped
+from exporter.hooks import (
+    AccountsChanged,
+    EventsRecorded,
+    Heartbeat,
+    PollDrained,
+    PollFinished,
+    StreamChanged,
+    TickSkipped,
+)
+from exporter.model import OrderGroupEvent
 from exporter.monitoring.endpoint import Endpoint
 from exporter.monitoring.health import Health
 from exporter.monitoring.metrics import Metrics
@@ -120,7 +129,7 @@ def health() -> Health:
 @pytest.fixture
 def metrics() -> Metrics:
     made = Metrics(lambda: {"main": 4, "other": 1}, process=True)
-    made.receive(AccountsChanged({"main": 60.0}))
+    made.receive(AccountsChanged({"main": 60.0}, frozenset({"main"})))
     return made
 
 
@@ -158,6 +167,37 @@ def test_polls_are_counted(metrics: Metrics, endpoint: Endpoint) -> None:
     assert scrape("last_attempt_timestamp_seconds", account="main") is not None
     assert f"{PREFIX}build_info" in text
     assert "process_resident_memory_bytes" in text
+
+
+def test_the_stream_is_counted(metrics: Metrics, endpoint: Endpoint) -> None:
+    at = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
+    heard = [
+        OrderGroupEvent(order_group_id="a", event_type=kind, event_at=at, received_at=at)
+        for kind in ("triggered", "reset", "something new", "something else")
+    ]
+    metrics.receive(StreamChanged(account="main", at=at, connected=True))
+    later = at + timedelta(milliseconds=15)
+    metrics.receive(EventsRecorded(account="main", events=heard, recorded_at=later))
+    scrape = Scrape(get(endpoint.port, "/metrics")[1])
+    assert scrape("stream_connected", account="main") == 1
+    assert scrape("events_total", account="main", event_type="triggered") == 1
+    assert scrape("events_total", account="main", event_type="other") == 2
+    assert scrape("event_delay_seconds_bucket", le="0.02") == 4
+    assert scrape("event_delay_seconds_bucket", le="0.01") == 0
+    metrics.receive(
+        StreamChanged(
+            account="main", at=at, connected=False, was_connected=True, cause="disconnected"
+        )
+    )
+    metrics.receive(StreamChanged(account="main", at=at, connected=False, cause="unreachable"))
+    scrape = Scrape(get(endpoint.port, "/metrics")[1])
+    assert scrape("stream_connected", account="main") == 0
+    assert scrape("stream_disconnects_total", account="main", cause="disconnected") == 1
+    assert scrape("stream_connection_failures_total", account="main", cause="unreachable") == 1
+    metrics.receive(AccountsChanged({"main": 60.0}))
+    scrape = Scrape(get(endpoint.port, "/metrics")[1])
+    assert scrape("stream_connected", account="main") is None
+    assert scrape("events_total", account="main", event_type="triggered") is None
 
 
 def test_accounts_come_and_go(metrics: Metrics, endpoint: Endpoint) -> None:
@@ -384,7 +424,7 @@ def test_rules_dashboard_and_page_name_metrics_that_exist(metrics: Metrics) -> N
         assert named or "up{" in expression
     page = set(re.findall(rf"`({PREFIX}\w+)", (ROOT / "docs/metrics.md").read_text()))
     base = {name for name in known if not name.endswith(("_created", "_bucket", "_count", "_sum"))}
-    assert page == base | {f"{PREFIX}poll_duration_seconds"}
+    assert page == base | {f"{PREFIX}poll_duration_seconds", f"{PREFIX}event_delay_seconds"}
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian: prometheus) is missing")

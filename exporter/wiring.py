@@ -177,7 +177,7 @@ def recorder_of(
         spool=spool,
         sessions=tuple(sessions.values()),
         pollers=pollers,
-        sources=_sources_of(accounts, keys, configuration.http.proxy),
+        sources=sources_of(accounts, keys, configuration.http.proxy),
         stream=StreamTarget(
             store=StreamStore(database, prepare=store.prepare),
             spool=StreamSpool(spool),
@@ -186,7 +186,7 @@ def recorder_of(
     )
 
 
-def _sources_of(
+def sources_of(
     accounts: Sequence[Account], keys: Mapping[str, SigningKey], proxy: str | None
 ) -> list[StreamSource]:
     """Return what a daemon listens to: one source for each key and exchange."""
@@ -194,7 +194,7 @@ def _sources_of(
     for account in accounts:
         if not account.stream:
             continue
-        source = source_of(account, keys[account.name], proxy)
+        source = _source_of(account, keys[account.name], proxy)
         known = sources.get(source.identity)
         if known is not None:
             source = replace(known, accounts=known.accounts + source.accounts)
@@ -202,7 +202,7 @@ def _sources_of(
     return list(sources.values())
 
 
-def source_of(account: Account, key: SigningKey, proxy: str | None) -> StreamSource:
+def _source_of(account: Account, key: SigningKey, proxy: str | None) -> StreamSource:
     """Return what a connection needs to listen for one account."""
     return StreamSource(
         url=account.stream_url

@@ -15,6 +15,7 @@ from exporter.doctor.keys import check_key
 from exporter.doctor.metrics import check_metrics
 from exporter.doctor.proxy import check_proxy
 from exporter.doctor.spool import check_spool
+from exporter.doctor.stream import check_stream
 
 if TYPE_CHECKING:
     from exporter.kalshi.keys import SigningKey
@@ -43,3 +44,4 @@ def check(configuration: Configuration, *, offline: bool) -> Iterator[Finding]:
         for account in configuration.accounts:
             if account.name in keys:
                 yield check_account(account, keys[account.name], configuration.http.proxy)
+        yield from check_stream(configuration, keys)

@@ -67,6 +67,10 @@ class SchemaError(ConfigurationError):
     """The database's schema is not one that this version can use as it stands."""
 
 
+class ExchangeChangedError(SchemaError):
+    """An account's history comes from another exchange than the configuration names."""
+
+
 class DatabaseError(ExporterError):
     """The database failed in a way that ends by itself: unreachable, locked, full, restarting.
 

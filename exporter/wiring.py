@@ -12,6 +12,7 @@ from exporter.config.model import Account, Configuration, HistoryConfiguration
 from exporter.database.database import Database
 from exporter.errors import ConfigurationError, PrivateKeyError
 from exporter.history.claimant import this_process
+from exporter.history.exchange import settle
 from exporter.history.migrate import ensure_current
 from exporter.history.store import Store
 from exporter.history.stream_store import StreamStore
@@ -146,10 +147,16 @@ def recorder_of(
     }
     database = database_of(configuration)
     auto_migrate = configuration.database.auto_migrate
+    exchanges = {account.name: account.exchange for account in accounts}
+
+    def prepare(database: Database) -> None:
+        ensure_current(database, auto_migrate=auto_migrate)
+        settle(database, exchanges)
+
     store = Store(
         database,
         owner=this_process(),
-        prepare=lambda database: ensure_current(database, auto_migrate=auto_migrate),
+        prepare=prepare,
     )
     spool = spool_of(configuration)
     hooks = hooks or Hooks()

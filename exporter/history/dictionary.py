@@ -369,6 +369,11 @@ _OBJECTS: dict[str, tuple[str, _Columns]] = {
                 EXPORTER,
             ),
             "stream_ended_at?": ("When it ended; null like that.", _UTC, EXPORTER),
+            "exchange?": (
+                "`predictions` or `margin`, whence the history comes; null until it is known.",
+                "",
+                EXPORTER,
+            ),
         },
     ),
     "gap_outcomes": (

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from exporter.history.types import ExactDecimal, Instant, to_text
 
-REVISION = "0009"
+REVISION = "0010"
 """The newest revision in `migrations/versions/`: the schema that this version reads and writes."""
 
 
@@ -53,6 +53,8 @@ accounts = Table(
     # Why listening ended last, and when: the cause of the gap that may come of it.
     Column("stream_end_cause", Text),
     Column("stream_ended_at", Instant),
+    # Null until an exporter that knows it has started.
+    Column("exchange", Text),
 )
 
 gap_outcomes = Table(

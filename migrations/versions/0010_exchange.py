@@ -1,0 +1,14 @@
+"""Which exchange an account's history comes from, so that none mixes two."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the column; the exporter fills it in when it next starts."""
+    op.add_column("accounts", sa.Column("exchange", sa.Text()))

@@ -5,7 +5,8 @@ Only Click is imported here, as in `cli`.
 
 import click
 
-from exporter.cli.support import Command
+from exporter.cli import streams
+from exporter.cli.support import FILE, Command
 from exporter.errors import ConfigurationError
 
 KINDS = ("systemd", "launchd", "kubernetes")
@@ -14,7 +15,7 @@ KINDS = ("systemd", "launchd", "kubernetes")
 
 @click.command(cls=Command)
 @click.argument("kind", type=click.Choice(KINDS))
-@click.argument("directory", type=click.Path(), required=False)
+@click.argument("directory", type=FILE, required=False)
 @click.option("--replace", is_flag=True, help="Replace files that are there and differ.")
 def deploy(kind: str, directory: str | None, replace: bool) -> None:
     """Write the service files of this version into DIRECTORY; ./KIND if it is left out.
@@ -52,8 +53,9 @@ def deploy(kind: str, directory: str | None, replace: bool) -> None:
         for path, content in contents.items():
             if present.get(path) != content:
                 path.write_bytes(content)
-            click.echo(f"{path}: {'unchanged' if present.get(path) == content else 'written'}")
     except OSError as error:
         raise ConfigurationError(
             f"cannot write {error.filename or target}: {error.strerror}"
         ) from error
+    for path, content in contents.items():
+        streams.answer(f"{path}: {'unchanged' if present.get(path) == content else 'written'}")

@@ -35,6 +35,7 @@ COMMANDS = [
     ["prune", "--older-than=1d"],
     ["report"],
     ["report", "-o", "-"],
+    ["deploy", "systemd"],
     ["demo", "--seconds=1"],
 ]
 

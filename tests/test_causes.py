@@ -32,9 +32,13 @@ def test_a_cause_of_both_kinds_has_one_identifier_that_a_reader_can_tell() -> No
 
 
 def test_the_dictionary_explains_every_cause_of_a_gap() -> None:
-    [line] = [line for line in dictionary.lines("coverage_gaps") if line.column == "cause"]
-    for cause, sentence in POLL_GAP_CAUSES.items():
-        assert f"`{cause}`: {sentence}" in line.meaning
+    for view, causes_of_view in (
+        ("coverage_gaps", POLL_GAP_CAUSES),
+        ("stream_gaps", STREAM_GAP_CAUSES),
+    ):
+        [line] = [line for line in dictionary.lines(view) if line.column == "cause"]
+        for cause, sentence in causes_of_view.items():
+            assert f"`{cause}`: {sentence}" in line.meaning
 
 
 def test_the_report_gives_every_cause_a_look_of_its_own() -> None:

@@ -45,7 +45,9 @@ class Database:
             if self.is_sqlite
             else _postgres().make_engine(self.url, pool_size)
         )
-        self._file = SqliteFile(Path(self.url.database or "")) if self.is_sqlite else None
+        # A reader leaves files and logs alone, whatever happens to them.
+        watched = self.is_sqlite and self.writes
+        self._file = SqliteFile(Path(self.url.database or "")) if watched else None
         # SQLite admits one writer. The threads of this process queue here rather than in SQLite's
         # busy handler, which polls and is not fair.
         self._turn = threading.Lock()

@@ -11,13 +11,17 @@ from sqlalchemy import text
 
 from exporter.database.database import Database
 from exporter.errors import DatabaseError
+from exporter.reading.connect import ReadOnlyDatabase
 
 
 def _make(path: Path, number: int) -> None:
-    with closing(sqlite3.connect(path)) as connection:
+    # Elsewhere: SQLite takes away a log that it finds beside an empty file.
+    made = path.with_name(f"made-{number}")
+    with closing(sqlite3.connect(made)) as connection:
         connection.execute("CREATE TABLE numbers (number INTEGER)")
         connection.execute("INSERT INTO numbers VALUES (?)", (number,))
         connection.commit()
+    made.rename(path)
 
 
 def numbers(path: Path) -> list[int]:
@@ -153,3 +157,17 @@ def test_closing_does_not_write_the_log_over_what_was_copied_in(
     shutil.copyfile(backup, live)
     database.close()
     assert numbers(live) == [10]
+
+
+def test_a_reader_leaves_a_log_where_it_is(database: Database, tmp_path: Path) -> None:
+    live, moved, log = (tmp_path / name for name in ("live.db", "moved.db", "live.db-wal"))
+    with closing(ReadOnlyDatabase(f"sqlite:///{live}")) as reader:
+        with reader.transaction() as connection:
+            assert connection.execute(text("SELECT COUNT(*) FROM numbers")).scalar_one() == 3
+        live.rename(moved)
+        _make(live, 10)
+        before = log.read_bytes()
+    assert log.read_bytes() == before
+    with pytest.raises(DatabaseError, match="another file has taken the place"):
+        add(database, 4)
+    assert numbers(moved) == [1, 2, 3]

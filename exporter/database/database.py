@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from exporter.database import sqlite, wal
 from exporter.database.circuit_breaker import CircuitBreaker
@@ -32,7 +33,7 @@ class Database:
         pool_size: connections that may be open at the same time; Postgres only.
 
     Raises:
-        ConfigurationError: SQLite's file cannot be there: its directory does not exist.
+        ConfigurationError: SQLite's directory does not exist, or the URL cannot be understood.
     """
 
     writes: ClassVar[bool] = True
@@ -41,9 +42,7 @@ class Database:
         self.url: URL = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine: Engine = (
-            self._sqlite_engine()
-            if self.is_sqlite
-            else _postgres().make_engine(self.url, pool_size)
+            self._sqlite_engine() if self.is_sqlite else self._postgres_engine(pool_size)
         )
         # A reader leaves files and logs alone, whatever happens to them.
         watched = self.is_sqlite and self.writes
@@ -189,11 +188,18 @@ class Database:
     def _sqlite_engine(self) -> Engine:
         path = Path(self.url.database or "")
         # Any other fault shows when the file is opened, and polls then wait in the spool.
-        with suppress(PermissionError):
+        with suppress(OSError):
             if is_missing(path.parent) or not path.parent.is_dir():
                 reason = explain_directory(path.parent, write=False)
                 raise ConfigurationError(f"database.url: {reason}")
         return sqlite.make_engine(self.url)
+
+    def _postgres_engine(self, pool_size: int) -> Engine:
+        try:
+            engine: Engine = _postgres().make_engine(self.url, pool_size)
+        except ArgumentError as error:
+            raise ConfigurationError(f"database.url: {error}") from error
+        return engine
 
 
 def _postgres() -> ModuleType:

@@ -7,7 +7,7 @@ permission does not, and whoever reads the log must know.
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -115,8 +115,9 @@ def explain_sqlite_file(path: Path, *, write: bool) -> str | None:
         return reason
     for suffix in ("-wal", "-shm", "-journal"):
         beside = path.with_name(path.name + suffix)
-        if not is_missing(beside) and (reason := explain_file(beside, write=write)) is not None:
-            return reason
+        with suppress(OSError):
+            if not is_missing(beside) and (reason := explain_file(beside, write=write)):
+                return reason
     return explain_directory(path.parent, write=write)
 
 

@@ -111,6 +111,9 @@ _CONNECTIONS = (
         "correct sslmode, sslrootcert, sslcert and sslkey in database.url",
     ),
     (r"definition of service|service file", "correct the service in database.url or PGSERVICE"),
-    (r"invalid \S+ value|invalid integer value|invalid port", "correct it in database.url"),
+    (
+        r"invalid \S+ value|invalid integer value|invalid port|could not parse",
+        "correct it in database.url",
+    ),
     (r"failed: Permission denied", "let this user reach the server's socket, or use TCP"),
 )

@@ -7,6 +7,7 @@ something to migrate.
 import logging
 import re
 import sqlite3
+import stat
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,13 +64,18 @@ def _size(path: Path) -> int:
     """Return the size of a SQLite file in bytes; 0 if there is none.
 
     Raises:
-        DatabaseSetupError: the file may not be looked at.
+        DatabaseSetupError: the file may not be looked at, or is no file.
     """
     try:
-        return 0 if is_missing(path) else path.stat().st_size
+        if is_missing(path):
+            return 0
+        status = path.stat()
     except OSError as error:
         reason = explain_file(path, write=True) or f"{path}: {error.strerror}"
         raise DatabaseSetupError(f"database: {reason}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DatabaseSetupError(f"database: {explain_file(path, write=True)}")
+    return status.st_size
 
 
 def ensure_current(database: Database, *, auto_migrate: bool) -> None:

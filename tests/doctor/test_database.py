@@ -1,7 +1,9 @@
 """`check` finds what a poll's own statements would meet on Postgres, and leaves no trace."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -216,3 +218,36 @@ def test_polls_wait_until_a_right_is_given_back(  # noqa: PLR0917  # pytest pass
     administrator.execute("GRANT USAGE ON SEQUENCE polls_id_seq TO lee")
     assert run_cli("--config", config, "run-once").returncode == 0
     assert administrator.execute("SELECT COUNT(*) FROM polls").fetchone() == (3,)
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "said"),
+    [
+        ("sqlite:///dir", 78, "dir is a directory: name a file in it"),
+        ("sqlite:///fifo", 78, "fifo is not a regular file"),
+        ("sqlite:///loop", 78, "Too many levels of symbolic links"),
+        ("sqlite:///loop/x.db", 78, "Too many levels of symbolic links"),
+        ("sqlite:///file/x.db", 78, "file is not a directory"),
+        ("sqlite:////dev/null", 78, "/dev/null is not a regular file"),
+        ("sqlite:///zeros", 78, "not a SQLite database"),
+        ("postgresql://u@127.0.0.1:1/db?port=abc", 78, "database.url: Received non-integer port"),
+        ("postgresql://u@127.0.0.1:1/db?hostaddr=foo", 78, "could not parse network address"),
+        ("postgresql://u@127.0.0.1:1/db?service=none", 78, "correct the service"),
+        ("postgresql://u@127.0.0.1:1/db?keepalives=foo", 78, "invalid integer value"),
+        ("postgresql:///db?host=127.0.0.1&host=::1&port=1&port=2", 78, "multihost"),
+        ("postgresql://u@127.0.0.1:1/db", 74, "onnection refused"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_one_line(
+    write_config: "WriteConfig", tmp_path: Path, url: str, code: int, said: str
+) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "zeros").write_bytes(bytes(5000))
+    config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=url)
+    (found,) = check_database(load(config))
+    assert said in found.text
+    assert int(found.exit_code) == code
+    assert "\n" not in found.text

@@ -26,7 +26,7 @@ from exporter.history.head import Head, unless_owned
 from exporter.history.schema import accounts, coverage, gap_outcomes, polls
 
 COVERAGE_INTERVALS = 2.5
-"""A poll extends the latest stretch of coverage if it comes within so many intervals of its end."""
+"""A poll extends the latest stretch of coverage within this many intervals of its end."""
 
 
 def advance_in_one_statement(

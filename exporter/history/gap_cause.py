@@ -1,7 +1,7 @@
-"""Why an account was not observed: told anew when a poll comes to be known after its gap ended.
+"""Why an account was not observed: corrected when a poll becomes known after its gap has ended.
 
 A poll waits in the spool of an exporter that is cut off from the database, while another exporter
-observes the account and ends the gap. What is known by then is counted by `head`.
+observes the account and ends the gap. `head` counts the polls that are known by then.
 """
 
 from datetime import datetime
@@ -15,10 +15,10 @@ from exporter.history.schema import coverage, gap_outcomes, polls
 def explain_late(
     connection: Connection, account: str, outcome: str, *, started_at: datetime
 ) -> None:
-    """Let a poll that is known only now count for the cause of the gap that it began in, if any.
+    """Count a poll that becomes known only now for the cause of the gap in which it began, if any.
 
-    Of the polls that are recorded in the gap: of those that were pruned or lost nobody can tell
-    any more how many they were, and what they made the cause stays.
+    Only polls that are recorded in the gap are counted. How many were pruned or lost is unknown,
+    so a cause that they alone explain stays as it is.
 
     Args:
         connection: in the transaction that records the poll, after that.

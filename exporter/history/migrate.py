@@ -31,7 +31,7 @@ _log = logging.getLogger("exporter.migrate")
 # Any number, the same in every version: those who migrate at the same time take turns on it.
 _ADVISORY_LOCK = 0x6B616C736869
 
-# Who waits longer gives up and may come again: whoever migrates, or another session's lock.
+# Seconds that a migration waits for another one, or for another session's lock.
 _WAIT_SECONDS = 60.0
 # No step of a migration takes so long; a server that hangs in the middle of one is waited for no
 # longer.
@@ -163,7 +163,7 @@ def upgrade(connection: "Connection", before: str | None, *, to: str = REVISION)
 
 
 def _take_turn(connection: "Connection") -> None:
-    """Wait until nobody else migrates, but not for ever; SQLite has let in one writer already."""
+    """Wait until nobody else migrates, with a time-out. SQLite admits one writer by itself."""
     if connection.dialect.name == "sqlite":
         return
     set_statement_timeout(connection, seconds=_WAIT_SECONDS)

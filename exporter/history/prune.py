@@ -16,7 +16,7 @@ from exporter.database.database import Database, set_statement_timeout
 from exporter.history.schema import accounts, order_group_snapshots, polls
 
 _BATCH = 10_000  # rows: about a tenth of a second of SQLite's only writer
-# A process that waits for SQLite's lock looks for it every so many seconds, and must find it free.
+# Seconds between two batches: a process that waits for SQLite's lock must find it free at times.
 _PAUSE = 0.1
 _COUNT_SECONDS = 60.0  # on Postgres, for the polls of one account
 

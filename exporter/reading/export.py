@@ -71,8 +71,8 @@ def export(
         output: a file to make or replace; None for standard output.
         dataset: `output` is a directory, for Parquet files by account and day; see
             `exporter.reading.dataset`. The days that `since` and `until` touch are written whole.
-        intervals: seconds between the polls of each configured account; what is older than that
-            allows is told of.
+        intervals: seconds between the polls of each configured account; a notice says which
+            accounts were not observed recently enough for theirs.
         now: the present instant; if None, nothing is old.
         progress: called with the number of rows written so far, now and then, and that of all.
 
@@ -119,7 +119,7 @@ def _pour(
     size: int,
     progress: Callable[[int, int], None] | None,
 ) -> int:
-    """Write the rows that are asked for, so many at a time; how many there were."""
+    """Write the rows of a statement in batches of `size`; return how many there were."""
     rows = total = 0
     try:
         if progress is not None:

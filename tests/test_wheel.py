@@ -52,7 +52,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_it_holds_the_package_its_migrations_and_its_example(wheel: Path) -> None:
+def test_it_holds_the_package_and_what_ships_with_it(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         example = archive.read("exporter/config.example.toml")
@@ -62,15 +62,16 @@ def test_it_holds_the_package_its_migrations_and_its_example(wheel: Path) -> Non
         for path in (ROOT / "exporter").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    migrations = {
+    beside = {
         f"exporter/{path.relative_to(ROOT)}"
-        for path in (ROOT / "migrations").rglob("*")
+        for directory in ("deploy", "migrations")
+        for path in (ROOT / directory).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert "exporter/migrations/env.py" in migrations
+    assert {"exporter/migrations/env.py", "exporter/deploy/systemd/config.toml"} <= beside
     metadata = f"kalshi_exporter-{__version__}.dist-info/"
     others = {name for name in names if not name.startswith(metadata)}
-    assert others == modules | migrations | {"exporter/config.example.toml"}
+    assert others == modules | beside | {"exporter/config.example.toml"}
     assert f"{metadata}licenses/LICENSE" in names
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 from exporter.history.types import ExactDecimal, Instant, to_text
 
-REVISION = "0010"
+REVISION = "0011"
 """The newest revision in `migrations/versions/`: the schema that this version reads and writes."""
 
 
@@ -90,7 +90,8 @@ polls = Table(
     Column("removed", Integer),
     Column("exporter_version", Text, nullable=False),
     # One account's polls in a time span, its newest poll, and whether a poll is recorded already.
-    Index("polls_account_started_at", "account", "started_at"),
+    # On Postgres the key is that index: (account, started_at, id), see 0011.
+    Index("polls_account_started_at", "account", "started_at").ddl_if(dialect="sqlite"),
     # Ids of pruned polls must never come again: snapshots name them.
     sqlite_autoincrement=True,
 )

@@ -112,7 +112,7 @@ def _write(connection: Connection, batch: StreamBatch) -> int:
         if stream_coverage.extend_latest(connection, account, _span(batch, added=added)):
             return added
         heads.lock(connection, account)
-        _claim(connection, batch, added=added)
+        _claim(connection, batch, added=added, ended_at=batch.until)
         return added
     # Both before any event is added, in this order: whoever waits holds no event that another
     # daemon waits for.
@@ -124,34 +124,38 @@ def _write(connection: Connection, batch: StreamBatch) -> int:
         undecided_events.keep(connection, account, unclear)
         undecided_events.adopt(connection, account)
     added = events.add(connection, order_group_events, account, heard)
-    if batch.own_groups_only:
-        batch = _up_to_what_is_decided(connection, batch)
-    _claim(connection, batch, added=added)
+    claimed = _up_to_what_is_decided(connection, batch) if batch.own_groups_only else batch
+    _claim(connection, claimed, added=added, ended_at=batch.until)
     return added
 
 
 def _up_to_what_is_decided(connection: Connection, batch: StreamBatch) -> StreamBatch:
-    """Claim what lies before events that nobody can decide, and return what remains to claim."""
+    """Return the batch with the span that may be claimed while events are undecided.
+
+    An undecided event happened after the batch before, but nobody knows when by this machine's
+    clock: no span goes on while one waits.
+    """
     account = batch.account
     undecidable = undecided_events.decide(connection, account)
-    waits_since = undecided_events.wait_since(connection, account)
     if batch.since is None:
         return batch
-    if waits_since is not None:
-        batch = replace(batch, until=min(batch.until, waits_since - _TICK))
-    for hole in undecidable:
-        before = replace(batch, until=min(batch.until, hole.first - _TICK), cause=NOT_KEPT)
-        _claim(connection, before, added=0)
-        after = stream_coverage.begin(connection, account, hole.last + _TICK)
-        batch = replace(batch, since=after, until=max(batch.until, after))
+    if undecidable is not None:
+        start = replace(batch, until=batch.since, cause=None)
+        _claim(connection, start, added=0, ended_at=batch.since)
+        since = stream_coverage.begin(connection, account, undecidable + _TICK)
+        stream_coverage.report_end(connection, account, NOT_KEPT, since - _TICK)
+        batch = replace(batch, since=since, until=max(batch.until, since))
+    if undecided_events.are_waiting(connection, account):
+        assert batch.since is not None  # noqa: S101  # as above
+        return replace(batch, until=batch.since)
     return batch
 
 
-def _claim(connection: Connection, batch: StreamBatch, *, added: int) -> None:
+def _claim(connection: Connection, batch: StreamBatch, *, added: int, ended_at: datetime) -> None:
     if batch.since is not None and batch.since <= batch.until:
         stream_coverage.claim(connection, batch.account, _span(batch, added=added))
     if batch.cause is not None:
-        stream_coverage.report_end(connection, batch.account, batch.cause, batch.until)
+        stream_coverage.report_end(connection, batch.account, batch.cause, ended_at)
 
 
 def _span(batch: StreamBatch, *, added: int) -> Span:

@@ -3,11 +3,10 @@
 The exchange sends an account that is bound to a subaccount the events of all subaccounts, and does
 not say whose they are. The account's polls do: a group that one of them has seen is the account's,
 and one that existed while a poll did not see it is another's. Until then its events wait here,
-where nothing that people read shows them, and the account's stream coverage ends before them.
+where nothing that people read shows them, and the account's stream coverage does not go on.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import (
@@ -39,20 +38,7 @@ from exporter.model import OrderGroupEvent
 LISTING_LAG = timedelta(seconds=5)
 """A group may be missing from the list for so long after it was created."""
 
-_TICK = timedelta(microseconds=1)
 _waiting = undecided_events
-
-
-@dataclass(frozen=True, slots=True)
-class Undecidable:
-    """Events of which nobody can ever tell whose they are, for no poll saw their group in time.
-
-    Attributes:
-        first, last: the earliest and the latest instant at which one of them happened.
-    """
-
-    first: datetime
-    last: datetime
 
 
 def own(
@@ -96,7 +82,7 @@ def adopt(connection: Connection, account: str) -> None:
         connection.execute(statement, parameters)
 
 
-def decide(connection: Connection, account: str) -> list[Undecidable]:
+def decide(connection: Connection, account: str) -> datetime | None:
     """Drop what waits of groups that polls have shown to be others'.
 
     Args:
@@ -104,27 +90,26 @@ def decide(connection: Connection, account: str) -> list[Undecidable]:
         account: bound to a subaccount.
 
     Returns:
-        Of groups that were deleted before a poll could tell, the instants; their events are
-        dropped too.
+        When the last event was heard of which nobody can ever tell whose it is, for its group was
+        deleted before a poll could see it; None if there are none. They are dropped too.
     """
-    undecidable = []
+    undecidable = None
     rows = connection.execute(_GROUPS, {"of": account, "deleted": "deleted"}).all()
-    for group_id, heard_from, heard_to, first, last, deleted_at in rows:
-        seen_without_it = _polled_between(connection, account, heard_from + LISTING_LAG, deleted_at)
-        if not seen_without_it:
-            if deleted_at is None or not _polled_between(connection, account, heard_to, None):
-                continue  # a poll may still tell
-            undecidable.append(Undecidable(min(first, heard_from), max(last, heard_to)))
-        else:
+    for group_id, first, last, deleted_at in rows:
+        if _polled_between(connection, account, first + LISTING_LAG, deleted_at):
             connection.execute(
                 insert(groups_of_others), {"account": account, "order_group_id": group_id}
             )
+        elif deleted_at is not None and _polled_between(connection, account, last, None):
+            undecidable = last if undecidable is None else max(undecidable, last)
+        else:
+            continue  # a poll may still tell
         connection.execute(
             delete(_waiting).where(
                 _waiting.c.account == account, _waiting.c.order_group_id == group_id
             )
         )
-    return sorted(undecidable, key=lambda each: each.first)
+    return undecidable
 
 
 def _polled_between(
@@ -139,14 +124,10 @@ def _polled_between(
     return connection.execute(found.limit(1)).first() is not None
 
 
-def wait_since(connection: Connection, account: str) -> datetime | None:
-    """Return the instant of the earliest event that is undecided; None if there is none."""
-    first = connection.execute(
-        select(func.min(_waiting.c.received_at, type_=Instant), _FIRST).where(
-            _waiting.c.account == account
-        )
-    ).one()
-    return min((at for at in first if at is not None), default=None)
+def are_waiting(connection: Connection, account: str) -> bool:
+    """Whether events of the account are undecided."""
+    waiting = select(_waiting.c.order_group_id).where(_waiting.c.account == account).limit(1)
+    return connection.execute(waiting).first() is not None
 
 
 def keep(connection: Connection, account: str, heard: Sequence[OrderGroupEvent]) -> None:
@@ -154,7 +135,6 @@ def keep(connection: Connection, account: str, heard: Sequence[OrderGroupEvent])
     events.add(connection, _waiting, account, heard)
 
 
-_FIRST = func.min(_waiting.c.occurred_at, type_=Instant)
 _is_ours = exists().where(
     snapshots.c.account == _waiting.c.account,
     snapshots.c.order_group_id == _waiting.c.order_group_id,
@@ -179,8 +159,6 @@ _GROUPS = (
         _waiting.c.order_group_id,
         func.min(_waiting.c.received_at, type_=Instant),
         func.max(_waiting.c.received_at, type_=Instant),
-        _FIRST,
-        func.max(_waiting.c.occurred_at, type_=Instant),
         func.min(
             case((_waiting.c.event_type == bindparam("deleted"), _waiting.c.received_at)),
             type_=Instant,

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
     add_comments(metadata)
     with database.transaction() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options: dict[str, Any] = {"compare_type": True}
+        if not database.is_sqlite:  # where the key is that index
+            options["include_name"] = lambda name, *_: name != "polls_account_started_at"
+            options["include_object"] = lambda _, name, *__: name != "polls_account_started_at"
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
 
 
@@ -38,10 +42,16 @@ def test_the_migrations_make_the_keys_and_indexes_that_the_code_knows(database: 
         there = inspect(connection)
         for table in metadata.tables.values():
             key = there.get_pk_constraint(table.name)["constrained_columns"]
-            assert key == [column.name for column in table.primary_key]
-            assert {
+            indexes = {
                 str(index["name"]): index["column_names"] for index in there.get_indexes(table.name)
-            } == {index.name: [column.name for column in index.columns] for index in table.indexes}
+            }
+            if table is schema.polls and not database.is_sqlite:
+                assert (key, indexes) == (["account", "started_at", "id"], {})
+                continue
+            assert key == [column.name for column in table.primary_key]
+            assert indexes == {
+                index.name: [column.name for column in index.columns] for index in table.indexes
+            }
 
 
 def test_the_newest_revision_is_the_one_that_the_code_names() -> None:

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from exporter.clock import Clock, elapsed
 from exporter.errors import StreamError
@@ -22,9 +23,16 @@ from exporter.recording.stream_source import StreamSource
 _log = logging.getLogger(__name__)
 
 _OVERFLOW_SECONDS = 30.0  # that a connection waits for room in the queue
-_SETTLE_SECONDS = 1.0  # from an event until the stretch is extended beyond it
-_ROOM_SECONDS = 0.02  # between two looks whether there is room
+_SETTLE_SECONDS = 1.5  # from an event until the stretch is extended beyond it
+_ROOM_SECONDS = 0.005  # between two looks whether there is room
 _CLOSE_SECONDS = 1.0  # for a goodbye
+
+EXCHANGE_LAG = timedelta(seconds=1)
+"""From an event on the matching engine until the exchange has sent it, at most.
+
+A ping that the exchange has answered proves that all has arrived that it had sent, not that it had
+sent all that had happened: so no stretch of coverage comes closer than this to its proof.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,17 +161,17 @@ class Listener:
         extending = asyncio.create_task(self._extend(connection, subscription))
         try:
             async for event in connection:
-                queue.add(subscription, occurrences.number(event), connection.certain_until)
+                queue.add(subscription, occurrences.number(event), _certain_until(connection))
                 self._heard.set()
                 if queue.is_full:
                     await self._wait_for_room(connection)
         except StreamError as error:
             until = error.certain_until or connection.subscribed_at
-            queue.end(subscription, until, error.cause)
+            queue.end(subscription, until - EXCHANGE_LAG, error.cause)
             self._is_reported = True
             raise
         except BaseException:
-            queue.end(subscription, connection.certain_until, "not_listening")
+            queue.end(subscription, _certain_until(connection), "not_listening")
             raise
         finally:
             self._subscription = None
@@ -180,7 +188,7 @@ class Listener:
                     self._heard.clear()
                     # By then the exchange has probably answered a ping that was sent after it.
                     await asyncio.sleep(_SETTLE_SECONDS)
-            self._shared.queue.extend(subscription, connection.certain_until)
+            self._shared.queue.extend(subscription, _certain_until(connection))
             if elapsed() - began >= HELD_SECONDS:
                 self._reporter.held()
 
@@ -223,3 +231,8 @@ class Listener:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
+
+
+def _certain_until(connection: StreamConnection) -> datetime:
+    """Return up to when no event is missing among those heard so far."""
+    return connection.certain_until - EXCHANGE_LAG

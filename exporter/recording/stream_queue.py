@@ -11,8 +11,9 @@ from exporter.causes import StreamGapCause
 from exporter.model import OrderGroupEvent
 from exporter.recording.stream_source import StreamAccount
 
-MAX_EVENTS = 20_000
-"""Events that may wait for the database: some 10 MB."""
+MAX_EVENTS = 2_500
+"""Events that may wait for the database. What has gathered is one transaction, and on SQLite polls
+wait for it: so connections read no more until it is written."""
 
 
 @dataclass(slots=True, eq=False)

@@ -318,7 +318,8 @@ def test_sigterm_writes_the_last_stretch_though_a_poll_hangs(  # noqa: PLR0917  
     exchange.groups(key_id).create("a")
     has_events(sqlite_url, 1)
     before = exchange_now(exchange)
-    time.sleep(1.0)
+    # A ping, its answer, and the second that the exchange may take to send what happened.
+    time.sleep(3.0)
     assert daemon.stop() == 0
     assert covered_since(sqlite_url, before)()
     (row,) = rows(sqlite_url, "SELECT stream_end_cause FROM accounts")
@@ -355,3 +356,23 @@ def test_events_wait_in_the_spool_while_the_database_is_away(  # noqa: PLR0917  
     assert daemon.stop() == 0
     (stretch,) = stretches(sqlite_url)
     assert stretch["events"] == 12
+
+
+def test_a_cooldown_that_polls_have_earned_holds_for_the_stream(
+    exchange: Exchange,
+    key_id: str,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+) -> None:
+    # The first connection takes place before the first poll fails, and is lost after that.
+    exchange.script(key_id, *[Answer.rate_limited("3")] * 20)
+    exchange.script_handshakes(key_id, *[Answer.server_error(503)] * 2)
+    daemon = start_daemon(
+        write_config(poll={"interval": "200ms", "max_attempts": 1}, stream=LISTEN)
+    )
+    daemon.wait_for_event("poll_failed")
+    before = len(exchange.handshakes)
+    time.sleep(2.0)
+    assert len(exchange.handshakes) <= before + 1
+    exchange.channel(key_id).wait_for_subscribers(1, seconds=PATIENCE)
+    assert daemon.stop() == 0

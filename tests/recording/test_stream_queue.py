@@ -1,0 +1,118 @@
+"""The queue between connections and the writer: order, bounds, and accounts that come and go."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+from exporter.model import OrderGroupEvent
+from exporter.recording.stream_queue import Heard, Item, NotListening, StreamQueue
+from exporter.recording.stream_source import StreamAccount
+
+START = datetime(2026, 11, 26, tzinfo=UTC)
+MAIN, OTHER = StreamAccount("main", False), StreamAccount("other", True)
+
+
+def at(second: float) -> datetime:
+    return START + timedelta(seconds=second)
+
+
+def event(name: str) -> OrderGroupEvent:
+    return OrderGroupEvent(order_group_id=name, event_type="created", received_at=at(0))
+
+
+def taken(queue: StreamQueue) -> list[Heard]:
+    items: list[Item] | None = queue.take(0)
+    assert items is not None
+    return [item for item in items if isinstance(item, Heard)]
+
+
+def names(heard: Heard) -> list[str]:
+    return [each.order_group_id for each in heard.events]
+
+
+def test_what_has_gathered_is_taken_at_once_in_its_order() -> None:
+    queue = StreamQueue()
+    first = queue.open([MAIN], at(0))
+    second = queue.open([OTHER], at(1))
+    queue.add(first, event("a"), at(2))
+    queue.add(second, event("b"), at(3))
+    queue.add(first, event("c"), at(4))
+    one, other = taken(queue)
+    assert (names(one), one.until, one.cause) == (["a", "c"], at(4), None)
+    assert (names(other), other.until) == (["b"], at(3))
+    assert taken(queue) == []
+
+
+def test_what_is_certain_never_goes_back() -> None:
+    queue = StreamQueue()
+    subscription = queue.open([MAIN], at(5))
+    queue.extend(subscription, at(2))
+    queue.add(subscription, event("a"), at(3))
+    (heard,) = taken(queue)
+    assert heard.until == at(5)
+    queue.end(subscription, at(4), "disconnected")
+    (ended,) = taken(queue)
+    assert (ended.until, ended.cause, names(ended)) == (at(5), "disconnected", [])
+
+
+def test_the_end_follows_what_was_heard_before() -> None:
+    queue = StreamQueue()
+    subscription = queue.open([MAIN], at(0))
+    queue.add(subscription, event("a"), at(1))
+    queue.end(subscription, at(2), "lost_messages")
+    before, end = taken(queue)
+    assert (names(before), before.cause) == (["a"], None)
+    assert (end.until, end.cause) == (at(2), "lost_messages")
+
+
+def test_an_account_that_joins_hears_what_comes_and_one_that_leaves_what_was() -> None:
+    queue = StreamQueue()
+    subscription = queue.open([MAIN], at(0))
+    queue.add(subscription, event("a"), at(1))
+    queue.replace(subscription, [OTHER], at(2))
+    queue.add(subscription, event("b"), at(3))
+    before, left, after = taken(queue)
+    assert (names(before), [each.account for each in before.members]) == (["a"], [MAIN])
+    assert (left.cause, left.until, left.members) == ("not_listening", at(1), before.members)
+    assert (names(after), [each.account for each in after.members]) == (["b"], [OTHER])
+    assert after.members[0].joined_at == at(2)
+
+
+def test_an_account_that_stays_notices_nothing() -> None:
+    queue = StreamQueue()
+    subscription = queue.open([MAIN], at(0))
+    (opened,) = taken(queue)
+    queue.replace(subscription, [MAIN, OTHER], at(2))
+    (after,) = taken(queue)
+    assert after.members[0] is opened.members[0]
+    assert after.cause is None
+
+
+def test_it_says_when_it_is_full_and_has_room_once_all_is_taken() -> None:
+    queue = StreamQueue(max_events=2)
+    subscription = queue.open([MAIN], at(0))
+    queue.add(subscription, event("a"), at(1))
+    assert not queue.is_full
+    queue.add(subscription, event("b"), at(1))
+    assert queue.is_full
+    taken(queue)
+    assert not queue.is_full
+
+
+def test_a_closed_queue_gives_what_it_has_and_then_says_so() -> None:
+    queue = StreamQueue()
+    failed = NotListening(accounts=(MAIN,), at=at(0), cause="unreachable")
+    queue.report(failed)
+    queue.close()
+    assert queue.take(0) == [failed]
+    assert queue.take(0) is None
+
+
+def test_waiting_ends_when_something_comes() -> None:
+    queue = StreamQueue()
+    subscription = queue.open([MAIN], at(0))
+    taken(queue)
+    timer = threading.Timer(0.05, queue.add, (subscription, event("a"), at(1)))
+    timer.start()
+    items = queue.take(30)
+    timer.join()
+    assert items

@@ -6,20 +6,16 @@ something to migrate.
 
 import logging
 import re
-import sqlite3
-import stat
-from contextlib import closing, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
 
 from exporter.database.database import Database, set_statement_timeout
-from exporter.errors import DatabaseError, DatabaseSetupError, SchemaError
+from exporter.errors import DatabaseSetupError, SchemaError
 from exporter.history.dictionary import OBJECTS
 from exporter.history.schema import REVISION
-from exporter.permissions import explain_directory, explain_file, is_missing
+from exporter.history.sqlite_files import back_up, file_size, make_private_file
 from exporter.resources import shipped
 
 if TYPE_CHECKING:
@@ -28,13 +24,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("exporter.migrate")
 
-# Any number, the same in every version: those who migrate at the same time take turns on it.
+# Any number, the same in every version: processes that migrate at the same time take turns on it.
 _ADVISORY_LOCK = 0x6B616C736869
 
 # Seconds that a migration waits for another one, or for another session's lock.
 _WAIT_SECONDS = 60.0
-# No step of a migration takes so long; a server that hangs in the middle of one is waited for no
-# longer.
+# No statement of a migration takes this long, unless the server hangs.
 _STEP_SECONDS = 3600.0
 
 _SMALLEST_DATABASE = 100  # bytes: SQLite's header
@@ -48,7 +43,7 @@ def current_revision(database: Database) -> str | None:
         DatabaseError: the database failed.
     """
     path = database.path
-    size = None if path is None else _size(path)
+    size = None if path is None else file_size(path)
     if size == 0:
         return None
     if size is not None and size < _SMALLEST_DATABASE:
@@ -58,24 +53,6 @@ def current_revision(database: Database) -> str | None:
         )
     with database.transaction() as connection:
         return _revision(connection)
-
-
-def _size(path: Path) -> int:
-    """Return the size of a SQLite file in bytes; 0 if there is none.
-
-    Raises:
-        DatabaseSetupError: the file may not be looked at, or is no file.
-    """
-    try:
-        if is_missing(path):
-            return 0
-        status = path.stat()
-    except OSError as error:
-        reason = explain_file(path, write=True) or f"{path}: {error.strerror}"
-        raise DatabaseSetupError(f"database: {reason}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise DatabaseSetupError(f"database: {explain_file(path, write=True)}")
-    return status.st_size
 
 
 def ensure_current(database: Database, *, auto_migrate: bool) -> None:
@@ -119,7 +96,7 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
     if before == to:
         return before, None
 
-    _make_private_file(database.path)
+    make_private_file(database.path)
     with database.transaction() as connection:
         _take_turn(connection)
         # Only now is it certain: another may have migrated meanwhile.
@@ -128,7 +105,7 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
         if before == to:
             return before, None
         # While nobody writes, so that the copy lacks nothing.
-        backup = None if before is None else _back_up(database, before)
+        backup = None if before is None else back_up(database, before)
         upgrade(connection, before, to=to)
     database.enable_wal()
     _log.info(
@@ -275,40 +252,3 @@ def refuse_newer(revision: str | None) -> None:
             f"the database's schema is at revision {revision}, newer than {REVISION}, the newest"
             " that this version knows: install the kalshi-exporter that made it, or a newer one"
         )
-
-
-def _make_private_file(path: Path | None) -> None:
-    """Make SQLite's file, if there is none, readable by its owner alone; its journals follow it."""
-    if path is None:
-        return
-    try:
-        if is_missing(path):
-            path.touch(mode=0o600)
-    except OSError as error:
-        raise _cannot_create(path, error) from error
-
-
-def _cannot_create(path: Path, error: OSError | sqlite3.Error) -> DatabaseError:
-    reason = explain_directory(path.parent, write=True)
-    if reason is not None:
-        return DatabaseSetupError(f"database: cannot create {path}: {reason}")
-    said = error.strerror if isinstance(error, OSError) else error
-    return DatabaseError(f"database: cannot create {path}: {said}")
-
-
-def _back_up(database: Database, revision: str) -> Path | None:
-    """Copy a SQLite database beside itself, as of one instant, while others may use it."""
-    path = database.path
-    if path is None:
-        return None
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    backup = path.with_name(f"{path.name}.{revision}.{stamp}.backup")
-    try:
-        backup.touch(mode=0o600, exist_ok=False)
-        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(backup)) as copy:
-            source.backup(copy)
-    except (OSError, sqlite3.Error) as error:
-        with suppress(OSError):
-            backup.unlink()
-        raise _cannot_create(backup, error) from error
-    return backup

@@ -28,8 +28,8 @@ _SCHEMES = {
 }
 _PASSWORD = re.compile(r"(?<=://)([^:/]*:)([^@]*)(?=@)")
 _OPTION = re.compile(r"(?<=[?&])((?:ssl)?password=)([^&]*)")
-# A user, a host or a database; SQLite's paths are judged as paths.
-_NAME = re.compile(r"(?<=//)[^/@:]+(?=@)|(?<=[/@=])[^/@:?&=*]+(?=[/@:?&]|$)")
+# A user, a host, a database or an option; SQLite's paths are judged as paths.
+_NAME = re.compile(r"(?<=//)[^/@:]+(?=@)|(?<=[/@=?&])[^/@:?&=*]+(?=[/@:?&=]|$)")
 
 _ADDRESS = "must have a valid host, and a port from 1 to 65535 or none"
 _CREDENTIALS = (
@@ -158,6 +158,8 @@ def _refuse_unusable(rest: str) -> None:
         raise ValueError(_CREDENTIALS)
     if is_key("\n".join(filter(None, (url.username, url.host, url.database)))):
         raise ValueError("must not hold a key in its user, host or database")
+    if not all(re.fullmatch("[A-Za-z_]{1,40}", option) for option in url.query):
+        raise ValueError("must have options by name after its ?, such as ?sslmode=require")
     if importlib.util.find_spec("psycopg") is None:
         raise ValueError(f"needs the Postgres driver: {install_command('postgres')}")
 

@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from exporter.cli import main
 from exporter.config.keys import ACCOUNT, POLL, SECTIONS
+from exporter.config.load import load
 from exporter.config.secrecy import could_be_secret, is_credential, is_key
+from exporter.errors import ConfigurationError
 from exporter.logs import redaction
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ KEYS = [
 # Where an address has a secret part, it is accepted there; a message never shows it.
 URLS = {
     "url": ("postgresql://{}@127.0.0.1:1/kalshi", "postgresql://me:{}@127.0.0.1:1/kalshi",
-            "postgresql://{}/kalshi", "sqlite:///{}", "{}://x"),
+            "postgresql://{}/kalshi", "postgresql://me@127.0.0.1:1/kalshi?{}=1", "sqlite:///{}", "{}://x"),
     "proxy": ("http://{}@127.0.0.1:1", "http://me:{}@127.0.0.1:1", "http://{}:1", "{}"),
     "healthcheck_url": ("https://{}", "http://127.0.0.1:1/{}", "{}"),
     "base_url": ("https://{}/trade-api/v2", "http://127.0.0.1:1/{}", "{}"),
@@ -112,6 +114,12 @@ def _pieces(secret: str) -> set[str]:
 
 def _said(config: Path, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """What a command says: of faults, or if there are none, of everything that it looks at."""
+    if "postgresql://" in config.read_text(encoding="utf-8"):
+        # A command would look up the host.
+        try:
+            return repr(load(config, environment))
+        except ConfigurationError as error:
+            return str(error)
     # What an earlier command protects would hide what this one shows.
     monkeypatch.setattr(redaction, "_secrets", redaction._Secrets())
     finished = CliRunner().invoke(

@@ -14,6 +14,7 @@ from exporter.hooks import DaemonReady, DaemonReloading, DaemonStopping, Hooks
 _log = logging.getLogger(__name__)
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+_RELEASE_SECONDS = 1.0
 
 
 def run(
@@ -57,7 +58,8 @@ def run(
     all_ended = scheduler.stop()
     listening.stop()
     if not all_ended:
-        # Threads cannot be ended in another way. Whoever polls next finds their claims expired.
+        # Threads cannot be ended in another way.
+        scheduler.release(_RELEASE_SECONDS)
         if scheduler.fatal is not None:
             _log.error("%s", scheduler.fatal, extra={"event": "fatal"})
         logging.shutdown()

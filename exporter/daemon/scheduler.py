@@ -135,6 +135,12 @@ class Scheduler:
         _log.info("stopped", extra={"event": "stopped", "polls_cut_short": cut_short})
         return not cut_short
 
+    def release(self, seconds: float) -> None:
+        """Let go of the claims of polls that were cut short, if that takes no longer than this."""
+        thread = threading.Thread(target=self._recorder.release, name="release", daemon=True)
+        thread.start()
+        thread.join(seconds)
+
     def replace(self, recorder: Recorder) -> None:
         """Poll with another recorder from now on, and close the former once it is idle.
 

@@ -78,9 +78,13 @@ class Recorder:
         cooldown = self._cooldowns.get(account)
         return 0.0 if cooldown is None else cooldown.remaining()
 
+    def release(self) -> None:
+        """Let go of all claims, so that other exporters need not wait until they expire."""
+        self._store.release()
+
     def close(self) -> None:
         """Let go of all claims; close all connections, the spool and the database."""
-        self._store.release()
+        self.release()
         for session in self._sessions:
             session.close()
         self.spool.close()

@@ -22,7 +22,7 @@ _MAX_HANDSHAKES = 64  # at the same time
 _SPREAD_SECONDS = 5.0  # over which the first handshakes of many connections are spread
 
 _EXTEND_SECONDS = 10.0  # between two extensions of a stretch while nothing happens
-_EXTENSIONS_PER_SECOND = 20  # of all connections; with many, each stretch is extended less often
+_EXTENSIONS_PER_SECOND = 10  # of all connections; with many, each stretch is extended less often
 
 _CLOSE_SECONDS = 3.0  # for all connections
 _WRITE_SECONDS = 4.0  # for what they heard last

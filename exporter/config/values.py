@@ -233,7 +233,7 @@ def _listen(value: str, _directory: Path) -> tuple[str, int]:
     match = re.fullmatch(
         r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]/]+)):(?P<port>.+)", value
     )
-    if match is None or is_credential(value):
+    if match is None or is_key(value) or is_credential(match["host"] or ""):
         raise ValueError
     return match["v6"] or match["host"], port(match["port"])
 

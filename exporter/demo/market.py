@@ -37,6 +37,7 @@ class Market:
         self._random = random.Random(seed)  # noqa: S311 - see above
         self._limits: dict[str, int] = {}
         self._triggered: set[str] = set()
+        self._triggers = 0
         self._steps: list[Callable[[], str]] = []
         for _ in range(initial_groups):
             self._create()
@@ -86,7 +87,13 @@ class Market:
         self._triggered ^= {group_id}
         if group_id in self._triggered:
             self._groups.trigger(group_id)
-            return f"group {_short(group_id)} triggers"
+            self._triggers += 1
+            if self._triggers % 2:
+                return f"group {_short(group_id)} triggers"
+            # No poll is fast enough to see this.
+            self._triggered.discard(group_id)
+            self._groups.reset(group_id)
+            return f"group {_short(group_id)} triggers, and is reset at once"
         self._groups.reset(group_id)
         return f"group {_short(group_id)} is reset"
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exporter.clock import elapsed
+from exporter.clock import Clock, elapsed
 from exporter.config.load import load
+from exporter.daemon.listening import Listening
 from exporter.daemon.scheduler import Scheduler
 from exporter.demo.exchange import Exchange
 from exporter.demo.market import Market
@@ -58,8 +59,9 @@ def run(seconds: int, directory: Path | None) -> None:
 
 def _introduce(display: Display, place: Place) -> None:
     display.line("A pretend exchange on this machine, where order groups come, change and go, and")
-    display.line("which fails now and then. The real exporter polls it every second and records")
-    display.line("what each group was, and when. No account is used. Times are UTC.")
+    display.line("which fails now and then. The real exporter polls it every second, listens to")
+    display.line("its events, and records what each group was, and when. No account is used.")
+    display.line("Times are UTC.")
     if place.used_before:
         display.line("The history in this directory goes on; the exchange begins anew.")
     display.line()
@@ -84,22 +86,31 @@ class _Demo:
         stop = threading.Event()
         feed = Feed()
         hooks = Hooks(feed)
+        clock = Clock()
         setup.quiet_libraries()
         with (
             _signals() as interrupted,
-            recorder_of(configuration, configuration.accounts, stop=stop, hooks=hooks) as recorder,
+            recorder_of(
+                configuration, configuration.accounts, stop=stop, hooks=hooks, clock=clock
+            ) as recorder,
         ):
             # The tables and views, so that what they hold can be counted.
             recorder.prepare()
             narrator = Narrator(self._display, polls=count_polls(place))
             with feed.attached():
                 scheduler = Scheduler(recorder, stop=stop, hooks=hooks)
+                listening = Listening(
+                    recorder, hooks=hooks, clock=clock, poll_soon=scheduler.poll_soon
+                )
                 scheduler.start()
+                listening.start()
                 try:
                     self._play(narrator, feed, interrupted)
                 finally:
                     self._display.status("")
+                    listening.begin_stop()
                     scheduler.stop()
+                    listening.stop()
                 narrator.tell_all(feed)
 
     def _play(self, narrator: Narrator, feed: Feed, interrupted: threading.Event) -> None:

@@ -11,10 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import click
 
-from exporter.hooks import Event, PollFinished
+from exporter.hooks import Event, EventsRecorded, PollFinished
+
+_Happening: TypeAlias = PollFinished | EventsRecorded | logging.LogRecord
 
 WIDTH = 80
 """Columns that no line exceeds, but for paths."""
@@ -75,11 +78,11 @@ class Feed(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._happenings: queue.SimpleQueue[PollFinished | logging.LogRecord] = queue.SimpleQueue()
+        self._happenings: queue.SimpleQueue[_Happening] = queue.SimpleQueue()
 
     def receive(self, event: Event) -> None:
-        """Collect a poll."""
-        if isinstance(event, PollFinished):
+        """Collect a poll, or events of the exchange."""
+        if isinstance(event, PollFinished | EventsRecorded):
             self._happenings.put(event)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -87,7 +90,7 @@ class Feed(logging.Handler):
         if vars(record).get("event") != "poll_failed":
             self._happenings.put(record)
 
-    def collected(self) -> Iterator[PollFinished | logging.LogRecord]:
+    def collected(self) -> Iterator[_Happening]:
         """Yield what has come since the last call."""
         with suppress(queue.Empty):
             while True:
@@ -124,10 +127,13 @@ class Narrator:
     def tell_all(self, feed: Feed) -> None:
         """Tell what has come since the last call."""
         for happening in feed.collected():
-            if isinstance(happening, PollFinished):
-                self._tell_poll(happening)
-            else:
-                self._tell_record(happening)
+            match happening:
+                case PollFinished():
+                    self._tell_poll(happening)
+                case EventsRecorded():
+                    self._tell_events(happening)
+                case _:
+                    self._tell_record(happening)
 
     def _tell_record(self, record: logging.LogRecord) -> None:
         facts = vars(record)
@@ -141,6 +147,16 @@ class Narrator:
         if record.exc_info:
             text += f": {record.exc_info[1]}"
         self._say(record.created, text, fg="red")
+
+    def _tell_events(self, recorded: EventsRecorded) -> None:
+        for event in recorded.events:
+            late = ""
+            if event.event_at is not None:
+                milliseconds = (recorded.recorded_at - event.event_at).total_seconds() * 1000
+                late = f", recorded {milliseconds:.0f} ms later"
+            what = event.event_type.replace("_", " ")
+            text = f"heard: group {event.order_group_id[:8]} {what}{late}"
+            self._say(recorded.recorded_at.timestamp(), text)
 
     def _tell_poll(self, poll: PollFinished) -> None:
         at = poll.finished_at.timestamp()

@@ -3,13 +3,14 @@
 `run` shows it at the end.
 """
 
+import math
 import shlex
 import shutil
 import sqlite3
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -18,6 +19,7 @@ from exporter.demo.place import Place
 from exporter.demo.show import Display, cut
 
 _LATEST_CHANGES = 10
+_INTERVAL = timedelta(seconds=1)  # as `place` configures it
 _LATEST_FAILURES = 6
 _SHORT_ID = 8
 _MESSAGE = 30  # characters: what the longest outcome leaves of a line
@@ -31,6 +33,10 @@ SELECT changed_at, not_before, order_group_id, change, old_contracts_limit, new_
        old_is_auto_cancel_enabled, new_is_auto_cancel_enabled
 FROM order_group_changes WHERE not_before IS NOT NULL
 ORDER BY changed_at DESC, order_group_id LIMIT ?"""
+
+_TRIGGERS = """
+SELECT triggered_at, ended_at, ended_by, order_group_id, evidence
+FROM order_group_triggers ORDER BY triggered_at, order_group_id"""
 
 _FAILURES = """
 SELECT id, started_at, outcome, http_status, attempts, error_message
@@ -64,6 +70,7 @@ def show_summary(display: Display, place: Place) -> None:
         connection.row_factory = sqlite3.Row
         _show_current(display, connection)
         _show_changes(display, connection)
+        _show_triggers(display, connection)
         _show_failures(display, connection)
         _show_coverage(display, connection)
         queries = _queries(connection)
@@ -115,6 +122,40 @@ def _show_changes(display: Display, connection: sqlite3.Connection) -> None:
             dim=True,
         )
     )
+
+
+def _show_triggers(display: Display, connection: sqlite3.Connection) -> None:
+    rows = connection.execute(_TRIGGERS).fetchall()
+    # Of polls on the grid alone: those that events ask for have followed these triggers.
+    (first,) = connection.execute("SELECT MIN(started_at) FROM polls").fetchone()
+    seen = sum(_lasts_until_a_poll(row, first) for row in rows)
+    _heading(
+        display,
+        f"{_counted(len(rows), 'trigger')}; polling alone would have shown {seen} of them",
+        "view order_group_triggers",
+    )
+    cells = [
+        (
+            _time(row["triggered_at"]),
+            "" if row["ended_at"] is None else _time(row["ended_at"]),
+            row["ended_by"] or "",
+            row["order_group_id"][:_SHORT_ID],
+            row["evidence"],
+        )
+        for row in rows[-_LATEST_CHANGES:]
+    ]
+    _table(display, ("triggered_at", "ended_at", "ended_by", "group", "evidence"), cells)
+
+
+def _lasts_until_a_poll(trigger: sqlite3.Row, first_poll: str) -> bool:
+    """Whether a poll comes before a trigger ends, if they come every second since the first."""
+    if trigger["ended_at"] is None:
+        return True
+    began, ended = (
+        (datetime.fromisoformat(trigger[name]) - datetime.fromisoformat(first_poll)) / _INTERVAL
+        for name in ("triggered_at", "ended_at")
+    )
+    return math.floor(ended) > math.floor(began)
 
 
 def _show_failures(display: Display, connection: sqlite3.Connection) -> None:

@@ -240,3 +240,19 @@ def test_a_directory_that_cannot_be_written_is_one_line(run_cli: "RunCli", tmp_p
     done = run_cli("demo", "--directory", directory)
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_triggers_are_those_of_the_market_and_of_the_events(finished: tuple[str, Path]) -> None:
+    output, directory = finished
+    acted = re.findall(r"  exchange  group (\w+) triggers", output)
+    heard = re.findall(r"  exporter  heard: group (\w+) triggered, recorded \d+ ms later", output)
+    recorded = rows(
+        directory,
+        "SELECT order_group_id FROM order_group_triggers ORDER BY triggered_at",
+    )
+    assert [group_id[:8] for (group_id,) in recorded] == acted == heard
+    shown = re.search(
+        r"^(\d+) triggers?; polling alone would have shown (\d+)", output, re.MULTILINE
+    )
+    assert shown is not None
+    assert int(shown[1]) == len(recorded) >= int(shown[2])

@@ -91,7 +91,9 @@ def test_every_step_changes_something(exchange: Exchange, key_pair: "KeyPair") -
     for _ in range(5 * ROUND):
         before = groups.body(), exchange.scripted(key_pair.key_id)
         line = market.step()
-        assert (groups.body(), exchange.scripted(key_pair.key_id)) != before, line
+        after = groups.body(), exchange.scripted(key_pair.key_id)
+        # What ends at once leaves a trace in events alone.
+        assert (after != before) is not line.endswith("triggers, and is reset at once"), line
 
 
 def test_a_market_without_groups_creates_some(exchange: Exchange, key_pair: "KeyPair") -> None:

@@ -24,8 +24,9 @@ def demo(seconds: int, directory: str | None) -> None:
     """Show the exporter at work on a local exchange; no account is needed.
 
     An exchange on this machine verifies every signature, while order groups appear, change and
-    disappear on it, and faults happen. The real daemon polls it into SQLite. The end shows what it
-    recorded, where that is, and what to ask it. It needs no configuration, and ignores --config and
+    disappear on it, and faults happen. The real daemon polls it into SQLite and listens to its
+    events. The end shows what it recorded, which triggers polling alone would have missed, where
+    the database is, and what to ask it. It needs no configuration, and ignores --config and
     --log-....
 
     \b

@@ -46,11 +46,12 @@ def init(path: str) -> None:
 @click.option("--offline", is_flag=True, help="Send nothing to the exchange.")
 @click.pass_obj
 def check(context: Context, offline: bool) -> Exit:
-    """Check configuration, keys, database, schema and spool, then ask the exchange once.
+    """Check configuration, keys, database, schema and spool; ask and subscribe once.
 
-    Changes nothing. Each line is a finding, marked ok, warn or FAIL, and says what to do. If the
-    exchange refuses an account, the line says whether the key, its scope, the environment or this
-    machine's clock looks wrong.
+    Changes nothing. Each line is a finding, marked ok, warn or FAIL, and says what to do. It sends
+    one request for each account, and subscribes to the events of each key once. If the exchange
+    refuses an account, the line says whether the key, its scope, the environment or this machine's
+    clock looks wrong.
 
     \b
     Example:

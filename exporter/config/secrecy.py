@@ -20,6 +20,7 @@ _KEY = re.compile(
 )
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}[: ]?){20,}", re.IGNORECASE)
+_WITH_COLONS = re.compile(r"(?:[0-9a-f]{2}:){19,}", re.IGNORECASE)  # no path or address is so
 _ENCODED = re.compile(r"[A-Za-z0-9+/=_-]{40,}")  # 32 bytes of a key are 43 characters in base64
 _TOKEN = re.compile(r"[A-Za-z0-9+=_-]{20,}")
 _WORD = re.compile(r"[A-Za-z0-9+=]+")
@@ -36,6 +37,7 @@ def is_key(text: str) -> bool:
     return (
         _KEY.search(text) is not None
         or _HEXADECIMAL.fullmatch(text) is not None
+        or _WITH_COLONS.search(text) is not None
         or any(map(_is_base64, _ENCODED.findall(text)))
     )
 

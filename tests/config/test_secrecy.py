@@ -112,14 +112,16 @@ def _pieces(secret: str) -> set[str]:
     }
 
 
+def _loaded(config: Path, environment: Mapping[str, str]) -> tuple[str, bool]:
+    """Return what loading says, and whether the configuration has no fault."""
+    try:
+        return repr(load(config, environment)), True
+    except ConfigurationError as error:
+        return str(error), False
+
+
 def _said(config: Path, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a command says: of faults, or if there are none, of everything that it looks at."""
-    if "postgresql://" in config.read_text(encoding="utf-8"):
-        # A command would look up the host.
-        try:
-            return repr(load(config, environment))
-        except ConfigurationError as error:
-            return str(error)
+    """Return what `check` says of a configuration."""
     # What an earlier command protects would hide what this one shows.
     monkeypatch.setattr(redaction, "_secrets", redaction._Secrets())
     finished = CliRunner().invoke(
@@ -134,6 +136,7 @@ def test_no_key_of_the_configuration_shows_a_secret(
     section: str, name: str, tmp_path: Path, key_pair: "KeyPair", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = set()
+    checked = set()
     for number, (form, secret) in enumerate(SECRETS.items()):
         directory = tmp_path / str(number)
         directory.mkdir()
@@ -145,7 +148,12 @@ def test_no_key_of_the_configuration_shows_a_secret(
             ):
                 text = _configuration(section, name, value, key_pair.private_key_file)
                 config.write_text(text, encoding="utf-8")
-                said = _said(config, environment, monkeypatch)
+                said, is_valid = _loaded(config, environment)
+                # What is accepted goes on to everything that `check` looks at, which takes long:
+                # one secret of a kind is enough. Postgres would look up the host.
+                if is_valid and template not in checked and "postgresql://" not in text:
+                    checked.add(template)
+                    said += _said(config, environment, monkeypatch)
                 if any(piece in said for piece in _pieces(secret)):
                     shown.add(f"{form} in {template}: {said}")
     assert not shown

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
-from benchmarks import growth, parts, polls, reading, starts
+from benchmarks import events, growth, parts, polls, reading, starts
 from benchmarks.report import as_markdown
 from benchmarks.results import Line, Section, as_json
 from benchmarks.setting import ROOT, Setting
@@ -30,6 +30,8 @@ CASES: dict[str, Case] = {
     "run-once": starts.run_once,
     "daemon": partial(polls.daemon, on_postgres=False),
     "daemon-postgres": partial(polls.daemon, on_postgres=True),
+    "burst": partial(events.burst, on_postgres=False),
+    "burst-postgres": partial(events.burst, on_postgres=True),
     "export": partial(reading.exports, on_postgres=False),
     "export-postgres": partial(reading.exports, on_postgres=True),
     "growth": partial(growth.growth, on_postgres=False),

@@ -67,4 +67,5 @@ class ExactDecimal(TypeDecorator[Decimal]):
 def to_text(instant: datetime) -> str:
     """Write an aware datetime as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, the form that SQLite holds."""
     # Not by strftime, which gives years before 1000 fewer digits.
-    return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return in_utc.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

@@ -1,0 +1,135 @@
+"""How fast a burst of events is recorded, beside the raw driver: one transaction for each batch."""
+
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from time import perf_counter
+
+from benchmarks.place import Place
+from benchmarks.results import EXPORTER, FLOOR, Line
+from benchmarks.setting import Samples, Setting
+from exporter.database.database import Database
+from exporter.history.migrate import ensure_current
+from exporter.history.occurrences import Occurrences
+from exporter.history.stream_store import StreamStore
+from exporter.model import OrderGroupEvent, StreamBatch
+
+_BATCH = 10_000
+_START = datetime(2026, 11, 1, tzinfo=UTC)
+_TABLE = (
+    "CREATE TABLE events (account text, order_group_id text, event_type text, event_at {instant},"
+    " received_at {instant}, PRIMARY KEY (account, order_group_id, event_at, event_type))"
+)
+_INDEX = "CREATE INDEX events_event_at ON events (event_at)"
+
+
+def burst(setting: Setting, *, on_postgres: bool) -> list[Line]:
+    """Trigger all groups of an account, as its kill switch does."""
+    count = 20_000 if setting.quick else 100_000
+    heard = [
+        OrderGroupEvent(
+            order_group_id=str(uuid.uuid4()),
+            event_type="triggered",
+            event_at=_START + timedelta(milliseconds=number // 100),
+            received_at=_START + timedelta(microseconds=10 * number),
+        )
+        for number in range(count)
+    ]
+    samples = Samples()
+    for _ in range(3):
+        for subject, record in (
+            (FLOOR, _floor_on_postgres if on_postgres else _floor_on_sqlite),
+            (EXPORTER, _exporter),
+        ):
+            place = setting.place(on_postgres=on_postgres)
+            with setting.temporary(place):
+                samples.add(subject, rate=count / record(place, heard))
+    where = "Postgres" if on_postgres else "SQLite"
+    return [
+        Line(
+            case=f"a burst of {count:,} events, {where}",
+            unit="/s",
+            values=samples.medians("rate"),
+            at_most=0.5,
+        )
+    ]
+
+
+def _batches(heard: Sequence[OrderGroupEvent]) -> Iterator[Sequence[OrderGroupEvent]]:
+    for first in range(0, len(heard), _BATCH):
+        yield heard[first : first + _BATCH]
+
+
+def _floor_on_sqlite(place: Place, heard: Sequence[OrderGroupEvent]) -> float:
+    with closing(sqlite3.connect(place.sqlite_file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(_TABLE.format(instant="text") + " WITHOUT ROWID")
+        connection.execute(_INDEX)
+        began = perf_counter()
+        for batch in _batches(heard):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(
+                "INSERT INTO events VALUES ('main', ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [
+                    (
+                        event.order_group_id,
+                        event.event_type,
+                        str(event.event_at),
+                        str(event.received_at),
+                    )
+                    for event in batch
+                ],
+            )
+            connection.execute("COMMIT")
+        return perf_counter() - began
+
+
+def _floor_on_postgres(place: Place, heard: Sequence[OrderGroupEvent]) -> float:
+    import psycopg
+
+    assert place.postgres is not None
+    with psycopg.connect(place.postgres, autocommit=True) as connection:
+        connection.execute(_TABLE.format(instant="timestamptz"))
+        connection.execute(_INDEX)
+        began = perf_counter()
+        for batch in _batches(heard):
+            with connection.cursor() as cursor, connection.transaction():
+                cursor.executemany(
+                    "INSERT INTO events VALUES ('main', %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                    [
+                        (
+                            event.order_group_id,
+                            event.event_type,
+                            event.event_at,
+                            event.received_at,
+                        )
+                        for event in batch
+                    ],
+                )
+        return perf_counter() - began
+
+
+def _exporter(place: Place, heard: Sequence[OrderGroupEvent]) -> float:
+    with closing(Database(place.sqlalchemy_url)) as database:
+        ensure_current(database, auto_migrate=True)
+        store = StreamStore(database)
+        number = Occurrences().number
+
+        def write(events: Sequence[OrderGroupEvent]) -> None:
+            batch = StreamBatch(
+                account="main",
+                own_groups_only=False,
+                since=_START,
+                until=events[-1].received_at if events else _START,
+                events=tuple(number(event) for event in events),
+            )
+            assert store.write(batch).added == len(events)
+
+        write([])
+        began = perf_counter()
+        for batch in _batches(heard):
+            write(batch)
+        return perf_counter() - began

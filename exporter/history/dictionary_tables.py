@@ -111,7 +111,14 @@ TABLES: dict[str, tuple[str, Columns]] = {
     ),
     "undecided_events": (
         "The exporter's own: events of groups that may be another subaccount's.",
-        EVENT,
+        {
+            **EVENT,
+            "kept_after?": (
+                "The account's last observation when it was kept, or the year 1; never left null.",
+                UTC,
+                POLL,
+            ),
+        },
     ),
     "groups_of_others": (
         "The exporter's own: groups that polls have shown to be another subaccount's.",

@@ -191,6 +191,8 @@ undecided_events = Table(
     "undecided_events",
     metadata,
     *_event_columns(),
+    # The account's last observation when the event was kept: a later one may decide.
+    Column("kept_after", Instant),
     sqlite_with_rowid=False,
 )
 

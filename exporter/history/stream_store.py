@@ -116,12 +116,12 @@ def _write(connection: Connection, batch: StreamBatch) -> int:
         return added
     # Both before any event is added, in this order: whoever waits holds no event that another
     # daemon waits for.
-    heads.lock(connection, account)
+    head = heads.lock(connection, account)
     stream_coverage.lock_latest(connection, account)
     heard: Sequence[OrderGroupEvent] = batch.events
     if batch.own_groups_only:
         heard, unclear = undecided_events.own(connection, account, heard)
-        undecided_events.keep(connection, account, unclear)
+        undecided_events.keep(connection, head, unclear)
         undecided_events.adopt(connection, account)
     added = events.add(connection, order_group_events, account, heard)
     claimed = _up_to_what_is_decided(connection, batch) if batch.own_groups_only else batch

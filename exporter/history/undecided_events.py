@@ -7,7 +7,7 @@ where nothing that people read shows them, and the account's stream coverage doe
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
     Connection,
@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from exporter.history import events
+from exporter.history.head import Head
 from exporter.history.schema import (
     Instant,
     groups_of_others,
@@ -37,6 +38,8 @@ from exporter.model import OrderGroupEvent
 
 LISTING_LAG = timedelta(seconds=5)
 """A group may be missing from the list for so long after it was created."""
+
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 _waiting = undecided_events
 
@@ -95,12 +98,12 @@ def decide(connection: Connection, account: str) -> datetime | None:
     """
     undecidable = None
     rows = connection.execute(_GROUPS, {"of": account, "deleted": "deleted"}).all()
-    for group_id, first, last, deleted_at in rows:
-        if _polled_between(connection, account, first + LISTING_LAG, deleted_at):
+    for group_id, first, last, deleted_at, kept_first, kept_last in rows:
+        if _polled(connection, account, first + LISTING_LAG, deleted_at, after=kept_first):
             connection.execute(
                 insert(groups_of_others), {"account": account, "order_group_id": group_id}
             )
-        elif deleted_at is not None and _polled_between(connection, account, last, None):
+        elif deleted_at is not None and _polled(connection, account, last, None, after=kept_last):
             undecidable = last if undecidable is None else max(undecidable, last)
         else:
             continue  # a poll may still tell
@@ -112,12 +115,21 @@ def decide(connection: Connection, account: str) -> datetime | None:
     return undecidable
 
 
-def _polled_between(
-    connection: Connection, account: str, since: datetime, until: datetime | None
+def _polled(
+    connection: Connection,
+    account: str,
+    since: datetime,
+    until: datetime | None,
+    *,
+    after: datetime,
 ) -> bool:
-    """Whether a successful poll began and ended in a span."""
+    """Whether a successful poll began and ended in a span, and observed after an instant.
+
+    Observations follow each other whatever the clock does: one from before the clock was set back
+    does not count, though it is dated later.
+    """
     found = select(polls.c.id).where(
-        polls.c.account == account, polls.c.started_at >= since, polls.c.outcome == "ok"
+        polls.c.account == account, polls.c.started_at >= since, polls.c.observed_at > after
     )
     if until is not None:
         found = found.where(polls.c.observed_at <= until)
@@ -130,9 +142,20 @@ def are_waiting(connection: Connection, account: str) -> bool:
     return connection.execute(waiting).first() is not None
 
 
-def keep(connection: Connection, account: str, heard: Sequence[OrderGroupEvent]) -> None:
-    """Keep events until a poll tells whose they are, in a transaction that locks the account."""
-    events.add(connection, _waiting, account, heard)
+def keep(connection: Connection, head: Head, heard: Sequence[OrderGroupEvent]) -> None:
+    """Keep events until a poll tells whose they are.
+
+    Args:
+        connection: in a transaction that locks the account.
+        head: of the account.
+        heard: as `own` gave them.
+    """
+    if events.add(connection, _waiting, head.account, heard):
+        connection.execute(
+            update(_waiting)
+            .where(_waiting.c.account == head.account, _waiting.c.kept_after.is_(None))
+            .values(kept_after=head.observed_at or _BEFORE_ALL)
+        )
 
 
 _is_ours = exists().where(
@@ -163,6 +186,8 @@ _GROUPS = (
             case((_waiting.c.event_type == bindparam("deleted"), _waiting.c.received_at)),
             type_=Instant,
         ),
+        func.min(_waiting.c.kept_after, type_=Instant),
+        func.max(_waiting.c.kept_after, type_=Instant),
     )
     .where(_waiting.c.account == bindparam("of"))
     .group_by(_waiting.c.order_group_id)

@@ -48,6 +48,7 @@ def _create_tables() -> None:
             sa.Column("contracts_limit", decimal),
             sa.Column("received_at", instant, nullable=False),
             sa.Column("extra", json),
+            *([sa.Column("kept_after", instant)] if name == "undecided_events" else []),
             sqlite_with_rowid=False,
         )
     op.create_index("order_group_events_event_at", "order_group_events", ["event_at"])

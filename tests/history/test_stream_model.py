@@ -139,6 +139,8 @@ class Listeners(RuleBasedStateMachine):
         at = self.true.replace(microsecond=self.true.microsecond // 1000 * 1000)
         messages = []
         for group, kind in some:
+            if (kind == "created") == (group in self.there):
+                continue  # nothing happens to what is not there
             if kind == "created":
                 self.there.add(group)
             elif kind == "deleted":

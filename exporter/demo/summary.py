@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from exporter.demo.show import Display, cut
 _LATEST_CHANGES = 10
 _INTERVAL = timedelta(seconds=1)  # as `place` configures it
 _LATEST_FAILURES = 6
+_ROWS_OF_PAST = 4
 _SHORT_ID = 8
 _MESSAGE = 30  # characters: what the longest outcome leaves of a line
 
@@ -52,6 +54,13 @@ SELECT COALESCE(
 FROM (SELECT observed_at FROM polls WHERE observed_at IS NOT NULL ORDER BY id
       LIMIT 1 OFFSET (SELECT COUNT(observed_at) / 2 FROM polls)) AS middle"""
 
+_STOOD_AT = """
+  SELECT order_group_id, contracts_limit, is_auto_cancel_enabled
+  FROM order_group_snapshots
+  WHERE valid_from <= '{instant}'
+    AND (valid_to IS NULL OR valid_to > '{instant}')
+  ORDER BY order_group_id"""
+
 _A_BUSY_GROUP = """
 SELECT order_group_id FROM order_group_history
 GROUP BY order_group_id ORDER BY COUNT(*) DESC, MAX(valid_from) DESC LIMIT 1"""
@@ -73,13 +82,7 @@ def show_summary(display: Display, place: Place) -> None:
         _show_triggers(display, connection)
         _show_failures(display, connection)
         _show_coverage(display, connection)
-        queries = _queries(connection)
-    display.line()
-    display.line(f"The database       {place.database}")
-    display.line(f"Its configuration  {place.configuration}")
-    for title, query in queries:
-        _heading(display, title)
-        display.line(_command(place, query))
+        _show_next_steps(display, place, connection)
 
 
 def _show_current(display: Display, connection: sqlite3.Connection) -> None:
@@ -206,49 +209,45 @@ def _what_changed(row: sqlite3.Row) -> str:
     return ", ".join(changes)
 
 
-def _queries(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Questions and their SQL; none of a demo that ended before its first observation."""
+def _show_next_steps(display: Display, place: Place, connection: sqlite3.Connection) -> None:
+    """Answer a question about the past in SQL, and name the commands that answer more of them."""
+    command = _command()
     (instant,) = connection.execute(_AN_INSTANT).fetchone() or (None,)
-    if instant is None:
-        return []
-    (group_id,) = connection.execute(_A_BUSY_GROUP).fetchone()
-    return [
-        (
-            "What stands now?",
-            """
-  SELECT order_group_id, contracts_limit, is_auto_cancel_enabled
-  FROM order_groups_current""",
-        ),
-        (
-            f"What stood at {_time(instant)}?",
-            f"""
-  SELECT order_group_id, contracts_limit, is_auto_cancel_enabled
-  FROM order_group_snapshots
-  WHERE valid_from <= '{instant}'
-    AND (valid_to IS NULL OR valid_to > '{instant}')""",
-        ),
-        (
-            f"What was group {group_id[:_SHORT_ID]}, and when?",
-            f"""
-  SELECT valid_from, valid_to, contracts_limit, is_auto_cancel_enabled
-  FROM order_group_history
-  WHERE order_group_id = '{group_id}'
-  ORDER BY valid_from""",
-        ),
+    if instant is not None:  # else the demo ended before its first observation
+        _show_past(display, connection, instant)
+        (group_id,) = connection.execute(_A_BUSY_GROUP).fetchone()
+        _heading(display, "Ask more, where the files are")
+        display.line(f"  cd {shlex.quote(str(place.directory))}")
+        display.line(f"  {command} report")
+        display.line(f"  {command} export groups --as-of {instant}")
+        display.line(f"  {command} export history --group {group_id}")
+    _heading(display, "Record an account of your own")
+    display.line(f"  {command} init")
+    display.line()
+    display.line(f"The database       {place.database}")
+    display.line(f"Its configuration  {place.configuration}")
+
+
+def _show_past(display: Display, connection: sqlite3.Connection, instant: str) -> None:
+    rows = connection.execute(_STOOD_AT.format(instant=instant)).fetchall()
+    _heading(display, f"What stood at {_time(instant)}?", "SQL for any client of SQLite")
+    display.line(click.style(_STOOD_AT.format(instant=instant).strip("\n"), dim=True))
+    display.line()
+    cells = [
+        (row["order_group_id"], f"{row['contracts_limit']:>9}", _state(row[2]))
+        for row in rows[:_ROWS_OF_PAST]
     ]
+    _table(display, ("order_group_id", "    limit", "state"), cells)
+    if len(rows) > len(cells):
+        display.line(f"  and {_counted(len(rows) - len(cells), 'more row')}")
 
 
-def _command(place: Place, query: str) -> str:
-    """A shell command that answers a query, with what this machine has."""
-    database = shlex.quote(str(place.database))
-    if shutil.which("sqlite3"):
-        return f'sqlite3 -header -column {database} "{query}"'
-    # `python -m sqlite3` is there from 3.12 on only.
-    return (
-        f"{shlex.quote(sys.executable)} -c 'import sqlite3, sys\n"
-        "for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]): print(*row)' \\\n"
-        f'  {database} "{query}"'
-    )
+def _command() -> str:
+    """Return how this very command is called again."""
+    path = Path(sys.argv[0])
+    if path.name != "kalshi-exporter":
+        return f"{shlex.quote(sys.executable)} -m exporter"
+    return path.name if shutil.which(path.name) == str(path) else shlex.quote(str(path.absolute()))
 
 
 def _heading(display: Display, text: str, source: str = "") -> None:

@@ -125,8 +125,11 @@ def test_a_pipe_gets_plain_lines_that_fit(finished: tuple[str, Path]) -> None:
     output, directory = finished
     assert output.isascii()
     assert all(character.isprintable() or character == "\n" for character in output)
+    paths = (str(directory.parent), sys.executable)
     assert not [
-        line for line in output.splitlines() if len(line) > 80 and str(directory.parent) not in line
+        line
+        for line in output.splitlines()
+        if len(line) > 80 and not any(path in line for path in paths)
     ]
 
 
@@ -136,29 +139,53 @@ def test_the_key_is_private(finished: tuple[str, Path]) -> None:
         assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
 
 
-def printed_queries(output: str) -> list[str]:
-    """The commands at the end: each after a question, up to an empty line."""
-    return [part.split("\n", 1)[1] for part in output.split("\n\n") if part.startswith("What ")]
+def blocks(output: str) -> dict[str, str]:
+    """What stands below each heading: up to an empty line."""
+    parts = (part.partition("\n") for part in output.split("\n\n"))
+    return {heading.strip(): rest for heading, _, rest in parts}
 
 
-def run_printed(query: str) -> str:
-    done = subprocess.run(
-        ["/bin/sh", "-c", query], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, ""), query
-    return done.stdout
-
-
-def test_the_printed_queries_run(finished: tuple[str, Path]) -> None:
+def test_it_answers_a_question_about_the_past_by_the_sql_that_it_shows(
+    finished: tuple[str, Path],
+) -> None:
     output, directory = finished
-    now, then, history = map(run_printed, printed_queries(output))
-    for (group_id,) in rows(directory, "SELECT order_group_id FROM order_groups_current"):
-        assert group_id in now
-    assert len(then.splitlines()) > 5
-    assert "T" in history
+    heading, query = next(each for each in blocks(output).items() if each[0].startswith("What st"))
+    assert heading.endswith("(SQL for any client of SQLite)")
+    stood = rows(directory, query)
+    assert len(stood) > 5
+    shown = re.findall(r"^  ([0-9a-f-]{36}) +(\S+)  (triggered|active)$", output, re.MULTILINE)
+    assert shown == [
+        (group_id, limit, "triggered" if flag else "active") for group_id, limit, flag in stood[:4]
+    ]
+    assert f"  and {len(stood) - 4} more rows\n" in output
 
 
-def test_the_printed_queries_run_where_there_is_only_python(
+def test_the_commands_that_it_names_answer(finished: tuple[str, Path], tmp_path: Path) -> None:
+    output, directory = finished
+    cd, report, as_of, history = blocks(output)["Ask more, where the files are"].splitlines()
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f"{cd} && {command}"],
+            env={"PATH": str(tmp_path)},  # no other program is needed, and no sqlite3
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), command
+        return done.stdout
+
+    assert "order groups: " in run(report)
+    assert (directory / "report.html").stat().st_size > 10_000
+    stood = run(as_of).splitlines()
+    assert len(stood) > 5
+    assert history.split()[-1] in run(history)
+    begun = blocks(output)["Record an account of your own"]
+    assert begun.split()[-1] == "init"
+
+
+def test_it_goes_on_in_the_directory_of_an_earlier_one(
     finished: tuple[str, Path], tmp_path: Path
 ) -> None:
     _, directory = finished
@@ -170,16 +197,10 @@ def test_the_printed_queries_run_where_there_is_only_python(
         timeout=60,
         check=True,
     )
-    # It goes on in the directory of the first.
     assert "goes on" in done.stdout
     standing, _ = played_again(done.stdout)
     current = rows(directory, "SELECT order_group_id FROM order_groups_current")
     assert {group_id for (group_id,) in current} == standing.keys()
-    assert all(sys.executable in query for query in printed_queries(done.stdout))
-    now, then, history = map(run_printed, printed_queries(done.stdout))
-    assert all(group_id in now for group_id in standing)
-    assert then
-    assert history
 
 
 def running(directory: Path) -> "AbstractContextManager[subprocess.Popen[str]]":
@@ -205,7 +226,7 @@ def test_a_signal_ends_it_with_the_summary(tmp_path: Path, number: signal.Signal
     assert (process.returncode, errors) == (0, "")
     assert "12 groups at the end" in output
     assert "0 of 1 poll failed" in output
-    assert len(printed_queries(output)) == 3
+    assert "Record an account of your own" in blocks(output)
 
 
 @pytest.mark.parametrize("name", ["config.toml", "demo-key.pem", "order_groups.db"])

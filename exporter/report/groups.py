@@ -1,5 +1,6 @@
-"""How many order groups stood and changed in each part of a span; `lanes` tells which."""
+"""How many order groups stood, triggered and changed in each part of a span."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,16 +18,16 @@ class Groups:
     """The order groups of one account in a span.
 
     Attributes:
-        standing: at the end of each part, as last seen in it; None where nobody looked.
-        on: those of them whose auto-cancel was on.
+        standing: at the end of each part, as last seen in it; None where nothing was observed.
+        flagged: those of them whose `is_auto_cancel_enabled` was true: probably triggered.
         changes: for the parts with any: number of the part; groups that appeared, changed and
             disappeared.
         total: the same three for the whole span.
-        now: standing at the span's last observation, and those with auto-cancel on.
+        now: standing at the span's last observation, and those of them that were flagged.
     """
 
     standing: list[int | None] = field(default_factory=list)
-    on: list[int | None] = field(default_factory=list)
+    flagged: list[int | None] = field(default_factory=list)
     changes: list[tuple[int, int, int, int]] = field(default_factory=list)
     total: tuple[int, int, int] = (0, 0, 0)
     now: tuple[int, int] = (0, 0)
@@ -70,9 +71,37 @@ def groups(connection: Connection, account: str, span: Span, seen: bytearray) ->
             changed_in_all += changed
             disappeared_in_all += disappeared
         found.standing.append(standing if seen[part] else None)
-        found.on.append(on if seen[part] else None)
+        found.flagged.append(on if seen[part] else None)
     found.total = (appeared_in_all, changed_in_all, disappeared_in_all)
     found.now = (standing, on)
+    return found
+
+
+def triggers_by_part(connection: Connection, span: Span) -> dict[str, list[tuple[int, int, int]]]:
+    """Count the triggers of all accounts in each part of a span.
+
+    One query for all: for one account alone, SQLite may read the history of all.
+
+    Args:
+        connection: from `exporter.reading.connect.read_only_transaction`.
+        span: what the report is about.
+
+    Returns:
+        For each account the parts with any: number of the part; triggers that the exchange told,
+        and those that only the flag shows.
+    """
+    view = views.order_group_triggers
+    part = part_of(connection, view.c.triggered_at, span).label("part")
+    told = view.c.evidence == "event"
+    rows = connection.execute(
+        select(view.c.account, part, _sum(told), func.count())
+        .where(view.c.triggered_at >= span.since, view.c.triggered_at <= span.until)
+        .group_by(view.c.account, part)
+        .order_by(view.c.account, part)
+    )
+    found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for account, number, by_event, total in rows:
+        found[account].append((number, by_event, total - by_event))
     return found
 
 

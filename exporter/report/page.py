@@ -1,11 +1,9 @@
 """Makes the report: reads each account, and writes one page that needs nothing else and sends none.
 
-The page is `static/page.html` with a style, a script and the data as JSON. Its content security
-policy allows exactly these, by their hashes, and no connection to anywhere.
+The page shows a table of all accounts; what an account's own view needs is packed, and unpacked
+when somebody opens it.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,27 +17,18 @@ from exporter.reading.connect import read_only_transaction
 from exporter.reading.output import opened
 from exporter.report import span as spans
 from exporter.report import summary
-from exporter.report.coverage import Observed, observed
-from exporter.report.embedding import as_json
-from exporter.report.groups import groups
-from exporter.report.polls import Polls, polls_of
+from exporter.report.coverage import Covered, heard, observed
+from exporter.report.embedding import Packed
+from exporter.report.groups import groups, triggers_by_part
+from exporter.report.polls import polls_of
 from exporter.report.span import Span, seconds_of
-from exporter.report.timelines import lanes
+from exporter.report.template import page
+from exporter.report.timelines import add_timelines
 
-_STATIC = Path(__file__).parent / "static"
-_STYLES = ("uplot/uPlot-1.6.32.min.css", "page.css")
-_SCRIPTS = (
-    "uplot/uPlot-1.6.32.iife.min.js",
-    "document.js",
-    "time.js",
-    "paint.js",
-    "charts.js",
-    "lanes.js",
-    "page.js",
-)
 _LARGEST = 1_400_000  # bytes
-_LANES = 300_000  # bytes of these that the lanes of all accounts may take at least
-_EMPTY_LANES = 100  # bytes of an account that has none
+_EMPTY = 80_000  # bytes of these that a page without accounts takes at most
+_TIMELINES = 300_000  # bytes that the timelines of all accounts may take at least
+_EMPTY_TIMELINES = 40  # bytes of an account that has none
 _COARSEST = 8  # times as coarse as a page of so many accounts usually is
 
 
@@ -63,6 +52,14 @@ class Reported:
     since: datetime
     until: datetime
     unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Account:
+    """An account on the page: its row, and what its own view shows except timelines."""
+
+    row: summary.Row
+    detail: dict[str, Any]
 
 
 def report(
@@ -97,15 +94,16 @@ def report(
     with opened(output) as sink, read_only_transaction(url) as connection:
         known = {*spans.recorded_accounts(connection), *intervals}
         names = list(dict.fromkeys(account_names)) or sorted(known)
-        data, span = _fitting(
+        accounts, span, packed, shown = _fitting(
             connection,
             names,
             spans.choose(connection, names, since, until, now),
             intervals=intervals,
             now=now,
         )
-        reported = _with_lanes(connection, data, span)
-        sink.write(_page(data))
+        data = _data(accounts, span, now) | {"packed": packed.text()}
+        reported = _add_timelines(connection, accounts[:shown], data, span)
+        sink.write(page(data))
     return replace(reported, unknown=tuple(name for name in names if name not in known))
 
 
@@ -116,9 +114,13 @@ def _fitting(
     *,
     intervals: Mapping[str, float],
     now: datetime,
-) -> tuple[dict[str, Any], Span]:
-    """All that the page shows except lanes, as fine as there is room for."""
-    largest = _LARGEST - _LANES
+) -> tuple[list[_Account], Span, Packed, int]:
+    """Read all accounts, as finely as there is room for.
+
+    Returns:
+        The accounts, worst first; the span; all but their timelines, packed; and of how many that
+        is, for the last may not fit.
+    """
     coarseness = 1
     while True:
         span = spans.cut(
@@ -126,28 +128,33 @@ def _fitting(
             sharing=max(len(names), 1) * coarseness,
             interval=min(intervals.values(), default=1.0),
         )
-        data = _data(connection, names, span, intervals=intervals, now=now)
-        excess = len(_page(data)) - largest
-        if excess <= 0 or coarseness == _COARSEST:
-            break
+        triggers = triggers_by_part(connection, span)
+        accounts = [
+            _account(
+                connection,
+                name,
+                span,
+                interval=intervals.get(name),
+                triggers=triggers.get(name, []),
+                now=now,
+            )
+            for name in names
+        ]
+        accounts.sort(key=lambda account: summary.worst_first(account.row))
+        packed, shown = Packed(), 0
+        for account in accounts:
+            line = account.row.facts | account.detail
+            if not packed.add(line, room=_LARGEST - _EMPTY - _TIMELINES):
+                break
+            shown += 1
+        if shown == len(accounts) or coarseness == _COARSEST:
+            return accounts, span, packed, shown
         coarseness *= 2
-    accounts = data["accounts"]
-    while excess > 0 and len(accounts) > 1:
-        last = accounts.pop()
-        data["left_out"] += 1
-        excess -= len(as_json(last)) + 1
-    return data, span
 
 
-def _data(
-    connection: Connection,
-    names: Sequence[str],
-    span: Span,
-    *,
-    intervals: Mapping[str, float],
-    now: datetime,
-) -> dict[str, Any]:
-    """All that the page shows except lanes."""
+def _data(accounts: Sequence[_Account], span: Span, now: datetime) -> dict[str, Any]:
+    """Return what the page says of all accounts, without them."""
+    well, line = summary.verdict([account.row for account in accounts], now)
     return {
         "version": __version__,
         "made": seconds_of(now),
@@ -155,30 +162,37 @@ def _data(
         "until": seconds_of(span.until),
         "grid": {"start": span.start, "width": span.width, "parts": span.parts},
         "causes": summary.CAUSES,
-        "left_out": 0,
-        "accounts": [
-            _account(connection, name, span, interval=intervals.get(name), now=now)
-            for name in names
-        ],
+        "kinds": summary.KINDS,
+        "well": well,
+        "verdict": line,
+        "count": len(accounts),
+        "timelines": [],
     }
 
 
 def _account(
-    connection: Connection, name: str, span: Span, *, interval: float | None, now: datetime
-) -> dict[str, Any]:
-    coverage = observed(connection, name, span, interval=interval, now=now)
-    counted = groups(connection, name, span, coverage.seen)
+    connection: Connection,
+    name: str,
+    span: Span,
+    *,
+    interval: float | None,
+    triggers: list[tuple[int, int, int]],
+    now: datetime,
+) -> _Account:
+    seen = observed(connection, name, span, interval=interval, now=now)
+    listened = heard(connection, name, span, now=now)
+    counted = groups(connection, name, span, seen.seen)
     polls = polls_of(connection, name, span)
-    return {
-        "name": name,
-        "sentences": summary.sentences(coverage, counted, polls, span, now=now),
-        "facts": _facts(coverage, polls, counted.now[0], sum(counted.total)),
-        "segments": coverage.segments,
-        "longest": coverage.longest,
-        "gaps": coverage.gaps,
+    triggered = sum(told + shown for _, told, shown in triggers)
+    row = summary.row(name, seen, listened, counted, polls, triggered=triggered, span=span)
+    detail = {
+        "by_polls": _strip(seen),
+        "by_stream": None if listened is None else _strip(listened),
         "standing": counted.standing,
-        "on": counted.on,
-        "changes": counted.changes,
+        "flagged_over_time": counted.flagged,
+        "changes_over_time": counted.changes,
+        "triggers_over_time": triggers,
+        "kept_from": _kept_from(seen, polls.first, span),
         "failed_width": polls.failed_width,
         "failed": polls.failed,
         "taken": polls.taken,
@@ -186,87 +200,46 @@ def _account(
         "versions": polls.versions,
         "messages": polls.messages,
     }
+    return _Account(row=row, detail=detail)
 
 
-def _facts(
-    coverage: Observed, polls: Polls, standing: int, changes: int
-) -> list[tuple[str, str, str]]:
-    """The few numbers that stand largest: what, how much, whether that is good."""
-    missed = sum(coverage.missed.values())
-    never = coverage.first is None
-    failed = polls.total - polls.outcomes.get("ok", 0)
-    return [
-        ("Recording", "yes" if coverage.recording else "no", _mood(good=coverage.recording)),
-        (
-            "Observed",
-            "never" if never else summary.share(missed, coverage.seconds),
-            _mood(good=not missed and not never),
-        ),
-        ("Order groups", "unknown" if never else f"{standing:,}", "plain"),
-        ("Changes", "unknown" if never else f"{changes:,}", "plain"),
-        ("Failed polls", f"{failed:,} of {polls.total:,}", "plain"),
-    ]
+def _strip(covered: Covered) -> dict[str, Any]:
+    return {
+        "segments": covered.segments,
+        "longest": covered.longest,
+        "gaps": covered.gaps,
+        "missed": covered.missed,
+    }
 
 
-def _mood(*, good: bool) -> str:
-    return "good" if good else "bad"
+def _kept_from(seen: Covered, first: datetime | None, span: Span) -> float | None:
+    """Return when the polls begin that are still kept, if others were pruned; else None."""
+    first_seen = seen.seen.find(1)
+    first_kept = span.parts if first is None else span.part(first)
+    if first_seen < 0 or (first_kept - first_seen) * span.width <= 3_600:  # noqa: PLR2004  # an hour
+        return None
+    return seconds_of(first or span.until)
 
 
-def _with_lanes(connection: Connection, data: dict[str, Any], span: Span) -> Reported:
-    """Add to each account the lanes for which there is room; what one leaves goes to the next."""
-    accounts = data["accounts"]
-    room = _LARGEST - len(_page(data)) - _EMPTY_LANES * len(accounts)
+def _add_timelines(
+    connection: Connection, accounts: Sequence[_Account], data: dict[str, Any], span: Span
+) -> Reported:
+    """Add to each account the timelines for which there is room; what one leaves the next has."""
+    room = _LARGEST - len(page(data)) - _EMPTY_TIMELINES * len(accounts)
     total = shown = 0
     for number, account in enumerate(accounts):
-        found = lanes(connection, account["name"], span, room=room // (len(accounts) - number))
-        room -= found.size
+        packed = Packed()
+        share = room // (len(accounts) - number)
+        found = add_timelines(connection, account.row.name, span, packed, room=share)
+        room -= packed.size
         total += found.groups
-        shown += len(found.lanes)
-        account |= {
-            "groups": found.groups,
-            "tick": found.tick,
-            "states": list(found.states),
-            "lanes": found.lanes,
-        }
+        shown += found.shown
+        data["timelines"].append([found.groups, found.shown, packed.text()])
     return Reported(
-        accounts=len(accounts) + data["left_out"],
+        accounts=data["count"],
         accounts_shown=len(accounts),
         groups=total,
         shown=shown,
         since=span.since,
         until=span.until,
     )
-
-
-def _page(data: dict[str, Any]) -> bytes:
-    style = "\n".join(_static(name) for name in _STYLES)
-    script = "\n".join(_static(name) for name in _SCRIPTS)
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"style-src '{_hash(style)}'",
-            f"script-src '{_hash(script)}'",
-            "img-src data:",  # the empty icon, so that none is asked for
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
-    page = _static("page.html")
-    for place, content in (
-        ("{{policy}}", policy),
-        ("{{style}}", style),
-        ("{{script}}", script),
-        ("{{data}}", as_json(data)),  # last: what it holds is not looked at again
-    ):
-        before, after = page.split(place)
-        page = f"{before}{content}{after}"
-    return page.encode()
-
-
-def _static(name: str) -> str:
-    return (_STATIC / name).read_text("utf-8")
-
-
-def _hash(content: str) -> str:
-    digest = hashlib.sha256(content.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -33,7 +33,7 @@ _WIDTHS = (
 )
 _PARTS = 720  # hours in 30 days; a screen shows no more
 _FEWEST_PARTS = 24
-_PARTS_OF_ALL_ACCOUNTS = 9_600
+_PARTS_OF_ALL_ACCOUNTS = 30_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +131,17 @@ def choose(
     """
     if since is not None and until is not None and since >= until:
         raise ValueError("--since must be before --until")
-    first, last = recorded(connection, names) or (now, now)
+    found = recorded(connection, names)
+    first, last = found or (now, now)
+    asked = since is not None or until is not None
     if until is None:
         silent = now - last > max(last - first, timedelta(hours=1))
         until = last if silent and (since is None or since < last) else now
     until = min(until, now) if since is None or since < now else until
     if since is None:
-        since = first if first < until else until - timedelta(hours=1)
-    if since >= until:
+        # A first poll of this very instant makes a span too: see below.
+        since = first if found and (first < until or not asked) else until - timedelta(hours=1)
+    if since >= until and asked:
         raise ValueError(f"--since must be before {until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
     return since, max(until, since + timedelta(seconds=1))
 

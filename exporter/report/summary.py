@@ -1,123 +1,187 @@
-"""What matters in a report, in sentences for someone who does not know the tables.
+"""What a report says first: in one line whether all is recording, and one row per account."""
 
-The same words stand in the charts' legends: `CAUSES` goes to the page with the data.
-"""
-
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, Literal
 
-from exporter.causes import NOT_RUNNING, POLL_GAP_CAUSES
-from exporter.report.coverage import BEFORE, Observed
+from exporter.causes import POLL_GAP_CAUSES, STREAM_GAP_CAUSES
+from exporter.report.coverage import BEFORE, Covered
 from exporter.report.groups import Groups
 from exporter.report.polls import Polls
-from exporter.report.span import Span
+from exporter.report.span import Span, seconds_of
 
-CAUSES: dict[str, str] = dict([*POLL_GAP_CAUSES.items(), (BEFORE, "recording had not begun")])
-"""Why something was not observed, and how a failed poll ended, for people."""
+State = Literal["never", "not_recording", "not_listening", "recording"]
+_WORST_FIRST: tuple[State, ...] = ("never", "not_recording", "not_listening", "recording")
 
-_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_NAMES = 3  # that the first line lists
 
-Sentence = tuple[str, str]
-"""`good`, `bad` or `plain`, and the text."""
-
-
-def sentences(
-    observed: Observed, groups: Groups, polls: Polls, span: Span, *, now: datetime
-) -> list[Sentence]:
-    """Say of one account whether it was observed, what stands and changed, and if it goes on."""
-    if observed.last is None:
-        cause = max(observed.missed, key=lambda each: observed.missed[each], default=NOT_RUNNING)
-        return [
-            ("bad", f"Never observed: {CAUSES.get(cause, cause)}."),
-            *_polls(observed, polls, span),
-        ]
-    return [
-        _recording(observed.last, now, recording=observed.recording),
-        *_observed(observed),
-        *_groups(groups),
-        *_polls(observed, polls, span),
+CAUSES: dict[str, str] = dict(
+    [
+        *STREAM_GAP_CAUSES.items(),
+        *POLL_GAP_CAUSES.items(),  # the causes that both know mean the same
+        (BEFORE, "recording had not begun"),
     ]
+)
+"""Why something was not covered, and how a poll failed, for people."""
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "off": ("not_running", "not_listening"),
+    "exchange": ("unreachable", "timeout", "server_error", "rate_limited", "disconnected"),
+    "refused": ("unauthorized", "rejected"),
+    "lost": (
+        "invalid_response",
+        "invalid_message",
+        "lost_messages",
+        "overflow",
+        "not_kept",
+        "superseded",
+    ),
+    "before": (BEFORE,),
+}
+"""The causes that the page draws alike, because the same has to be done about them."""
 
 
-def duration(seconds: float) -> str:
-    """Write a duration in its two largest units, such as `2 h 10 min`."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    whole = round(seconds)
-    for size, name, smaller, smaller_name in (
-        (_DAY, "d", _HOUR, "h"),
-        (_HOUR, "h", _MINUTE, "min"),
-        (_MINUTE, "min", 1, "s"),
-    ):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {name}" + (f" {rest} {smaller_name}" if rest else "")
-    return f"{whole} s"
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """What the table of accounts shows of one.
+
+    Attributes:
+        name: of the account.
+        state: whether it is recording.
+        polls, stream: the coverage; `stream` is None if its events were never listened to.
+        cause: why it is not recording or not listening now; None if it is.
+        facts: the row as the page has it.
+    """
+
+    name: str
+    state: State
+    polls: Covered
+    stream: Covered | None
+    cause: str | None
+    facts: dict[str, Any]
 
 
-def instant_text(instant: datetime) -> str:
-    """Write an instant for people, in UTC."""
-    return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+def row(
+    name: str,
+    observed: Covered,
+    heard: Covered | None,
+    groups: Groups,
+    polls: Polls,
+    *,
+    triggered: int,
+    span: Span,
+) -> Row:
+    """Sum up an account.
 
-
-def share(missed: float, seconds: float) -> str:
-    """Write how much was observed in percent; 100 % only if nothing is missing."""
-    if missed <= 0:
-        return "100 %"
-    return f"{min(100 * (1 - missed / seconds), 99.99):.2f} %" if seconds else "0 %"
-
-
-def _recording(last: datetime, now: datetime, *, recording: bool) -> Sentence:
-    ago = duration(max((now - last).total_seconds(), 0.0))
-    text = f"the last observation was {ago} before this page was made, at {instant_text(last)}."
-    return ("good", f"Recording: {text}") if recording else ("bad", f"Not recording now: {text}")
-
-
-def _observed(observed: Observed) -> list[Sentence]:
-    missed = sum(observed.missed.values())
-    if not observed.gaps:
-        return [("good", f"All of it was observed: {duration(observed.seconds)} without a gap.")]
-    reasons = ", ".join(
-        f"{duration(seconds)} because {CAUSES.get(cause, cause)}"
-        for cause, seconds in sorted(observed.missed.items(), key=lambda each: -each[1])
+    Args:
+        name: of the account.
+        observed: its coverage by polls.
+        heard: its coverage by the stream; None if there was none.
+        groups: its order groups in the span.
+        polls: its polls in the span.
+        triggered: how often its groups triggered in the span.
+        span: what the report is about.
+    """
+    state, cause = _state(observed, heard)
+    never = observed.first is None
+    since = heard if state == "not_listening" else observed
+    return Row(
+        name=name,
+        state=state,
+        polls=observed,
+        stream=heard,
+        cause=cause,
+        facts={
+            "name": name,
+            "state": state,
+            "cause": cause,
+            "since": None if since is None or since.last is None else seconds_of(since.last),
+            "observed": observed.share,
+            "heard": None if heard is None else heard.share,
+            "cells": observed.cells(span),
+            "heard_cells": None if heard is None else heard.cells(span),
+            "groups": None if never else groups.now[0],
+            "flagged": groups.now[1],
+            "triggers": None if never and heard is None else triggered,
+            "changes": None if never else sum(groups.total),
+            "failures": polls.total - polls.outcomes.get("ok", 0),
+            "polls": polls.total,
+            "last": None if observed.last is None else seconds_of(observed.last),
+        },
     )
-    gaps = "one gap" if observed.gaps == 1 else f"{observed.gaps:,} gaps"
-    return [
-        ("bad", f"{share(missed, observed.seconds)} of the time was observed."),
-        ("bad", f"{duration(missed)} is missing in {gaps}: {reasons}. Nobody knows what was then."),
-    ]
 
 
-def _groups(groups: Groups) -> list[Sentence]:
-    standing, on = groups.now
-    stand = _count(standing, "order group stood", "order groups stood")
-    stand = f"{stand} at the last observation"
-    if standing:
-        stand += f": {on:,} probably triggered"
-    appeared, changed, disappeared = groups.total
-    total = sum(groups.total)
-    if not total:
-        return [("plain", f"{stand}. Nothing changed.")]
-    counted = f"{appeared:,} appeared, {changed:,} changed, {disappeared:,} disappeared"
-    return [("plain", f"{stand}. {_count(total, 'change', 'changes')}: {counted}.")]
+def worst_first(row: Row) -> tuple[Any, ...]:
+    """Return the key by which rows are sorted."""
+    last = 0.0 if row.polls.last is None else row.polls.last.timestamp()
+    shares = [each.share for each in (row.polls, row.stream) if each is not None]
+    rank = _WORST_FIRST.index(row.state)
+    return (rank, last if row.state == "not_recording" else 0.0, min(shares), row.name)
 
 
-def _polls(observed: Observed, polls: Polls, span: Span) -> list[Sentence]:
-    said: list[Sentence] = []
-    if polls.total:
-        failed = polls.total - polls.outcomes.get("ok", 0)
-        many = _count(polls.total, "poll", "polls")
-        said.append(("plain", f"{many}, {failed:,} of them failed."))
-    first_seen = observed.seen.find(1)
-    first_kept = span.parts if polls.first is None else span.part(polls.first)
-    if first_seen >= 0 and (first_kept - first_seen) * span.width > _HOUR:
-        kept = "of this time" if polls.first is None else f"before {instant_text(polls.first)}"
-        text = (
-            f"The single polls {kept} are no longer kept: failures, latency and clock are not"
-            " known for them. Coverage and order groups are."
-        )
-        said.append(("plain", text))
-    return said
+def verdict(rows: Sequence[Row], now: datetime) -> tuple[bool, str]:
+    """Say in one line whether everything is recording, and if not, what is wrong.
+
+    Args:
+        rows: of all accounts, worst first.
+        now: the present instant.
+
+    Returns:
+        Whether all is well, and the line.
+    """
+    if not rows:
+        return False, "Nothing is recorded yet, and no account is configured."
+    silent = [each for each in rows if each.state in {"never", "not_recording"}]
+    if silent:
+        what = "is not recording" if len(silent) == 1 else "are not recording"
+        return False, _wrong(silent, rows, what, now, [each.polls.last for each in silent])
+    deaf = [each for each in rows if each.state == "not_listening"]
+    if deaf:
+        what = "is recorded by polls alone" if len(deaf) == 1 else "are recorded by polls alone"
+        lasts = [None if each.stream is None else each.stream.last for each in deaf]
+        return False, _wrong(deaf, rows, what, now, lasts)
+    heard = sum(each.stream is not None for each in rows)
+    how = ", polls and events" if heard == len(rows) else ""
+    if len(rows) == 1:
+        return True, f"{rows[0].name} is recording{how}."
+    return True, f"All {len(rows):,} accounts are recording{how}."
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number:,} {one if number == 1 else many}"
+def _wrong(
+    wrong: Sequence[Row],
+    rows: Sequence[Row],
+    what: str,
+    now: datetime,
+    lasts: Sequence[datetime | None],
+) -> str:
+    names = ", ".join(each.name for each in wrong[:_NAMES])
+    if len(wrong) > _NAMES:
+        names += f" and {len(wrong) - _NAMES:,} more"
+    known = [last for last in lasts if last is not None]
+    since = f"since {_time(min(known), now)}" if known else "never yet"
+    if len(wrong) > 1 and known:
+        since = f"the first {since}"
+    causes = {each.cause for each in wrong}
+    cause = causes.pop() if len(causes) == 1 else None
+    why = f", {CAUSES.get(cause, cause)}" if cause else ""
+    if len(rows) == 1:
+        return f"{names} {what}, {since}{why}."
+    counted = "accounts" if len(rows) > 1 else "account"
+    return f"{len(wrong):,} of {len(rows):,} {counted} {what}: {names}, {since}{why}."
+
+
+def _state(observed: Covered, heard: Covered | None) -> tuple[State, str | None]:
+    if observed.last is None:
+        return "never", observed.cause
+    if not observed.current:
+        return "not_recording", observed.cause
+    if heard is not None and not heard.current:
+        return "not_listening", heard.cause
+    return "recording", None
+
+
+def _time(instant: datetime, now: datetime) -> str:
+    """Return an instant in UTC, without the date if that is today's."""
+    instant, now = instant.astimezone(UTC), now.astimezone(UTC)
+    return f"{instant:%H:%M}" if instant.date() == now.date() else f"{instant:%Y-%m-%d %H:%M}"

@@ -1,5 +1,5 @@
-"""Fixtures of the tests that read a recorded history: pytest looks for them here."""
+"""Fixtures of the tests of the report: pytest looks for them here."""
 
-from tests.support.recorder import recorder, sqlite_recorder, two_recorders
+from tests.support.recorder import recorder, sqlite_recorder
 
-__all__ = ["recorder", "sqlite_recorder", "two_recorders"]
+__all__ = ["recorder", "sqlite_recorder"]

@@ -1,8 +1,11 @@
 """What a report says: read from the page's own data, the same on both databases."""
 
+import base64
 import json
+import random
 import re
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -15,7 +18,13 @@ import pytest
 from exporter.database.database import Database
 from exporter.errors import ConfigurationError
 from exporter.history.migrate import ensure_current
-from exporter.history.schema import accounts, coverage, to_text
+from exporter.history.schema import (
+    accounts,
+    coverage,
+    order_group_events,
+    stream_coverage,
+    to_text,
+)
 from exporter.model import OrderGroup
 from exporter.report.page import report
 
@@ -31,23 +40,30 @@ Make = Callable[..., Page]
 
 
 def data_of(page: Path) -> Page:
-    """The data inside a page."""
+    """The data inside a page, unpacked: accounts with their order groups as `lists`."""
     found = re.findall(
         r'<script type="application/json" id="data">(.*?)</script>', page.read_text("utf-8")
     )
     assert len(found) == 1
     data: Page = json.loads(found[0])
+    data["accounts"] = unpacked(data["packed"])
+    for account, (groups, shown, packed) in zip(data["accounts"], data["timelines"], strict=True):
+        batches = unpacked(packed)
+        account |= {"all_groups": groups, "shown_groups": shown}
+        for name, parts in (("states", "states"), ("kinds", "kinds"), ("lists", "groups")):
+            account[name] = [each for batch in batches for each in batch[parts]]
+        assert len(account["lists"]) == shown
     return data
+
+
+def unpacked(packed: str) -> list[Any]:
+    """The lines of JSON in a packed text."""
+    return [json.loads(line) for line in zlib.decompress(base64.b64decode(packed)).splitlines()]
 
 
 def account_of(page: Page, name: str = "main") -> Any:
     """What a page has of one account."""
     return next(account for account in page["accounts"] if account["name"] == name)
-
-
-def said(account: Any) -> str:
-    """All that is said of an account in words."""
-    return " ".join(text for _, text in account["sentences"])
 
 
 @pytest.fixture
@@ -66,20 +82,19 @@ def make(recorder: Any, tmp_path: Path) -> Make:
 def test_a_history_without_faults_says_so(recorder: Any, make: Make) -> None:
     for minute in range(5):
         recorder.ok(60 * minute, [A, B] if minute < 3 else [A_OFF, B])
-    main = account_of(make(250))
-    assert "All of it was observed" in said(main)
-    assert "Recording: the last observation was 10 s before" in said(main)
-    assert "2 order groups stood at the last observation: 1 with auto-cancel on, 1 off" in said(
-        main
-    )
-    assert "1 change: 0 appeared, 1 changed, 0 disappeared" in said(main)
-    assert main["segments"] == []
-    assert [(lane[0], lane[1]) for lane in main["lanes"]] == [("a", 1), ("b", 0)]
-    ticks = main["lanes"][0][2::2]
-    since = recorder.at(0).timestamp()
-    page_since = make(250)["since"]
-    assert [round(page_since - since + tick * main["tick"], 3) for tick in ticks] == [0, 180]
-    assert [main["states"][state] for state in main["lanes"][0][3::2]] == [
+    page = make(250)
+    assert (page["well"], page["verdict"]) == (True, "main is recording.")
+    main = account_of(page)
+    assert (main["state"], main["observed"], main["heard"]) == ("recording", 1.0, None)
+    assert (main["groups"], main["flagged"], main["changes"], main["failures"]) == (2, 1, 1, 0)
+    assert main["last"] == round(recorder.at(240).timestamp(), 3)
+    assert main["by_polls"]["segments"] == []
+    assert [(each[0], each[1]) for each in main["lists"]] == [("a", 1), ("b", 0)]
+    states = main["lists"][0][3]
+    start = page["since"] - recorder.at(0).timestamp()
+    instants = [start + sum(states[: at + 1 : 2]) / 1000 for at in range(0, len(states), 2)]
+    assert [round(instant, 2) for instant in instants] == [0, 180]
+    assert [main["states"][state] for state in states[1::2]] == [
         [1, "10.00", 0, ODD],
         [0, "10.00", 0, ODD],
     ]
@@ -94,66 +109,93 @@ def test_gaps_have_causes_and_nothing_is_told_of_them(recorder: Any, make: Make)
     recorder.ok(1260, [B])
     recorder.ok(1320, [B])
     page = make(4000)
+    assert page["verdict"] == ("main is not recording, since 12:22, the exporter was not running.")
     main = account_of(page)
-    assert [segment[2] for segment in main["segments"]] == ["timeout", "not_running"]
-    assert "Not recording now" in said(main)
-    assert "because the exchange was too slow" in said(main)
-    assert main["facts"][1] == ["Observed", "3.00 %", "bad"]
+    assert (main["state"], main["cause"]) == ("not_recording", "not_running")
+    assert round(main["observed"], 3) == 0.03
+    assert [each[2] for each in main["by_polls"]["segments"]] == ["timeout", "not_running"]
+    assert [round(each[0]) for each in main["by_polls"]["longest"]] == [2680, 1200]
     # Between 60 s and 1200 s nobody knows.
     grid = page["grid"]
     part = int((recorder.at(600).timestamp() - grid["start"]) // grid["width"])
     assert main["standing"][part] is None
     assert sum(count for _, _, count in main["failed"]) == 19
     assert main["messages"][0][:4] == ["timeout", None, 'E1: said "no", twice', 14]
-    assert sum(appeared for _, appeared, _, _ in main["changes"]) == 1
-    assert sum(gone for *_, gone in main["changes"]) == 1
-    assert main["lanes"][0][:2] == ["a", 1]
-    assert main["lanes"][0][-1] == -1
+    assert sum(appeared for _, appeared, _, _ in main["changes_over_time"]) == 1
+    assert sum(gone for *_, gone in main["changes_over_time"]) == 1
+    assert main["lists"][0][:2] == ["a", 1]
+    assert main["lists"][0][3][-1] == -1  # absent
 
 
 def test_a_span_is_cut_out(recorder: Any, make: Make) -> None:
     for minute in range(10):
         recorder.ok(60 * minute, [A] if minute % 2 else [A_OFF])
     main = account_of(make(600, since=recorder.at(170), until=recorder.at(310)))
-    assert main["lanes"][0][1] == 3
-    assert said(main).count("All of it was observed: 2 min 20 s") == 1
+    assert (main["lists"][0][1], main["changes"], main["observed"]) == (3, 3, 1.0)
     with pytest.raises(ValueError, match="--since must be before"):
         make(600, since=recorder.at(700))
     with pytest.raises(ValueError, match="--since must be before --until"):
         make(600, since=recorder.at(60), until=recorder.at(60))
 
 
-@pytest.mark.parametrize("now", [0.0, 0.3, 1.0, 30.0])
-def test_one_poll_and_no_groups(recorder: Any, make: Make, now: float) -> None:
+@pytest.mark.parametrize("now", [-0.2, 0.0, 0.3, 1.0, 30.0])
+def test_the_first_poll_fills_its_page(recorder: Any, make: Make, now: float) -> None:
+    recorder.ok(0, [A])
+    page = make(now)
+    main = account_of(page)
+    assert page["until"] - page["since"] >= 1
+    assert page["verdict"] == "main is recording."
+    assert (main["groups"], main["observed"]) == (1, 1.0)
+    assert [each for each in main["by_polls"]["segments"] if each[2] != "before"] == []
+    assert 1 in main["standing"]
+
+
+def test_no_groups(recorder: Any, make: Make) -> None:
     recorder.ok(0, [])
-    main = account_of(make(now))
-    assert "0 order groups stood" in said(main)
-    assert main["lanes"] == []
+    main = account_of(make(10))
+    assert (main["groups"], main["lists"]) == (0, [])
 
 
 def test_nothing_but_failures(recorder: Any, make: Make) -> None:
     recorder.fail(0, "unauthorized")
     recorder.fail(60, "unauthorized")
-    main = account_of(make(120))
-    assert "Never observed: the exchange refused the key." in said(main)
-    assert main["facts"][1] == ["Observed", "never", "bad"]
-    assert main["segments"][-1][2] == "unauthorized"
+    page = make(120)
+    main = account_of(page)
+    assert page["verdict"] == "main is not recording, never yet, the exchange refused the key."
+    assert (main["state"], main["observed"], main["groups"]) == ("never", 0.0, None)
+    assert main["by_polls"]["segments"][-1][2] == "unauthorized"
 
 
 def test_nothing_at_all(make: Make) -> None:
     page = make(0)
-    assert "Never observed: the exporter was not running." in said(account_of(page))
-    assert make(0, intervals={})["accounts"] == []
+    assert page["verdict"] == "main is not recording, never yet, the exporter was not running."
+    empty = make(0, intervals={})
+    assert (empty["accounts"], empty["well"]) == ([], False)
 
 
-def test_accounts_are_apart(recorder: Any, make: Make) -> None:
-    for minute in range(4):
+def test_accounts_are_apart_and_the_worst_comes_first(recorder: Any, make: Make) -> None:
+    for minute in range(40):
         recorder.ok(60 * minute, [A])
-        recorder.ok(60 * minute + 1, [B], account="other")
-    page = make(200)
-    assert [account["name"] for account in page["accounts"]] == ["main", "other"]
-    assert [lane[0] for lane in account_of(page, "other")["lanes"]] == ["b"]
+        if minute < 8:
+            recorder.ok(60 * minute + 1, [B], account="other")
+    page = make(2_400)
+    assert [account["name"] for account in page["accounts"]] == ["other", "main"]
+    assert page["verdict"] == (
+        "1 of 2 accounts is not recording: other, since 12:07, the exporter was not running."
+    )
+    assert [each[0] for each in account_of(page, "other")["lists"]] == ["b"]
     assert [each["name"] for each in make(200, account_names=["other"])["accounts"]] == ["other"]
+
+
+def test_many_that_are_silent_are_counted_and_some_named(recorder: Any, make: Make) -> None:
+    for number in range(5):
+        recorder.ok(60 * number, [A], account=f"desk-{number}")
+    recorder.ok(100_000, [A])
+    verdict = make(100_000)["verdict"]
+    assert verdict == (
+        "5 of 6 accounts are not recording: desk-0, desk-1, desk-2 and 2 more, the first since"
+        " 2026-03-01 12:00, the exporter was not running."
+    )
 
 
 def test_pruned_polls_are_told_of(recorder: Any, make: Make) -> None:
@@ -162,8 +204,67 @@ def test_pruned_polls_are_told_of(recorder: Any, make: Make) -> None:
     with recorder.database.transaction() as connection:
         connection.exec_driver_sql("DELETE FROM polls WHERE id <= 10")
     main = account_of(make(19_100, intervals={"main": 1000.0}))
-    assert "are no longer kept" in said(main)
-    assert "All of it was observed" in said(main)
+    assert main["kept_from"] == pytest.approx(recorder.at(10_000).timestamp(), abs=1)
+    assert main["observed"] == 1.0
+
+
+def test_what_the_stream_told_is_there(recorder: Any, make: Make) -> None:
+    for minute in range(10):
+        recorder.ok(60 * minute, [A_OFF] if minute < 5 else [A])
+    with recorder.database.transaction() as connection:
+        connection.execute(
+            stream_coverage.insert(),
+            [
+                {"account": "main", "started_at": recorder.at(start), "ended_at": recorder.at(end)}
+                | {"events": 1, "gap_started_at": gap, "gap_cause": cause, "is_latest": latest}
+                for start, end, gap, cause, latest in (
+                    (0, 200, None, None, False),
+                    (260, 540, recorder.at(200), "disconnected", True),
+                )
+            ],
+        )
+        # One that polls see too, and one that is over before they could.
+        for second, group, kind in (
+            (299.5, "a", "triggered"),
+            (400, "brief", "created"),
+            (401.25, "brief", "triggered"),
+            (403, "brief", "deleted"),
+        ):
+            at = recorder.at(second).replace(microsecond=500_000)
+            connection.execute(
+                order_group_events.insert(),
+                {"account": "main", "order_group_id": group, "occurred_at": at, "event_at": at}
+                | {"identity": kind, "event_type": kind, "received_at": at},
+            )
+    page = make(560)
+    main = account_of(page)
+    assert page["verdict"] == "main is recording, polls and events."
+    assert [each[2] for each in main["by_stream"]["segments"]] == ["disconnected"]
+    assert main["heard"] == pytest.approx(1 - 60 / 560, abs=0.01)
+    assert (main["triggers"], main["changes"]) == (2, 1)
+    assert sum(told for _, told, _ in main["triggers_over_time"]) == 2
+    lists = {each[0]: each for each in main["lists"]}
+    assert main["all_groups"] == 2
+    kinds = [main["kinds"][kind][0] for kind in lists["brief"][4][1::2]]
+    assert kinds == ["created", "triggered", "deleted"]
+    at, lasted, told = lists["brief"][5]
+    exact = recorder.at(401.25).replace(microsecond=500_000).timestamp()
+    assert at == round((exact - page["since"]) * 1000)
+    assert (round(lasted, -3), told) == (2_000, 1)
+    silent = make(2_000, intervals={"main": 10_000.0})
+    assert silent["verdict"] == (
+        "main is recorded by polls alone, since 12:09, no exporter was listening."
+    )
+
+
+def test_a_trigger_that_only_the_flag_shows_is_one(recorder: Any, make: Make) -> None:
+    recorder.ok(0, [A_OFF])
+    recorder.ok(60, [A])
+    recorder.ok(120, [A_OFF])
+    main = account_of(make(130))
+    assert main["triggers"] == 1
+    assert [each[1:] for each in main["triggers_over_time"]] == [[0, 1]]
+    assert main["lists"][0][5][1:] == [60_000, 0]
 
 
 def test_what_the_exchange_sends_cannot_end_the_script(
@@ -174,8 +275,8 @@ def test_what_the_exchange_sends_cannot_end_the_script(
     text = (tmp_path / "report.html").read_text("utf-8")
     assert text.count("</script>") == 2
     assert "\u2028" not in text
-    assert page["accounts"][0]["name"] == "<b>&amp;</b>"
-    assert HOSTILE.id in {lane[0] for lane in page["accounts"][0]["lanes"]}
+    shown = account_of(page, "<b>&amp;</b>")
+    assert HOSTILE.id in {each[0] for each in shown["lists"]}
 
 
 def test_no_file_is_left_where_there_is_no_history(tmp_path: Path) -> None:
@@ -216,24 +317,24 @@ def test_a_hundred_thousand_snapshots_make_a_small_page(  # noqa: PLR0917  # pyt
     assert path.stat().st_size < 1_500_000
     assert (done.accounts, done.accounts_shown, done.groups) == (names, names, names * groups)
     assert done.shown >= shown
-    lanes = [account["lanes"] for account in data_of(path)["accounts"]]
-    assert sum(map(len, lanes)) == done.shown
-    assert min(map(len, lanes)) >= min(groups, 5)
-    assert all(each[0][1] == states - 1 for each in lanes)
+    lists = [account["lists"] for account in data_of(path)["accounts"]]
+    assert sum(map(len, lists)) == done.shown
+    assert min(map(len, lists)) >= min(groups, 5)
+    assert all(each[0][1] == states - 1 for each in lists)
 
 
 def test_more_accounts_than_a_page_holds_are_left_out_and_counted(
     sqlite_url: str, tmp_path: Path
 ) -> None:
     end = START + timedelta(days=2)
-    names = [f"{number:03}-{'x' * 12_000}" for number in range(120)]
+    names = [f"{number:03}-{random.Random(number).randbytes(7_000).hex()}" for number in range(120)]
     fill(sqlite_url, names, 1, 1, end)
     path = tmp_path / "report.html"
     done = report(sqlite_url, path, intervals={}, now=end)
     assert path.stat().st_size < 1_500_000
     assert done.accounts == 120
     page = data_of(path)
-    assert 0 < done.accounts_shown == len(page["accounts"]) == 120 - page["left_out"] < 120
+    assert 0 < done.accounts_shown == len(page["accounts"]) < page["count"] == 120
 
 
 def fill(url: str, names: list[str], groups: int, states: int, end: datetime) -> None:
@@ -287,7 +388,7 @@ def test_the_command_says_what_it_wrote(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Wrote report.html: 2026-03-01T11:59:59Z to ")
     assert done.stdout.endswith("accounts: 1, order groups: 2.\n")
-    assert account_of(data_of(tmp_path / "report.html"))["groups"] == 2
+    assert account_of(data_of(tmp_path / "report.html"))["all_groups"] == 2
     wrong = run_cli("report", "--since", "2026-03-02", "--until", "2026-03-01T00:00:00Z")
     assert wrong.returncode == 2
     assert "--since must be before" in wrong.stderr

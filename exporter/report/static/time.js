@@ -1,20 +1,20 @@
-// Instants, all of them UTC seconds since 1970, and the window of time that every picture shows.
+// Instants, all of them UTC seconds since 1970; the time that is shown; and the address, whose
+// fragment holds what is shown, so that a link to a moment can be sent.
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const DAY = 86400;
 const STEPS = [
-  0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200,
-  DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY, 91 * DAY, 182 * DAY, 364 * DAY, 1820 * DAY,
+  0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200,
+  10800, 21600, 43200, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY, 91 * DAY, 182 * DAY, 364 * DAY, 1820 * DAY,
 ];
+const SHORTEST_VIEW = 0.02;
 
-function instant(seconds) {
-  return new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ");
+function exact(seconds) {
+  return new Date(Math.round(seconds * 1000)).toISOString().slice(0, 23).replace("T", " ");
 }
 
-// With milliseconds where the window is so short that they can be seen.
-function exact(seconds) {
-  const text = new Date(seconds * 1000).toISOString().slice(0, 23).replace("T", " ");
-  return view.to - view.from < 600 ? text : text.slice(0, 19);
+function instant(seconds) {
+  return exact(seconds).slice(0, 19);
 }
 
 function duration(seconds) {
@@ -29,7 +29,7 @@ function duration(seconds) {
   return `${whole} s`;
 }
 
-// Round instants between two others, at most so many, and how far they are apart.
+// Round instants between two others, at most so many, and how far apart they are.
 function ticks(from, to, most) {
   const step = STEPS.find((each) => (to - from) / each <= most) || (to - from) / most;
   const found = [];
@@ -38,25 +38,46 @@ function ticks(from, to, most) {
 }
 
 function tickLabel(seconds, step) {
-  const date = new Date(seconds * 1000);
-  const day = `${date.getUTCDate()} ${MONTHS[date.getUTCMonth()]}`;
-  if (step >= 28 * DAY) return `${MONTHS[date.getUTCMonth()]} ${date.getUTCFullYear()}`;
-  if (step >= DAY || seconds % DAY === 0) return day;
-  const text = date.toISOString();
-  if (step < 1) return text.slice(14, 21);
+  const text = new Date(Math.round(seconds * 1000)).toISOString();
+  const month = MONTHS[Number(text.slice(5, 7)) - 1];
+  if (step >= 28 * DAY) return `${month} ${text.slice(0, 4)}`;
+  if (step >= DAY || seconds % DAY === 0) return `${Number(text.slice(8, 10))} ${month}`;
+  if (step < 1) return text.slice(17, 23);
   return step < 60 ? text.slice(11, 19) : text.slice(11, 16);
 }
 
-const view = { from: data.since, to: data.until, changed: [] };
-const SHORTEST_VIEW = Math.min(1, data.until - data.since);
+function read() {
+  return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+}
+
+function addressOf(wanted) {
+  const set = Object.entries(wanted).filter(([, value]) => value !== undefined && value !== "");
+  return `#${new URLSearchParams(set)}`;
+}
+
+// Change what the address says; `show` follows. A new view is a step back for the browser's button.
+function go(changes, { step = false } = {}) {
+  const address = addressOf({ ...read(), ...changes });
+  if (step) history.pushState(null, "", address);
+  else history.replaceState(null, "", address);
+  show();
+}
+
+const view = { from: data.since, to: data.until };
+
+function readView({ from, to }) {
+  const [start, end] = [from, to].map((text) => Date.parse(text) / 1000);
+  const valid = start < end && start < data.until && end > data.since;
+  view.from = valid ? Math.max(start, data.since) : data.since;
+  view.to = valid ? Math.min(end, data.until) : data.until;
+}
 
 function setView(from, to) {
-  const length = Math.min(Math.max(to - from, SHORTEST_VIEW), data.until - data.since);
-  const start = Math.min(Math.max(from, data.since), data.until - length);
-  view.from = start;
-  view.to = start + length;
-  hideTip();
-  for (const redraw of view.changed) redraw();
+  const whole = data.until - data.since;
+  const length = Math.min(Math.max(to - from, SHORTEST_VIEW), whole);
+  const start = Math.min(Math.max((from + to - length) / 2, data.since), data.until - length);
+  const text = (seconds) => `${exact(seconds).replace(" ", "T")}Z`;
+  go(length >= whole ? { from: "", to: "" } : { from: text(start), to: text(start + length) });
 }
 
 // By a factor around the middle; below 1 shows less.
@@ -67,27 +88,7 @@ function zoom(factor) {
 }
 
 function move(share) {
-  const by = (view.to - view.from) * share;
-  setView(view.from + by, view.to + by);
-}
-
-function toolbar() {
-  const shown = element("output", { "aria-live": "polite" });
-  const button = (label, text, action) =>
-    element("button", { type: "button", title: label, "aria-label": label, onclick: action }, text);
-  const redraw = () => {
-    shown.textContent = `${instant(view.from)} to ${instant(view.to)}`;
-  };
-  view.changed.push(redraw);
-  redraw();
-  return element(
-    "div",
-    { className: "toolbar", role: "toolbar", "aria-label": "Time shown" },
-    button("Show less time, larger", "+", () => zoom(0.5)),
-    button("Show more time, smaller", "−", () => zoom(2)),
-    button("Earlier", "←", () => move(-0.5)),
-    button("Later", "→", () => move(0.5)),
-    button("Show the whole time", "All", () => setView(data.since, data.until)),
-    shown,
-  );
+  const length = view.to - view.from;
+  const from = Math.min(Math.max(view.from + length * share, data.since), data.until - length);
+  setView(from, from + length);
 }

@@ -25,7 +25,7 @@ _CLASSES = {"1": "bold", "2": "dim", "31": "red", "32": "green", "33": "yellow",
 
 _STYLE = f"""
 text {{ font: {_SIZE}px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono",
-       monospace; fill: #d7dde4 }}
+       monospace; fill: #d7dde4; white-space: pre }}
 rect {{ fill: #12171d; stroke: #2b333c }}
 .bold {{ font-weight: bold }} .dim {{ fill: #828d99 }} .prompt {{ fill: #fff; font-weight: bold }}
 .red {{ fill: #ff7b72 }} .green {{ fill: #6fcf85 }} .yellow {{ fill: #e3b341 }}
@@ -52,7 +52,7 @@ def main() -> None:
         if content
     ]
     _PICTURE.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" xml:space="preserve"'
+        '<svg xmlns="http://www.w3.org/2000/svg"'
         f' viewBox="0 0 {width} {height}"'
         f' width="{width}" height="{height}" role="img"'
         ' aria-label="Terminal output of kalshi-exporter demo">\n'

@@ -199,8 +199,8 @@ def report(
 ) -> None:
     """Draw the history as one page of HTML that needs no network: for people to look at.
 
-    It opens with what matters in words, and shows for each account what was observed and why the
-    rest was not, its order groups over time, failed polls, latency and clock.
+    It opens with whether everything is recording, and a table of accounts, the worst first. Each
+    account has a view of its coverage, triggers, changes and single order groups over time.
 
     \b
     Example:
@@ -240,7 +240,7 @@ def report(
         )
     if done.shown < done.groups:
         streams.warn(
-            f"{done.groups - done.shown} order groups with the fewest changes did not fit on the"
-            " page; choose one --account or a shorter span to see them, or read any of them with"
+            f"{done.groups - done.shown} order groups to which least happened did not fit on"
+            " the page; choose one --account or a shorter span to see them, or read any of them with"
             " `export history --group ID`."
         )

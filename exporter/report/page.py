@@ -184,7 +184,7 @@ def _account(
     counted = groups(connection, name, span, seen.seen)
     polls = polls_of(connection, name, span)
     triggered = sum(told + shown for _, told, shown in triggers)
-    row = summary.row(name, seen, listened, counted, polls, triggered=triggered, span=span)
+    row = summary.row(name, seen, listened, counted, polls, triggered=triggered, span=span, now=now)
     detail = {
         "by_polls": _strip(seen),
         "by_stream": None if listened is None else _strip(listened),

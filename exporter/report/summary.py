@@ -71,6 +71,7 @@ def row(
     *,
     triggered: int,
     span: Span,
+    now: datetime,
 ) -> Row:
     """Sum up an account.
 
@@ -82,10 +83,11 @@ def row(
         polls: its polls in the span.
         triggered: how often its groups triggered in the span.
         span: what the report is about.
+        now: the present instant.
     """
     state, cause = _state(observed, heard)
     never = observed.first is None
-    since = heard if state == "not_listening" else observed
+    since = heard if state in {"not_listening", "recording"} else observed
     return Row(
         name=name,
         state=state,
@@ -95,8 +97,7 @@ def row(
         facts={
             "name": name,
             "state": state,
-            "cause": cause,
-            "since": None if since is None or since.last is None else seconds_of(since.last),
+            "said": _said(state, cause, None if since is None else since.last, now),
             "observed": observed.share,
             "heard": None if heard is None else heard.share,
             "cells": observed.cells(span),
@@ -179,6 +180,19 @@ def _state(observed: Covered, heard: Covered | None) -> tuple[State, str | None]
     if heard is not None and not heard.current:
         return "not_listening", heard.cause
     return "recording", None
+
+
+def _said(state: State, cause: str | None, since: datetime | None, now: datetime) -> str:
+    """Say how recording goes. `since` is the end of what is over; None if it never began."""
+    if state == "recording":
+        return "polls" if since is None else "polls and events"
+    what = {
+        "never": "never recorded",
+        "not_recording": "not recording",
+        "not_listening": "polls only, not listening",
+    }[state]
+    when = "" if since is None else f" since {_time(since, now)}"
+    return f"{what}{when}: {CAUSES.get(cause or '', cause)}"
 
 
 def _time(instant: datetime, now: datetime) -> str:

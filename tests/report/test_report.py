@@ -111,7 +111,7 @@ def test_gaps_have_causes_and_nothing_is_told_of_them(recorder: Any, make: Make)
     page = make(4000)
     assert page["verdict"] == ("main is not recording, since 12:22, the exporter was not running.")
     main = account_of(page)
-    assert (main["state"], main["cause"]) == ("not_recording", "not_running")
+    assert main["said"] == "not recording since 12:22: the exporter was not running"
     assert round(main["observed"], 3) == 0.03
     assert [each[2] for each in main["by_polls"]["segments"]] == ["timeout", "not_running"]
     assert [round(each[0]) for each in main["by_polls"]["longest"]] == [2680, 1200]

@@ -110,6 +110,7 @@ class _History:
             polls = max(round((end - start).total_seconds() / self.sample.interval), 1)
             ends = {"started_at": start, "ended_at": end}
             self._add("coverage", **ends, polls=polls, gap_started_at=before, gap_cause=cause)
+        stream_gaps = self.sample.stream_gaps or ()
         self._add(
             "accounts",
             version=1,
@@ -117,6 +118,8 @@ class _History:
             failed_polls=0,
             refused_polls=0,
             group_count=self.sample.groups,
+            stream_end_cause=next((why for _, end, why in stream_gaps if end == 0), None),
+            stream_ended_at=UNTIL,
         )
         for _, hours, cause in self.sample.gaps:
             if hours == 0 and cause != "not_running":

@@ -68,8 +68,7 @@ function triggersRow(account) {
     return found.length ? found.map(([at, known, group]) => `${exact(at)} ${visible(group.id)}, ${evidenceText(known)}`) : null;
   });
   redraws.get(bars)();
-  const total = account.triggers === null ? "unknown" : `${count(account.triggers)} in this time`;
-  return timeRow("Triggers", [note(total), legend([[swatch("triggered"), "told by the exchange"], [swatch("flag"), "shown by the flag alone"]])], bars);
+  return timeRow("Triggers", [note(`${count(account.triggers)} in this time`), legend([[swatch("triggered"), "told by the exchange"], [swatch("flag"), "shown by the flag alone"]])], bars);
 }
 
 function groupsRow(account) {
@@ -98,16 +97,14 @@ function groupsRow(account) {
     const run = runs.find(({ from, to }) => from <= seconds && seconds < to);
     return run && run.standing !== null ? [`${counted(run.standing, "group")}`, `${count(run.flagged)} of them probably triggered`] : ["not observed"];
   };
-  const now = account.groups === null ? "unknown" : `${count(account.groups)} at the last observation`;
-  return timeRow("Order groups", [note(now), legend([[swatch("active"), "active"], [swatch("triggered"), "probably triggered"]])], picture("Order groups over time; as a table below", height, draw, tell));
+  return timeRow("Order groups", [note(`${count(account.groups)} at the last observation`), legend([[swatch("active"), "active"], [swatch("triggered"), "probably triggered"]])], picture("Order groups over time; as a table below", height, draw, tell));
 }
 
 function changesRow(account) {
   const looks = ["appeared", "changed", "disappeared"];
   const stacks = new Map(looks.map((look, number) => [look, byPart(account.changes_over_time, number + 1)]));
   const tell = (part) => looks.map((look) => `${count(stacks.get(look)[part])} ${look}`);
-  const total = account.changes === null ? "unknown" : `${count(account.changes)} in this time, seen by polls`;
-  return timeRow("Changes", [note(total), legend(looks.map((look) => [swatch(look), look]))], stackedBars("Changes of order groups over time; as a table below", 64, { ...data.grid, stacks, tell }));
+  return timeRow("Changes", [note(`${count(account.changes)} in this time, seen by polls`), legend(looks.map((look) => [swatch(look), look]))], stackedBars("Changes of order groups over time; as a table below", 64, { ...data.grid, stacks, tell }));
 }
 
 function toolbar() {
@@ -134,8 +131,8 @@ function toolbar() {
     { className: "toolbar", role: "toolbar", "aria-label": "Time shown" },
     button("Show less time, larger", "+", () => zoom(0.5)),
     button("Show more time, smaller", "−", () => zoom(2)),
-    button("Earlier", "←", () => move(-0.5)),
-    button("Later", "→", () => move(0.5)),
+    button("Earlier", "←", () => zoom(1, -0.5)),
+    button("Later", "→", () => zoom(1, 0.5)),
     button("All: show the whole time", "All", () => setView(data.since, data.until)),
     fromLabel,
     toLabel,
@@ -154,7 +151,7 @@ async function accountView(account) {
     { className: "account" },
     element("nav", {}, element("a", { href: "#" }, "← All accounts"), element("label", {}, "Account ", others)),
     element("h1", { tabIndex: -1 }, foreign(account.name)),
-    element("p", { className: `state ${account.state}` }, stateText(account)),
+    element("p", { className: `state ${account.state}` }, account.state === "recording" ? `recording: ${account.said}` : account.said),
     toolbar(),
     ...coverageRows(account),
     triggersRow(account),

@@ -48,7 +48,7 @@ function foreign(text) {
 }
 
 function count(number) {
-  return number.toLocaleString("en-US");
+  return number === null ? "–" : number.toLocaleString("en-US");
 }
 
 function counted(number, one, many = `${one}s`) {

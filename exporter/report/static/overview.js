@@ -8,19 +8,6 @@ function shortInstant(seconds) {
   return text.slice(0, 10) === instant(data.made).slice(0, 10) ? text.slice(11) : text;
 }
 
-function sinceText(account) {
-  return account.since === null ? "" : ` since ${shortInstant(account.since)}`;
-}
-
-function stateText(account, shortly = false) {
-  const why = account.cause ? `: ${causeText(account.cause)}` : "";
-  if (account.state === "never") return `never recorded${why}`;
-  if (account.state === "not_recording") return `not recording${sinceText(account)}${why}`;
-  if (account.state === "not_listening") return `polls only, not listening${sinceText(account)}${why}`;
-  const how = account.heard === null ? "polls" : "polls and events";
-  return shortly ? how : `recording: ${how}`;
-}
-
 // The whole span in little: what is missing hangs from the top, as much as its share.
 function smallStrip(account) {
   const one = ([cells, missing], top, height) => [
@@ -37,19 +24,15 @@ function smallStrip(account) {
   return svg("svg", { class: "strip", role: "img", "aria-label": label, width: "100%", height: 26 }, ...one(account.cells, 0, account.heard_cells ? 15 : 26), ...heard);
 }
 
-function numberOr(value) {
-  return value === null ? "–" : count(value);
-}
-
 // Of each column: its key, title, what it sorts by (nothing: as the page came), cell, whether it begins with the least.
 const COLUMNS = [
   ["account", "Account", (each) => each.name, null, true],
   ["worst", "Coverage, worst first", (each) => data.accounts.indexOf(each), smallStrip, true],
   ["observed", "Observed", (each) => each.observed ?? -1, (each) => percent(each.observed), true],
   ["heard", "Heard", (each) => each.heard ?? -1, (each) => percent(each.heard), true],
-  ["groups", "Groups now", (each) => each.groups ?? -1, (each) => numberOr(each.groups)],
-  ["triggers", "Triggers", (each) => each.triggers ?? -1, (each) => numberOr(each.triggers)],
-  ["changes", "Changes", (each) => each.changes ?? -1, (each) => numberOr(each.changes)],
+  ["groups", "Groups now", (each) => each.groups ?? -1, (each) => count(each.groups)],
+  ["triggers", "Triggers", (each) => each.triggers ?? -1, (each) => count(each.triggers)],
+  ["changes", "Changes", (each) => each.changes ?? -1, (each) => count(each.changes)],
   ["failures", "Failed polls", (each) => each.failures, (each) => count(each.failures)],
   ["last", "Last observation", (each) => each.last ?? -1, (each) => (each.last === null ? "never" : shortInstant(each.last)), true],
 ];
@@ -59,7 +42,7 @@ function accountCell(account) {
     "th",
     { scope: "row" },
     element("a", { href: addressOf({ account: account.name }) }, foreign(account.name)),
-    element("span", { className: `state ${account.state}` }, stateText(account, true)),
+    element("span", { className: `state ${account.state}` }, account.said),
   );
 }
 

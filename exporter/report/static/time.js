@@ -80,15 +80,9 @@ function setView(from, to) {
   go(length >= whole ? { from: "", to: "" } : { from: text(start), to: text(start + length) });
 }
 
-// By a factor around the middle; below 1 shows less.
-function zoom(factor) {
-  const middle = (view.from + view.to) / 2;
-  const half = ((view.to - view.from) / 2) * factor;
-  setView(middle - half, middle + half);
-}
-
-function move(share) {
+// Show more or less time by a factor, around a middle that is moved by a share of what is shown.
+function zoom(factor, moved = 0) {
   const length = view.to - view.from;
-  const from = Math.min(Math.max(view.from + length * share, data.since), data.until - length);
-  setView(from, from + length);
+  const middle = (view.from + view.to) / 2 + moved * length;
+  setView(middle - (length * factor) / 2, middle + (length * factor) / 2);
 }

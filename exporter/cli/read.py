@@ -241,6 +241,6 @@ def report(
     if done.shown < done.groups:
         streams.warn(
             f"{done.groups - done.shown} order groups to which least happened did not fit on"
-            " the page; choose one --account or a shorter span to see them, or read any of them with"
-            " `export history --group ID`."
+            " the page; choose one --account or a shorter span to see them, or read any of them"
+            " with `export history --group ID`."
         )

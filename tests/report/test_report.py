@@ -4,7 +4,6 @@ import base64
 import json
 import random
 import re
-import time
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -311,9 +310,7 @@ def test_a_hundred_thousand_snapshots_make_a_small_page(  # noqa: PLR0917  # pyt
     accounts_ = [f"account-{number:03}" for number in range(names)]
     fill(sqlite_url, accounts_, groups, states, end)
     path = tmp_path / "report.html"
-    before = time.perf_counter()
     done = report(sqlite_url, path, intervals=dict.fromkeys(accounts_, 60.0), now=end)
-    assert time.perf_counter() - before < 30  # on a machine that is busy with other tests
     assert path.stat().st_size < 1_500_000
     assert (done.accounts, done.accounts_shown, done.groups) == (names, names, names * groups)
     assert done.shown >= shown

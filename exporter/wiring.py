@@ -4,7 +4,6 @@ import resource
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from exporter.clock import Clock
@@ -15,23 +14,19 @@ from exporter.history.claimant import this_process
 from exporter.history.exchange import settle
 from exporter.history.migrate import ensure_current
 from exporter.history.store import Store
-from exporter.history.stream_store import StreamStore
 from exporter.hooks import Hooks
 from exporter.installing import install_command
-from exporter.kalshi.exchanges import stream_url
 from exporter.kalshi.keys import SigningKey, load_passphrase, load_private_key
 from exporter.kalshi.session import SignedSession
 from exporter.logs import redaction
 from exporter.recording.keep import Timing
 from exporter.recording.poller import Poller
 from exporter.recording.recorder import Recorder
-from exporter.recording.stream_source import StreamAccount, StreamSource
-from exporter.recording.stream_writer import StreamTarget
 from exporter.spool.spool import Spool
-from exporter.spool.stream import StreamSpool
 
 if TYPE_CHECKING:
     from exporter.monitoring.metrics import Metrics
+    from exporter.recording.stream_writer import StreamPlan
 
 _CONNECTIONS = 16  # to Postgres, where each poll needs one for a few milliseconds
 
@@ -184,40 +179,38 @@ def recorder_of(
         spool=spool,
         sessions=tuple(sessions.values()),
         pollers=pollers,
-        sources=sources_of(accounts, keys, configuration.http.proxy),
-        stream=StreamTarget(
-            store=StreamStore(database, prepare=store.prepare),
-            spool=StreamSpool(spool),
-            database=configuration.database.safe_url,
+        make_stream=lambda: _stream_of(
+            configuration=configuration,
+            accounts=accounts,
+            keys=keys,
+            database=database,
+            store=store,
+            spool=spool,
         ),
     )
 
 
-def sources_of(
-    accounts: Sequence[Account], keys: Mapping[str, SigningKey], proxy: str | None
-) -> list[StreamSource]:
-    """Return what a daemon listens to: one source for each key and exchange."""
-    sources: dict[tuple[str, str, str | None], StreamSource] = {}
-    for account in accounts:
-        if not account.stream:
-            continue
-        source = _source_of(account, keys[account.name], proxy)
-        known = sources.get(source.identity)
-        if known is not None:
-            source = replace(known, accounts=known.accounts + source.accounts)
-        sources[source.identity] = source
-    return list(sources.values())
+def _stream_of(
+    *,
+    configuration: Configuration,
+    accounts: Sequence[Account],
+    keys: Mapping[str, SigningKey],
+    database: Database,
+    store: Store,
+    spool: Spool,
+) -> "StreamPlan":
+    from exporter.history.stream_store import StreamStore  # noqa: PLC0415  # a daemon's
+    from exporter.recording.stream_source import sources_of  # noqa: PLC0415  # as above
+    from exporter.recording.stream_writer import StreamPlan, StreamTarget  # noqa: PLC0415  # as above
+    from exporter.spool.stream import StreamSpool  # noqa: PLC0415  # as above
 
-
-def _source_of(account: Account, key: SigningKey, proxy: str | None) -> StreamSource:
-    """Return what a connection needs to listen for one account."""
-    return StreamSource(
-        url=account.stream_url
-        or stream_url(account.exchange, environment=account.environment, base_url=account.base_url),
-        key_id=account.key_id,
-        key=key,
-        proxy=proxy,
-        accounts=(StreamAccount(account.name, own_groups_only=account.subaccount is not None),),
+    return StreamPlan(
+        sources=tuple(sources_of(accounts, keys, configuration.http.proxy)),
+        target=StreamTarget(
+            store=StreamStore(database, prepare=store.prepare),
+            spool=StreamSpool(spool),
+            database=configuration.database.safe_url,
+        ),
     )
 
 

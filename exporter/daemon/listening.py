@@ -49,7 +49,7 @@ class Listening:
         Raises:
             ConfigurationError: the environment names certificate authorities that are not there.
         """
-        if self._recorder.sources or self._has_backlog():
+        if self._recorder.stream.sources or self._has_backlog():
             # The only use of websockets, which is imported here alone.
             from exporter.recording.stream import Streams  # noqa: PLC0415
 
@@ -92,5 +92,5 @@ class Listening:
 
     def _has_backlog(self) -> bool:
         with suppress(SpoolError):  # the polls report it
-            return bool(self._recorder.stream.spool.pending())
+            return bool(self._recorder.stream.target.spool.pending())
         return False

@@ -166,7 +166,7 @@ class Scheduler:
     def _announce(self) -> None:
         intervals = {account: each.timing.interval for account, each in self._pollers.items()}
         listening = frozenset(
-            account.name for source in self._recorder.sources for account in source.accounts
+            account.name for source in self._recorder.stream.sources for account in source.accounts
         )
         self._hooks.emit(AccountsChanged(intervals, listening))
 

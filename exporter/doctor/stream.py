@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-from exporter import wiring
 from exporter.clock import Clock, elapsed
 from exporter.config.model import Configuration
 from exporter.doctor.finding import Finding, failed
 from exporter.errors import ConfigurationError, Exit, StreamError
 from exporter.kalshi.keys import SigningKey
-from exporter.recording.stream_source import StreamSource
+from exporter.recording.stream_source import StreamSource, sources_of
 
 
 def check_stream(configuration: Configuration, keys: Mapping[str, SigningKey]) -> Iterator[Finding]:
@@ -19,7 +18,7 @@ def check_stream(configuration: Configuration, keys: Mapping[str, SigningKey]) -
         keys: of the accounts whose key can be used.
     """
     accounts = [account for account in configuration.accounts if account.name in keys]
-    for source in wiring.sources_of(accounts, keys, configuration.http.proxy):
+    for source in sources_of(accounts, keys, configuration.http.proxy):
         yield _subscribe(source)
 
 

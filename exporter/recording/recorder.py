@@ -1,16 +1,18 @@
 """What one process shares to record any number of accounts; `wiring` makes it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from exporter.database.database import Database
 from exporter.history.store import Store
 from exporter.kalshi.session import SignedSession
 from exporter.recording.poller import Poller
-from exporter.recording.stream_source import StreamSource
-from exporter.recording.stream_writer import StreamTarget
 from exporter.spool.spool import Spool
+
+if TYPE_CHECKING:
+    from exporter.recording.stream_writer import StreamPlan
 
 MAX_CONCURRENT_POLLS = 64
 """Threads that poll at the same time. An exchange that hangs holds each for a whole deadline."""
@@ -25,8 +27,8 @@ class Recorder:
         database, store, spool: what the pollers write to.
         sessions: what the pollers send with.
         pollers: one for each account.
-        sources: what a daemon listens to; it makes the connections (`stream`).
-        stream: where what it hears is kept.
+        make_stream: returns what a daemon listens to, and where what it hears is kept. `run-once`
+            does not need it, nor the time that importing it takes.
     """
 
     def __init__(
@@ -37,13 +39,11 @@ class Recorder:
         spool: Spool,
         sessions: Sequence[SignedSession],
         pollers: Sequence[Poller],
-        sources: Sequence[StreamSource],
-        stream: StreamTarget,
+        make_stream: "Callable[[], StreamPlan]",
     ) -> None:
         self.spool = spool
         self.pollers = tuple(pollers)
-        self.sources = tuple(sources)
-        self.stream = stream
+        self._make_stream = make_stream
         self._cooldowns = {poller.account: poller.cooldown for poller in pollers}
         self._database = database
         self._store = store
@@ -72,6 +72,11 @@ class Recorder:
     def maintain(self) -> None:
         """Do for the database what is best done between two polls; it disturbs none."""
         self._store.maintain()
+
+    @cached_property
+    def stream(self) -> "StreamPlan":
+        """What a daemon listens to, and where what it hears is kept."""
+        return self._make_stream()
 
     def cooldown(self, account: str) -> float:
         """Return the seconds for which an account's polls must not ask the exchange; 0 if none."""

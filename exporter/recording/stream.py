@@ -53,7 +53,7 @@ class Streams:
         self._listeners: dict[tuple[str, str, str | None], Listener] = {}
         self._queue = StreamQueue()
         self._writer = StreamWriter(
-            self._queue, recorder.stream, hooks=hooks, clock=clock, poll_soon=poll_soon
+            self._queue, recorder.stream.target, hooks=hooks, clock=clock, poll_soon=poll_soon
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="streams", daemon=True)
@@ -71,16 +71,16 @@ class Streams:
         """Begin to listen, in threads of its own."""
         self._writer.start()
         self._thread.start()
-        self._listen_to(self._recorder.sources)
+        self._listen_to(self._recorder.stream.sources)
 
     def use(self, recorder: Recorder) -> None:
         """Listen to this recorder's sources and write to its database from now on.
 
         Connections that stay notice nothing. Nothing uses the former recorder once this returns.
         """
-        self._writer.use(recorder.stream)
+        self._writer.use(recorder.stream.target)
         self._recorder = recorder
-        self._listen_to(recorder.sources)
+        self._listen_to(recorder.stream.sources)
 
     def _listen_to(self, sources: Sequence[StreamSource]) -> None:
         asyncio.run_coroutine_threadsafe(self._replace(sources), self._loop).result()

@@ -81,8 +81,12 @@ class StreamReporter:
             _log.warning(
                 "%s",
                 error.summary,
-                extra={
-                    "event": "stream_disconnected" if was_connected else "stream_failed",
+                extra=(
+                    {"event": "stream_disconnected"}
+                    if was_connected
+                    else {"event": "stream_failed"}
+                )
+                | {
                     "account": source.names,
                     "cause": error.cause,
                     "http_status": error.http_status,

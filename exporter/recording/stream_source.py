@@ -1,7 +1,10 @@
 """Whom a daemon listens for: one connection per API key and exchange, shared by their accounts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from exporter.config.model import Account
+from exporter.kalshi.exchanges import stream_url
 from exporter.kalshi.keys import SigningKey
 
 
@@ -45,3 +48,36 @@ class StreamSource:
     def names(self) -> str:
         """The accounts' names, for log lines."""
         return ", ".join(account.name for account in self.accounts)
+
+
+def sources_of(
+    accounts: Sequence[Account], keys: Mapping[str, SigningKey], proxy: str | None
+) -> list[StreamSource]:
+    """Return what a daemon listens to: one source for each key and exchange.
+
+    Args:
+        accounts: those whose `stream` is off are left out.
+        keys: by account.
+        proxy: the URL of an HTTP proxy; None for none.
+    """
+    sources: dict[tuple[str, str, str | None], StreamSource] = {}
+    for account in accounts:
+        if not account.stream:
+            continue
+        source = _source_of(account, keys[account.name], proxy)
+        known = sources.get(source.identity)
+        if known is not None:
+            source = replace(known, accounts=known.accounts + source.accounts)
+        sources[source.identity] = source
+    return list(sources.values())
+
+
+def _source_of(account: Account, key: SigningKey, proxy: str | None) -> StreamSource:
+    return StreamSource(
+        url=account.stream_url
+        or stream_url(account.exchange, environment=account.environment, base_url=account.base_url),
+        key_id=account.key_id,
+        key=key,
+        proxy=proxy,
+        accounts=(StreamAccount(account.name, own_groups_only=account.subaccount is not None),),
+    )

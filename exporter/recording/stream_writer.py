@@ -17,6 +17,7 @@ from exporter.history.stream_store import StreamStore
 from exporter.hooks import EventsRecorded, Hooks
 from exporter.model import StreamBatch
 from exporter.recording.stream_queue import Heard, Item, Member, NotListening, StreamQueue
+from exporter.recording.stream_source import StreamSource
 from exporter.spool.stream import StreamSpool
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,14 @@ class StreamTarget:
     store: StreamStore
     spool: StreamSpool
     database: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPlan:
+    """What a daemon listens to, and where what it hears is kept."""
+
+    sources: tuple[StreamSource, ...]
+    target: StreamTarget
 
 
 class StreamWriter:

@@ -150,7 +150,9 @@ def test_it_polls_soon_then_on_its_grid_until_it_is_told_to_stop(  # noqa: PLR09
 def test_it_maintains_the_database_between_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     maintained = threading.Event()
     monkeypatch.setattr(scheduler, "_MAINTENANCE_SECONDS", 0.1)
-    recorder: Any = SimpleNamespace(pollers=[], sources=[], maintain=maintained.set)
+    recorder: Any = SimpleNamespace(
+        pollers=[], stream=SimpleNamespace(sources=[]), maintain=maintained.set
+    )
     running = scheduler.Scheduler(recorder, stop=threading.Event())
     running.start()
     try:

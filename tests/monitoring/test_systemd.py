@@ -170,7 +170,7 @@ def test_a_stuck_scheduler_starves_the_watchdog(manager: Manager) -> None:
     told = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
     assert told is not None
     daemon = Scheduler(
-        cast("Recorder", Mock(pollers=[], sources=[])),
+        cast("Recorder", Mock(pollers=[], stream=Mock(sources=[]))),
         stop=threading.Event(),
         hooks=Hooks(told),
         heartbeat_seconds=told.heartbeat_seconds,
@@ -244,7 +244,7 @@ def test_a_poll_that_hangs_starves_the_watchdog(
 ) -> None:
     told = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
     assert told is not None
-    recorder = cast("Recorder", Mock(pollers=[], sources=[]))
+    recorder = cast("Recorder", Mock(pollers=[], stream=Mock(sources=[])))
     daemon = Scheduler(recorder, stop=threading.Event(), hooks=Hooks(told))
     poller = cast("Poller", Mock(account="main", timing=Mock(deadline=20.0)))
     daemon._running[poller] = elapsed() - 319.0

@@ -64,10 +64,11 @@ def run_once(context: Context, names: tuple[str, ...]) -> Exit:
 @click.command(cls=Command)
 @click.pass_obj
 def daemon(context: Context) -> Exit:
-    """Poll every account on its interval until SIGTERM or SIGINT: for systemd.
+    """Poll every account on its interval and listen to its events, until SIGTERM or SIGINT.
 
-    SIGHUP reads the configuration and the keys again, and changes nothing if anything is wrong with
-    them. A second SIGTERM ends it at once.
+    For systemd. An event makes the account's next poll due at once. SIGHUP reads the configuration
+    and the keys again, and changes nothing if anything is wrong with them. A second SIGTERM ends it
+    at once.
 
     \b
     Example:

@@ -376,3 +376,30 @@ def test_a_cooldown_that_polls_have_earned_holds_for_the_stream(
     assert len(exchange.handshakes) <= before + 1
     exchange.channel(key_id).wait_for_subscribers(1, seconds=PATIENCE)
     assert daemon.stop() == 0
+
+
+def test_what_a_killed_daemon_left_in_the_spool_is_written_by_the_next(  # noqa: PLR0917  # pytest passes fixtures by name
+    exchange: Exchange,
+    key_id: str,
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+    tmp_path: Path,
+) -> None:
+    config = write_config(database_url=sqlite_url, poll=SLOW, stream=LISTEN)
+    daemon = start_daemon(config)
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    groups = exchange.groups(key_id)
+    groups.create("a")
+    has_events(sqlite_url, 1)
+    database = Path(sqlite_url.removeprefix("sqlite:///"))
+    database.rename(tmp_path / "away.db")
+    groups.create("b")
+    daemon.wait_for_event("events_spooled")
+    time.sleep(1.0)  # the line comes before the batch is in the spool
+    daemon.kill()
+    (tmp_path / "away.db").rename(database)
+    # It listens no more, and writes what waits.
+    start_daemon(write_config(database_url=sqlite_url, poll=SLOW))
+    has_events(sqlite_url, 2)

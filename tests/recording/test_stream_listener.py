@@ -1,0 +1,114 @@
+"""One source on one event loop, against the local exchange: bounds, cooldowns, other accounts."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exporter.clock import Clock
+from exporter.demo.answers import Answer
+from exporter.demo.exchange import Exchange
+from exporter.hooks import Hooks
+from exporter.http.tls import ssl_context
+from exporter.kalshi.exchanges import stream_url
+from exporter.kalshi.keys import load_private_key
+from exporter.recording import stream_listener
+from exporter.recording.stream_listener import Listener, Shared
+from exporter.recording.stream_queue import Heard, NotListening, StreamQueue
+from exporter.recording.stream_source import StreamAccount, StreamSource
+
+if TYPE_CHECKING:
+    from tests.conftest import KeyPair
+
+
+@pytest.fixture
+def source(exchange: Exchange, key_pair: "KeyPair") -> StreamSource:
+    return StreamSource(
+        url=stream_url("predictions", environment=None, base_url=exchange.base_url),
+        key_id=key_pair.key_id,
+        key=load_private_key(key_pair.private_key_file),
+        proxy=None,
+        accounts=(StreamAccount("main", False), StreamAccount("other", False)),
+    )
+
+
+def shared(queue: StreamQueue, *, cooldown: Callable[[str], float] = lambda _: 0.0) -> Shared:
+    return Shared(
+        queue=queue,
+        clock=Clock(),
+        hooks=Hooks(),
+        tls=ssl_context(),
+        handshakes=asyncio.Semaphore(8),
+        cooldown=cooldown,
+        extend_seconds=lambda: 10.0,
+    )
+
+
+def listen(source: StreamSource, with_: Shared, act: Callable[[], None]) -> None:
+    """Listen while something is done in a thread of its own."""
+
+    async def run() -> None:
+        listener = Listener(source, with_)
+        listener.start(delay=0.0)
+        await asyncio.to_thread(act)
+        await listener.stop()
+
+    asyncio.run(run())
+
+
+def test_events_that_nobody_takes_end_the_stretch(
+    exchange: Exchange, key_id: str, source: StreamSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_listener, "_OVERFLOW_SECONDS", 0.3)
+    queue = StreamQueue(max_events=5)
+    channel = exchange.channel(key_id)
+
+    def act() -> None:
+        channel.wait_for_subscribers(1)
+        for number in range(20):
+            channel.tell("triggered", f"group-{number}")
+        channel.wait_for_subscribers(0)
+
+    listen(source, shared(queue), act)
+    items = [item for item in queue.take(0) or [] if isinstance(item, Heard)]
+    # What was heard until then is there to be written.
+    assert sum(len(item.events) for item in items) == 5
+    assert "overflow" in [item.cause for item in items]
+
+
+def test_nobody_connects_while_the_polls_of_all_accounts_must_not_ask(
+    exchange: Exchange, source: StreamSource
+) -> None:
+    seconds = {"main": 60.0, "other": 60.0}
+
+    def act() -> None:
+        time.sleep(0.5)
+
+    listen(source, shared(StreamQueue(), cooldown=seconds.__getitem__), act)
+    assert exchange.handshakes == []
+    # An account that may ask proves the key.
+    seconds["other"] = 0.0
+    listen(source, shared(StreamQueue(), cooldown=seconds.__getitem__), act)
+    assert len(exchange.handshakes) == 1
+
+
+def test_a_refused_handshake_is_reported_once_and_tried_again(
+    exchange: Exchange, key_id: str, source: StreamSource
+) -> None:
+    exchange.script_handshakes(key_id, *[Answer.server_error(503)] * 2)
+    queue = StreamQueue()
+    channel = exchange.channel(key_id)
+
+    def act() -> None:
+        channel.wait_for_subscribers(1, seconds=30)
+        time.sleep(0.5)  # the acknowledgement is on its way
+
+    listen(source, shared(queue), act)
+    items = queue.take(0) or []
+    reported = [item for item in items if isinstance(item, NotListening)]
+    assert [(each.cause, [account.name for account in each.accounts]) for each in reported] == [
+        ("unreachable", ["main", "other"])
+    ]
+    assert [item.cause for item in items if isinstance(item, Heard)][-1] == "not_listening"

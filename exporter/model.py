@@ -64,8 +64,8 @@ class OrderGroupEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         received_at: when this process had read the message, UTC.
         extra: the fields of the event that this version does not know, in the same form as an
             `OrderGroup`'s; None if there were none.
-        occurrence: the exchange may send two events that are equal in all of this. They are told
-            apart by their count on one connection, which `Occurrences` sets: 1, 2, ….
+        occurrence: tells equal events without `event_at` apart: their count on one connection,
+            1, 2, …, which `Occurrences` sets. Always 1 with `event_at`.
     """
 
     order_group_id: str

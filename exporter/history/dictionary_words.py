@@ -68,7 +68,7 @@ EVENT: Columns = {
     **WHOSE,
     "occurred_at": ("event_at, or received_at if the exchange sent none.", UTC, STREAM),
     "identity": (
-        "Its count among equal events of its instant, its limit, a hash of extra, and its type.",
+        "Its count among equal events without a time, its limit, a hash of extra, and its type.",
         "",
         EXPORTER,
     ),

@@ -1,6 +1,5 @@
-"""How many order groups stood, triggered and changed in each part of a span."""
+"""How many order groups stood and changed in each part of a span."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -74,34 +73,6 @@ def groups(connection: Connection, account: str, span: Span, seen: bytearray) ->
         found.flagged.append(on if seen[part] else None)
     found.total = (appeared_in_all, changed_in_all, disappeared_in_all)
     found.now = (standing, on)
-    return found
-
-
-def triggers_by_part(connection: Connection, span: Span) -> dict[str, list[tuple[int, int, int]]]:
-    """Count the triggers of all accounts in each part of a span.
-
-    One query for all: for one account alone, SQLite may read the history of all.
-
-    Args:
-        connection: from `exporter.reading.connect.read_only_transaction`.
-        span: what the report is about.
-
-    Returns:
-        For each account the parts with any: number of the part; triggers that the exchange told,
-        and those that only the flag shows.
-    """
-    view = views.order_group_triggers
-    part = part_of(connection, view.c.triggered_at, span).label("part")
-    told = view.c.evidence == "event"
-    rows = connection.execute(
-        select(view.c.account, part, _sum(told), func.count())
-        .where(view.c.triggered_at >= span.since, view.c.triggered_at <= span.until)
-        .group_by(view.c.account, part)
-        .order_by(view.c.account, part)
-    )
-    found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-    for account, number, by_event, total in rows:
-        found[account].append((number, by_event, total - by_event))
     return found
 
 

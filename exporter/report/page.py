@@ -19,11 +19,12 @@ from exporter.report import span as spans
 from exporter.report import summary
 from exporter.report.coverage import Covered, heard, observed
 from exporter.report.embedding import Packed
-from exporter.report.groups import groups, triggers_by_part
+from exporter.report.groups import groups
 from exporter.report.polls import polls_of
 from exporter.report.span import Span, seconds_of
 from exporter.report.template import page
 from exporter.report.timelines import add_timelines
+from exporter.report.triggers import Triggers, by_part, triggers_of
 
 _LARGEST = 1_400_000  # bytes
 _EMPTY = 80_000  # bytes of these that a page without accounts takes at most
@@ -60,6 +61,7 @@ class _Account:
 
     row: summary.Row
     detail: dict[str, Any]
+    triggers: Triggers
 
 
 def report(
@@ -128,16 +130,8 @@ def _fitting(
             sharing=max(len(names), 1) * coarseness,
             interval=min(intervals.values(), default=1.0),
         )
-        triggers = triggers_by_part(connection, span)
         accounts = [
-            _account(
-                connection,
-                name,
-                span,
-                interval=intervals.get(name),
-                triggers=triggers.get(name, []),
-                now=now,
-            )
+            _account(connection, name, span, interval=intervals.get(name), now=now)
             for name in names
         ]
         accounts.sort(key=lambda account: summary.worst_first(account.row))
@@ -176,14 +170,15 @@ def _account(
     span: Span,
     *,
     interval: float | None,
-    triggers: list[tuple[int, int, int]],
     now: datetime,
 ) -> _Account:
     seen = observed(connection, name, span, interval=interval, now=now)
     listened = heard(connection, name, span, now=now)
     counted = groups(connection, name, span, seen.seen)
     polls = polls_of(connection, name, span)
-    triggered = sum(told + shown for _, told, shown in triggers)
+    triggers = triggers_of(connection, name, span)
+    triggers_over_time = by_part(triggers, span)
+    triggered = sum(told + shown for _, told, shown in triggers_over_time)
     row = summary.row(name, seen, listened, counted, polls, triggered=triggered, span=span, now=now)
     detail = {
         "by_polls": _strip(seen),
@@ -191,7 +186,7 @@ def _account(
         "standing": counted.standing,
         "flagged_over_time": counted.flagged,
         "changes_over_time": counted.changes,
-        "triggers_over_time": triggers,
+        "triggers_over_time": triggers_over_time,
         "kept_from": _kept_from(seen, polls.first, span),
         "failed_width": polls.failed_width,
         "failed": polls.failed,
@@ -200,7 +195,7 @@ def _account(
         "versions": polls.versions,
         "messages": polls.messages,
     }
-    return _Account(row=row, detail=detail)
+    return _Account(row=row, detail=detail, triggers=triggers)
 
 
 def _strip(covered: Covered) -> dict[str, Any]:
@@ -230,7 +225,9 @@ def _add_timelines(
     for number, account in enumerate(accounts):
         packed = Packed()
         share = room // (len(accounts) - number)
-        found = add_timelines(connection, account.row.name, span, packed, room=share)
+        found = add_timelines(
+            connection, account.row.name, span, account.triggers, packed, room=share
+        )
         room -= packed.size
         total += found.groups
         shown += found.shown

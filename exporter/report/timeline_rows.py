@@ -12,6 +12,7 @@ from sqlalchemy import type_coerce as coerce
 from exporter.history.schema import Instant, order_group_events, order_group_snapshots
 from exporter.reading import views
 from exporter.report.span import Span
+from exporter.report.triggers import Triggers, counted
 
 ABSENT = -1
 
@@ -22,8 +23,6 @@ State: TypeAlias = tuple[Any, ...]
 """The flag as 0 or 1, the limit, the exchange index, the unknown fields."""
 Event: TypeAlias = tuple[datetime, State | int]
 """An instant, and the state from then on; `ABSENT`; or `ABSENT` minus a number of states."""
-Trigger: TypeAlias = tuple[datetime, datetime | None, bool]
-"""When, until when (None if nothing ended it), and whether the exchange told it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,34 +41,26 @@ def count_groups(connection: Connection, account: str, span: Span) -> int:
     return connection.scalar(select(func.count()).select_from(union(seen, named).subquery())) or 0
 
 
-def ranked_groups(connection: Connection, account: str, span: Span, *, limit: int) -> list[Ranked]:
+def ranked_groups(
+    connection: Connection, account: str, span: Span, triggers: Triggers, *, limit: int
+) -> list[Ranked]:
     """Return order groups with what happened to them, those to which most happened first.
 
     Args:
         connection: from `exporter.reading.connect.read_only_transaction`.
         account: its name.
         span: what the report is about.
+        triggers: of the account.
         limit: how many at most.
     """
     states = order_group_snapshots
     begun = and_(states.c.valid_from >= span.since, states.c.not_before.is_not(None))
     gone = and_(states.c.end_reason == "removed", states.c.valid_to <= span.until)
-    counted = func.sum(case((begun, 1), else_=0) + case((gone, 1), else_=0))
-    triggers = views.order_group_triggers
+    changed = func.sum(case((begun, 1), else_=0) + case((gone, 1), else_=0))
     changes = _most(
-        connection, states.c.order_group_id, counted, (_overlapping(account, span),), limit
+        connection, states.c.order_group_id, changed, (_overlapping(account, span),), limit
     )
-    # By the account's key: SQLite would take the index by time, and read all accounts.
-    triggered_at = views.unindexed(
-        triggers.c.triggered_at, on_sqlite=connection.dialect.name == "sqlite"
-    )
-    triggered = _most(
-        connection,
-        triggers.c.order_group_id,
-        func.count(),
-        (triggers.c.account == account, triggered_at >= span.since, triggered_at <= span.until),
-        limit,
-    )
+    triggered = {group: counted(found, span) for group, found in triggers.items()}
     # Some live between two polls: only events tell of them.
     named = _most(
         connection,
@@ -128,27 +119,6 @@ def brief_states(
     for group, *row, first, count in rows:
         before: list[Event] = [(first, ABSENT - (count - 1))] if count > 1 else []
         found[group] = before + _events(row, span)
-    return found
-
-
-def triggers_of(
-    connection: Connection, account: str, span: Span, ids: Sequence[str]
-) -> dict[str, list[Trigger]]:
-    """Return the triggers of some groups that reach into a span, in order of time."""
-    view = views.order_group_triggers
-    rows = connection.execute(
-        select(view.c.order_group_id, view.c.triggered_at, view.c.ended_at, view.c.evidence)
-        .where(
-            view.c.account == account,
-            view.c.order_group_id.in_(ids),
-            view.c.triggered_at <= span.until,
-            or_(view.c.ended_at.is_(None), view.c.ended_at >= span.since),
-        )
-        .order_by(view.c.triggered_at)
-    )
-    found: dict[str, list[Trigger]] = defaultdict(list)
-    for group, triggered_at, ended_at, evidence in rows:
-        found[group].append((triggered_at, ended_at, evidence == "event"))
     return found
 
 

@@ -30,8 +30,8 @@ from exporter.report.timeline_rows import (
     events_of,
     ranked_groups,
     states_of,
-    triggers_of,
 )
+from exporter.report.triggers import Trigger, Triggers
 
 _SHORTEST = 8  # characters that a group takes at least: bounds how many are worth asking for
 _BRIEF = 36  # characters of one that is told in brief
@@ -80,7 +80,13 @@ class _Numbers(Generic[Key]):
 
 
 def add_timelines(
-    connection: Connection, account: str, span: Span, packed: Packed, *, room: int
+    connection: Connection,
+    account: str,
+    span: Span,
+    triggers: Triggers,
+    packed: Packed,
+    *,
+    room: int,
 ) -> Shown:
     """Add the timelines of an account's groups until there is no more room.
 
@@ -90,10 +96,13 @@ def add_timelines(
         connection: from `exporter.reading.connect.read_only_transaction`.
         account: its name.
         span: what the report is about.
+        triggers: of the account.
         packed: where to add them.
         room: the size that `packed` must not exceed.
     """
-    ranked = ranked_groups(connection, account, span, limit=max(room - packed.size, 0) // _SHORTEST)
+    ranked = ranked_groups(
+        connection, account, span, triggers, limit=max(room - packed.size, 0) // _SHORTEST
+    )
     states: _Numbers[tuple[Any, ...]] = _Numbers()
     kinds: _Numbers[tuple[Any, ...]] = _Numbers()
     whole, unread = True, span.at_most(_STATES, _STATES)
@@ -105,7 +114,9 @@ def add_timelines(
         plenty = room - min(_BRIEF * rest, (room - before) // 2)
         unread -= sum(group.changes + 1 for group in batch)
         whole = whole and packed.size < plenty and unread >= 0
-        lists = _lists(connection, account, span, batch, (states, kinds), whole=whole)
+        lists = _lists(
+            connection, account, span, batch, triggers, numbers=(states, kinds), whole=whole
+        )
         line = {"states": states.fresh(), "kinds": kinds.fresh(), "groups": lists}
         if packed.add(line, room=plenty if whole else room):
             states.keep()
@@ -128,8 +139,9 @@ def _lists(
     account: str,
     span: Span,
     batch: list[Ranked],
-    numbers: tuple[_Numbers[tuple[Any, ...]], _Numbers[tuple[Any, ...]]],
+    triggers: Triggers,
     *,
+    numbers: tuple[_Numbers[tuple[Any, ...]], _Numbers[tuple[Any, ...]]],
     whole: bool,
 ) -> list[list[Any]]:
     """Return the list of each group of a batch."""
@@ -138,7 +150,6 @@ def _lists(
     ids = list(changes)
     read = states_of if whole else brief_states
     timelines = read(connection, account, span, ids)
-    triggers = triggers_of(connection, account, span, ids)
     events = events_of(connection, account, span, ids) if whole else {}
     found = []
     for group in batch:
@@ -151,10 +162,8 @@ def _lists(
             _flat(
                 span,
                 (
-                    (at, (-1 if end is None else _milliseconds(at, end), int(told)))
-                    for at, end, told in triggers.get(group.id, ())[
-                        slice(None if whole else -1, None)
-                    ]
+                    (each.at, (_lasting(each), int(each.told)))
+                    for each in triggers.get(group.id, ())[0 if whole else -1 :]
                 ),
             ),
         ]
@@ -173,6 +182,10 @@ def _flat(span: Span, items: Iterable[tuple[datetime, tuple[int, ...]]]) -> list
         flat += [instant - before, *what]
         before = instant
     return flat
+
+
+def _lasting(trigger: Trigger) -> int:
+    return -1 if trigger.ended_at is None else _milliseconds(trigger.at, trigger.ended_at)
 
 
 def _milliseconds(start: datetime, end: datetime) -> int:

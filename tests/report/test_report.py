@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
 from exporter.database.database import Database
 from exporter.errors import ConfigurationError
@@ -25,7 +26,12 @@ from exporter.history.schema import (
     to_text,
 )
 from exporter.model import OrderGroup
+from exporter.reading import views
+from exporter.reading.connect import read_only_transaction
+from exporter.report import span as spans
 from exporter.report.page import report
+from exporter.report.triggers import triggers_of
+from tests.support.samples import UNTIL, Sample, write_samples
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ODD = '{"text":"</script><!-- \\u2028 & \\u0000"}'
@@ -254,6 +260,27 @@ def test_what_the_stream_told_is_there(recorder: Any, make: Make) -> None:
     assert silent["verdict"] == (
         "main is recorded by polls alone, since 12:09, no exporter was listening."
     )
+
+
+def test_triggers_are_those_of_the_view(sqlite_url: str) -> None:
+    quiet = Sample(name="quiet", seed=2, groups=40, events=9, stream_gaps=None)
+    write_samples(sqlite_url, [Sample(groups=40, events=9), quiet])
+    span = spans.cut(UNTIL - timedelta(hours=72), UNTIL, sharing=1, interval=60)
+    view = views.order_group_triggers
+    asked = select(
+        view.c.account, view.c.order_group_id, view.c.triggered_at, view.c.ended_at, view.c.evidence
+    )
+    with read_only_transaction(sqlite_url) as connection:
+        rows = connection.execute(asked).all()
+        found = [
+            (account, group, each.at, each.ended_at, "event" if each.told else "flag")
+            for account in ("main", "quiet")
+            for group, triggers in triggers_of(connection, account, span).items()
+            for each in triggers
+        ]
+    assert {row.evidence for row in rows} == {"event", "flag"}
+    assert sorted(found, key=str) == sorted(map(tuple, rows), key=str)
+    assert len(found) > 50
 
 
 def test_a_trigger_that_only_the_flag_shows_is_one(recorder: Any, make: Make) -> None:

@@ -46,6 +46,8 @@ _LEASE = 0.5  # seconds: the deadline, which is when a killed exporter's claim e
 _LONGEST_POLL = 30.0  # seconds for one poll that nobody kills, on a machine that is busy
 _MARGIN = 10.0  # seconds from the claim's end to the next poll's, on a machine that is busy
 
+_PARTITIONS = Path(__file__).resolve().parents[1] / "docs" / "recipes" / "partitions.sql"
+
 _LIVES = {"run-once": 0.3, "daemon": 1.5, "drain": 0.4, "fill": 0.3, "migrate": 0.4}
 """How long each is let live at most, in seconds, to begin with: see `Lives`."""
 
@@ -363,6 +365,20 @@ class Servers:
             admin.execute(statement)
 
 
+class PartitionedServers(Servers):
+    """Postgres databases that are partitioned by account, as docs/scaling.md says."""
+
+    def __call__(self, name: str) -> str:
+        """Make a database with the schema, in partitions, and give its URL."""
+        url = super().__call__(name)
+        with closing(Database(url)) as database:
+            migrate(database)
+        libpq = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(libpq) as connection:
+            connection.execute(_PARTITIONS.read_bytes())
+        return url
+
+
 @contextmanager
 def databases(kind: str, directory: Path) -> Iterator[Any]:
     """Give a function that makes a fresh database of a name; its server ends with the context."""
@@ -378,7 +394,7 @@ def databases(kind: str, directory: Path) -> Iterator[Any]:
         with psycopg.connect(server.get_uri(), autocommit=True) as admin:
             admin.execute("ALTER SYSTEM SET fsync = off")
             admin.execute("SELECT pg_reload_conf()")
-        yield Servers(server.get_uri())
+        yield (PartitionedServers if kind == "partitions" else Servers)(server.get_uri())
     finally:
         server.cleanup()
 
@@ -410,11 +426,13 @@ def soak(kind: str, kills: int, workers: int, seed: str) -> bool:
             )
             world.register(private.public_key())
             everyone.append(world)
-        everyone.append(Migrations("m", fresh, directory, f"{seed}m", key))
+        if kind != "partitions":  # their databases have the schema from the beginning
+            everyone.append(Migrations("m", fresh, directory, f"{seed}m", key))
 
         def run_one(each: World | Migrations) -> None:
             # A fifth on migrations, the rest evenly on the accounts.
-            share = kills / 5 if isinstance(each, Migrations) else kills * 4 / 5 / workers
+            of_accounts = kills * 4 / 5 if len(everyone) > workers else kills
+            share = kills / 5 if isinstance(each, Migrations) else of_accounts / workers
             each.run(math.ceil(share))
 
         failures = []
@@ -452,7 +470,8 @@ def main() -> int:
     """Read the command line and kill."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=1000, help="per database")
-    parser.add_argument("--database", choices=["sqlite", "postgres", "both"], default="both")
+    every = ["sqlite", "postgres", "partitions"]
+    parser.add_argument("--database", choices=[*every, "all"], default="all")
     parser.add_argument("--workers", type=int, default=4, help="accounts killed side by side")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**9)))
     options = parser.parse_args()
@@ -463,7 +482,7 @@ def main() -> int:
          "alembic.command",
          "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite"]
     )  # fmt: skip
-    kinds = ["sqlite", "postgres"] if options.database == "both" else [options.database]
+    kinds = every if options.database == "all" else [options.database]
     held = [soak(kind, options.kills, options.workers, options.seed) for kind in kinds]
     return 0 if all(held) else 1
 

@@ -175,7 +175,7 @@ def _one_statement() -> Executable:
     return text(
         f"""
         WITH latest AS (
-            SELECT account, started_at FROM stream_coverage
+            SELECT started_at FROM stream_coverage
             WHERE account = :account AND is_latest AND ended_at >= :since
               AND (started_at <= :since OR gap_cause = '{NOT_KEPT}')
             FOR UPDATE
@@ -188,7 +188,7 @@ def _one_statement() -> Executable:
                 events = c.events + (SELECT COUNT(*) FROM added),
                 last_event_at = GREATEST(c.last_event_at, CAST(:heard_at AS timestamptz))
             FROM latest
-            WHERE c.account = latest.account AND c.started_at = latest.started_at
+            WHERE c.account = :account AND c.started_at = latest.started_at
             RETURNING 1
         )
         SELECT (SELECT COUNT(*) FROM added), EXISTS (SELECT 1 FROM extended)

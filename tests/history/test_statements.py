@@ -25,8 +25,8 @@ def sent() -> Iterator[list[Sent]]:
         yield statements
 
 
-def test_every_statement_names_its_account(history: "History", sent: list[Sent]) -> None:
-    """Every kind of poll, claims, the spool's, losses, removals and pruning."""
+def go_through_polls(history: "History") -> None:
+    """Go through every kind of poll, claims, the spool's, losses, removals and pruning."""
     history.confirm_removal = 3
     a, b, c = map(history.group, "abc")
     history.observe(0, a, b, c)
@@ -48,6 +48,9 @@ def test_every_statement_names_its_account(history: "History", sent: list[Sent])
     prune(history.database, before=history.at(470) + timedelta(days=1), dry_run=True)
     assert prune(history.database, before=history.at(470), dry_run=False) > 3
 
+
+def test_every_statement_names_its_account(history: "History", sent: list[Sent]) -> None:
+    go_through_polls(history)
     touching = [each.statement for each in sent if re.search(rf"\b{TABLES}\b", each.statement)]
     assert len(touching) > 40
     for statement in touching:

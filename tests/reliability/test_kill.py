@@ -9,7 +9,7 @@ import pytest
 _SOAK = Path(__file__).parents[2] / "soak" / "kill.py"
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("database", ["sqlite", "postgres", "partitions"])
 def test_killed_at_random_moments_it_leaves_whole_polls_and_goes_on(database: str) -> None:
     done = subprocess.run(
         [sys.executable, _SOAK, "--kills=20", f"--database={database}", "--workers=3"],

@@ -1,0 +1,123 @@
+"""On partitions by account, a statement looks into those of its account alone."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
+
+from exporter.history.stream_store import StreamStore
+from exporter.model import StreamBatch
+from exporter.reading.export import export
+from exporter.reading.queries import What
+from tests.history.test_statements import ALL_ACCOUNTS, go_through_polls
+from tests.history.test_stream_store import Stream
+from tests.support.partitions import COUNT, Planned, planned
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.history.conftest import History
+
+EVERYTHING: tuple[What, ...] = get_args(What)
+OTHERS = 6 * COUNT  # accounts: enough to have rows in every partition
+
+
+def fill_all(history: "History") -> None:
+    """Give every partition an account with rows in each table."""
+    store = StreamStore(history.database)
+    for number in range(OTHERS):
+        name = f"other {number}"
+        head = history.store.claim(name, now=history.at(0), lease=1.0)
+        history.write(replace(history.poll(0.1, history.group("a")), account=name), head)
+        batch = StreamBatch(
+            account=name,
+            own_groups_only=False,
+            since=history.at(0),
+            until=history.at(1),
+            events=(Stream(history).event(0.2),),
+        )
+        store.write(batch)
+
+
+def go_through_events(history: "History") -> None:
+    """Go through every kind of batch that a connection hears."""
+    stream = Stream(history)
+    at = history.at
+    stream.store.begin("main", at(1000))
+    # A first stretch, and what extends it, in one statement and in several.
+    stream.hear(1000, 1001)
+    stream.hear(1000, 1002, stream.event(1001.5))
+    stream.hear(1000, 1003, stream.event(1002.5, event_at=None))
+    stream.hear(1000, 1004, cause="disconnected")
+    stream.hear(None, 1005, cause="unreachable")
+    # Another stretch after a gap, one between the two, and what joins them.
+    stream.hear(1020, 1021, stream.event(1020.5))
+    stream.hear(1010, 1011)
+    stream.hear(1003, 1022, stream.event(1003.5))
+    # A hole that nobody can fill.
+    stream.hear(1000, 1023, cause="not_kept")
+    stream.hear(1030, 1031)
+    stream.hear(1000, 1032)
+    # Of a subaccount: groups that are the account's, another's, and undecided until a poll.
+    stream.hear(1030, 1040, stream.event(1033, "created", "new"), own_groups_only=True)
+    history.observe(1041, history.group("new"))
+    stream.hear(1030, 1050, stream.event(1042, "created", "foreign"), own_groups_only=True)
+    history.observe(1055, history.group("new"))
+    stream.hear(1030, 1060, stream.event(1056, "triggered", "foreign"), own_groups_only=True)
+    stream.hear(1030, 1062, stream.event(1061, "deleted", "brief"), own_groups_only=True)
+    history.observe(1070, history.group("new"))
+    history.observe(1080, history.group("new"))
+    stream.hear(1030, 1090, own_groups_only=True)
+
+
+def read(history: "History", directory: "Path", account_names: list[str]) -> None:
+    """Ask everything that can be asked, of some accounts or of all."""
+    url = history.database.url.render_as_string(hide_password=False)
+    for what in EVERYTHING:
+        export(
+            url,
+            what,
+            as_of=None,
+            since=None,
+            until=None,
+            account_names=account_names,
+            group_ids=[],
+            file_format="csv",
+            output=directory / f"{what}.csv",
+        )
+
+
+def of_accounts(seen: list[Planned]) -> list[Planned]:
+    """Return those that look into tables that hold accounts' rows."""
+    return [each for each in seen if each.partitions and not ALL_ACCOUNTS.match(each.statement)]
+
+
+def test_each_statement_that_writes_looks_into_one_partition(history: "History") -> None:
+    fill_all(history)
+    with planned() as seen:
+        go_through_polls(history)
+        go_through_events(history)
+    looked = of_accounts(seen)
+    assert len({each.statement for each in looked}) > 40
+    # One partition of all tables: pruning goes through the other accounts too.
+    assert [each for each in looked if len(each.numbers) > 1] == []
+    touched = {table for each in looked for table in each.partitions}
+    assert touched >= {
+        "accounts", "coverage", "gap_outcomes", "order_group_snapshots", "polls",
+        "order_group_events", "stream_coverage", "undecided_events", "groups_of_others",
+    }  # fmt: skip
+
+
+def test_each_question_about_an_account_looks_into_one_partition(
+    history: "History", tmp_path: "Path"
+) -> None:
+    fill_all(history)
+    go_through_polls(history)
+    go_through_events(history)
+    with planned() as seen:
+        read(history, tmp_path, ["main"])
+    looked = of_accounts(seen)
+    assert len(looked) >= len(EVERYTHING)
+    assert [each for each in looked if len(each.numbers) > 1] == []
+    # And what is asked of all accounts looks into all partitions.
+    with planned() as seen:
+        read(history, tmp_path, [])
+    assert [each for each in seen if len(each.numbers) == COUNT]

@@ -49,6 +49,7 @@ class ErrorFacts:
         code, message, details, service: None if not said.
         from_exchange: whether it is a JSON object, as all of the exchange's errors are; otherwise a
             proxy or a content network wrote it.
+        replaces_groups: whether that object has an error's keys and no list of groups.
         page: whether it is a web page; `message` is its title then.
     """
 
@@ -57,6 +58,7 @@ class ErrorFacts:
     details: str | None = None
     service: str | None = None
     from_exchange: bool = False
+    replaces_groups: bool = False
     page: bool = False
 
     def quoted(self) -> str:
@@ -157,7 +159,7 @@ def with_facts(error: InvalidResponseError, body: bytes) -> InvalidResponseError
             f"{reason}: check base_url, and proxies in between",
             summary=reason,
         )
-    if not facts.from_exchange or not _tells_error(body):
+    if not facts.replaces_groups:
         return error
     quoted = facts.quoted()
     return InvalidResponseError(
@@ -168,12 +170,6 @@ def with_facts(error: InvalidResponseError, body: bytes) -> InvalidResponseError
         details=facts.details,
         service=facts.service,
     )
-
-
-def _tells_error(body: bytes) -> bool:
-    """Return whether a JSON object has an error's keys and no list of groups."""
-    document = json.loads(body)
-    return "order_groups" not in document and not _ERROR_KEYS.isdisjoint(document)
 
 
 def _phrase(status: int) -> str:
@@ -224,6 +220,9 @@ def read_facts(body: bytes) -> ErrorFacts:
         details=_field(fields.get("details"), _QUOTED),
         service=_field(fields.get("service"), _CODE),
         from_exchange=True,
+        replaces_groups=(
+            document.get("order_groups") is None and not _ERROR_KEYS.isdisjoint(document)
+        ),
     )
 
 

@@ -220,6 +220,8 @@ def test_the_effort_tells_of_failures_too(
         ({"code": "gone", "message": "retired"}, "gone", "gone; retired"),
         ({"msg": "busy"}, None, "busy"),
         ({"error": "too many requests"}, None, "too many requests"),
+        ({"order_groups": None, "error": {"code": "gone"}}, "gone", "with an error: gone"),
+        (b'{"error": {"code": "gone", "message": "\xff"}}', "gone", "with an error: gone"),
         (b"<!doctype html><title>Sign in</title>", None, "a web page, titled “Sign in”"),
         (b"  <html><body>wait</body></html>", None, "a web page, not"),
     ],
@@ -238,6 +240,29 @@ def test_a_200_that_holds_an_error_says_so(
         fetch()
     assert caught.value.code == code
     assert words in caught.value.reason
+    assert caught.value.http_status == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"order_groups": [{"id": "\xff", "is_auto_cancel_enabled": true}]}',
+        b'{"order_groups": [], "x": "\xff"}',
+        b'{"\xff": []}',
+        '{"order_groups": []}'.encode("utf-16"),
+        '{"order_groups": []}'.encode("utf-32-be"),
+        b'\xef\xbb\xbf{"order_groups": []}',
+        b'{"order_groups": [], "x": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+        b'{"order_groups": [], "x": ' + b"1" * 5_000 + b"}, ",
+        bytes(range(256)),
+    ],
+)
+def test_a_200_of_bytes_that_nobody_can_read_is_invalid(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering", body: bytes
+) -> None:
+    exchange.answers = [answering(body)]
+    with pytest.raises(InvalidResponseError) as caught:
+        fetch()
     assert caught.value.http_status == 200
 
 

@@ -20,7 +20,7 @@ from exporter.demo.exchange import Exchange
 if TYPE_CHECKING:
     from tests.conftest import KeyPair, WriteConfig
 
-UNAUTHORIZED_THRESHOLD = 90.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 90.0  # seconds until a test gives up on what takes one or two
 SOON = {"interval": "500ms", "deadline": "5s"}
 
 
@@ -55,10 +55,10 @@ class Daemon:
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+    until = time.monotonic() + TIMEOUT
     while not condition():
         if time.monotonic() > until:
-            pytest.fail(f"not in {UNAUTHORIZED_THRESHOLD:.0f} s: {what}")
+            pytest.fail(f"not in {TIMEOUT:.0f} s: {what}")
         time.sleep(0.02)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     # Tests are no package: these are for the type checker alone.
     from tests.conftest import KeyPair, RunCli, WriteConfig
 
-UNAUTHORIZED_THRESHOLD = 60.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
 
 
 def rows(database_url: str, statement: str) -> list[dict[str, Any]]:
@@ -39,10 +39,10 @@ def rows(database_url: str, statement: str) -> list[dict[str, Any]]:
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+    until = time.monotonic() + TIMEOUT
     while not condition():
         if time.monotonic() > until:
-            pytest.fail(f"not in {UNAUTHORIZED_THRESHOLD:.0f} s: {what}")
+            pytest.fail(f"not in {TIMEOUT:.0f} s: {what}")
         time.sleep(0.02)
 
 
@@ -127,7 +127,7 @@ def test_it_polls_soon_then_on_its_grid_until_it_is_told_to_stop(  # noqa: PLR09
 ) -> None:
     config = write_config(database_url=sqlite_url, poll={"interval": "1s", "deadline": "5s"})
     daemon = start_daemon(config)
-    exchange.wait_for_requests(5, seconds=UNAUTHORIZED_THRESHOLD)
+    exchange.wait_for_requests(5, seconds=TIMEOUT)
     assert daemon.stop(number) == 0
     # The first comes at once; from then on each is at the same place of its second.
     first, second, *others = requested(exchange, key_id)
@@ -156,7 +156,7 @@ def test_it_maintains_the_database_between_polls(monkeypatch: pytest.MonkeyPatch
     running = scheduler.Scheduler(recorder, stop=threading.Event())
     running.start()
     try:
-        assert maintained.wait(UNAUTHORIZED_THRESHOLD)
+        assert maintained.wait(TIMEOUT)
     finally:
         assert running.stop()
 
@@ -180,7 +180,7 @@ def test_an_account_is_polled_once_at_a_time_though_polls_are_slower_than_the_in
     exchange.script(key_id, *[slowly] * 50)
     config = write_config(database_url=sqlite_url, poll={"interval": "100ms", "deadline": "5s"})
     daemon = start_daemon(config)
-    exchange.wait_for_requests(5, seconds=UNAUTHORIZED_THRESHOLD)
+    exchange.wait_for_requests(5, seconds=TIMEOUT)
     assert daemon.stop() == 0
     assert all(at_once)
     started = rows(sqlite_url, "SELECT outcome, COUNT(*) AS polls FROM polls GROUP BY outcome")
@@ -216,7 +216,7 @@ def test_it_stops_though_the_exchange_hangs(
 ) -> None:
     exchange.script(key_id, Answer.hang(60))
     daemon = start_daemon(write_config(poll={"interval": "1s", "deadline": "1m"}))
-    exchange.wait_for_requests(1, seconds=UNAUTHORIZED_THRESHOLD)
+    exchange.wait_for_requests(1, seconds=TIMEOUT)
     assert daemon.stop() == 0
     assert daemon.records[-1]["polls_cut_short"] == 1
 
@@ -243,7 +243,7 @@ def test_a_second_signal_ends_it_at_once(
 ) -> None:
     exchange.script(key_id, Answer.hang(60))
     daemon = start_daemon(write_config(poll={"interval": "1s", "deadline": "1m"}))
-    exchange.wait_for_requests(1, seconds=UNAUTHORIZED_THRESHOLD)
+    exchange.wait_for_requests(1, seconds=TIMEOUT)
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for_event("stopping")
     assert daemon.stop() == 1
@@ -266,7 +266,7 @@ def test_a_schema_that_turns_out_too_new_ends_it(
     daemon = start_daemon(write_config(poll={"interval": "500ms", "deadline": "5s"}))
     daemon.wait_for_event("spooled")
     other.replace(link)
-    assert daemon.process.wait(UNAUTHORIZED_THRESHOLD) == 78
+    assert daemon.process.wait(TIMEOUT) == 78
     assert "9999, newer than" in daemon.text
     assert "Traceback" not in daemon.text
 
@@ -303,9 +303,9 @@ def test_three_daemons_write_one_history_and_one_takes_over_from_another(  # noq
     )
     assert run_cli("--config", config, "migrate").returncode == 0
     daemons = {daemon.process.pid: daemon for daemon in (start_daemon(config) for _ in range(3))}
-    exchange.wait_for_requests(4, seconds=UNAUTHORIZED_THRESHOLD)
+    exchange.wait_for_requests(4, seconds=TIMEOUT)
     groups.change("a", contracts_limit_fp="2.00")
-    exchange.wait_for_requests(6, seconds=UNAUTHORIZED_THRESHOLD)
+    exchange.wait_for_requests(6, seconds=TIMEOUT)
 
     killed = active(database_url)
     daemons.pop(killed).process.kill()
@@ -317,7 +317,7 @@ def test_three_daemons_write_one_history_and_one_takes_over_from_another(  # noq
     # Two intervals, and what a busy machine adds.
     assert min(each for each in requested(exchange, key_id) if each > at) - at < 2 * interval + 3
     groups.change("a", contracts_limit_fp="3.00")
-    exchange.wait_for_requests(10, seconds=UNAUTHORIZED_THRESHOLD)
+    exchange.wait_for_requests(10, seconds=TIMEOUT)
     for daemon in daemons.values():
         assert daemon.stop() == 0
 
@@ -349,13 +349,13 @@ def test_a_process_that_was_paused_for_longer_than_its_claim_writes_nothing_stal
     def with_what_was_true_then(_request: Request) -> Answer:
         body = groups.body()
         asked.set()
-        may_answer.wait(UNAUTHORIZED_THRESHOLD)
+        may_answer.wait(TIMEOUT)
         return Answer(body=body)
 
     exchange.script(key_id, with_what_was_true_then)
     config = write_config(database_url=database_url, poll={"interval": "1s", "deadline": "50s"})
     paused = start_daemon(config)
-    assert asked.wait(UNAUTHORIZED_THRESHOLD)
+    assert asked.wait(TIMEOUT)
     paused.process.send_signal(signal.SIGSTOP)
     groups.change("a", contracts_limit_fp="2.00")
     groups.create("b", contracts_limit="2.00")

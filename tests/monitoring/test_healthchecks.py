@@ -34,7 +34,7 @@ from tests.support.processes import ending
 if TYPE_CHECKING:
     from tests.conftest import RunCli, WriteConfig
 
-UNAUTHORIZED_THRESHOLD = 60.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Service:
                 run_id = parse_qs(parts.query)["rid"][0]
                 service.pings.append(Ping(self.command, parts.path, run_id, body))
                 if service.hangs:
-                    service.closing.wait(UNAUTHORIZED_THRESHOLD)
+                    service.closing.wait(TIMEOUT)
                 self.send_response(service.status)
                 self.send_header("Location", "http://127.0.0.1:1/elsewhere")
                 self.send_header("Content-Length", "0")
@@ -104,7 +104,7 @@ class Service:
         return [f"{ping.method} {ping.path.partition('0123-secret')[2]}" for ping in self.pings]
 
     def wait_for(self, *told: str) -> None:
-        until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+        until = time.monotonic() + TIMEOUT
         while self.told[: len(told)] != list(told):
             assert time.monotonic() < until, self.told
             time.sleep(0.02)
@@ -187,7 +187,7 @@ def test_runs_that_overlap_raise_no_alarm(
         [sys.executable, "-m", "exporter", "--config", str(config), "run-once"],
         stderr=subprocess.DEVNULL,
     ) as other:
-        exchange.wait_for_requests(2, seconds=UNAUTHORIZED_THRESHOLD)
+        exchange.wait_for_requests(2, seconds=TIMEOUT)
         assert run_cli("--config", config, "run-once").returncode == 75
         other.kill()
     assert service.told == ["GET /start", "GET ", "GET /start", "GET /start", "POST /log"]

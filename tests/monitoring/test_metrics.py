@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 PREFIX = "kalshi_exporter_"
-UNAUTHORIZED_THRESHOLD = 60.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
 
 
 def ended(account: str = "main", **fields: Any) -> PollFinished:
@@ -113,7 +113,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+    until = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -370,7 +370,7 @@ def test_without_the_library_the_extra_is_named(
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=UNAUTHORIZED_THRESHOLD,
+        timeout=TIMEOUT,
         check=False,
     )
     assert finished.returncode == 78
@@ -390,7 +390,7 @@ def test_run_once_without_a_textfile_does_not_load_the_library(
         f"main(['--config', {str(config)!r}, 'run-once'], standalone_mode=False)\n"
         "assert 'prometheus_client' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=UNAUTHORIZED_THRESHOLD)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=TIMEOUT)
 
 
 # What is deployed beside it

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from exporter.recording.recorder import Recorder
     from tests.conftest import WriteConfig
 
-UNAUTHORIZED_THRESHOLD = 60.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
 
 
 class Manager:
@@ -51,7 +51,7 @@ class Manager:
         self.address = address
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
-        self._socket.settimeout(UNAUTHORIZED_THRESHOLD)
+        self._socket.settimeout(TIMEOUT)
 
     def receive(self) -> list[str]:
         """The next message's lines."""
@@ -72,7 +72,7 @@ class Manager:
         except TimeoutError:
             return True
         finally:
-            self._socket.settimeout(UNAUTHORIZED_THRESHOLD)
+            self._socket.settimeout(TIMEOUT)
         return False
 
     def forget(self) -> None:
@@ -235,7 +235,7 @@ def test_a_schema_that_is_not_this_versions_is_never_ready(
 ) -> None:
     config = write_config(database={"auto_migrate": False})
     with daemon_of(config, manager) as process:
-        assert process.wait(UNAUTHORIZED_THRESHOLD) == 78
+        assert process.wait(TIMEOUT) == 78
     assert manager.silent_for(0.05)
 
 

@@ -29,7 +29,7 @@ from soak.witness import Witness, broken_promises, differences, record_of
 if TYPE_CHECKING:
     from tests.conftest import KeyPair
 
-UNAUTHORIZED_THRESHOLD = 60.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
 
 
 def lateness(asked: Sequence[float], interval: float) -> list[float]:
@@ -80,25 +80,23 @@ class Daemon:
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
         """Return once the condition holds; the daemon must live until then."""
-        until = time.monotonic() + UNAUTHORIZED_THRESHOLD
+        until = time.monotonic() + TIMEOUT
         while not condition():
             if self.process.poll() is not None:
                 pytest.fail(f"the daemon ended with {self.process.returncode}:\n{self.log[-3000:]}")
             if time.monotonic() > until:
-                pytest.fail(
-                    f"not in {UNAUTHORIZED_THRESHOLD:.0f} s: {what}; log:\n{self.log[-3000:]}"
-                )
+                pytest.fail(f"not in {TIMEOUT:.0f} s: {what}; log:\n{self.log[-3000:]}")
             time.sleep(0.02)
 
     def stop(self) -> int:
         """Tell it to stop; its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(UNAUTHORIZED_THRESHOLD)
+        return self.process.wait(TIMEOUT)
 
     def kill(self) -> None:
         """End it at once, if it lives."""
         self.process.kill()
-        self.process.wait(UNAUTHORIZED_THRESHOLD)
+        self.process.wait(TIMEOUT)
 
 
 RunDaemon = Callable[..., Daemon]

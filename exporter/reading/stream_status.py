@@ -9,7 +9,7 @@ from exporter.causes import NOT_LISTENING
 from exporter.history.schema import accounts, stream_coverage
 from exporter.reading import views
 
-_RECENT = timedelta(seconds=60)
+RECENT = timedelta(seconds=60)
 """A daemon that listens extends its stretch some times a minute."""
 
 _DAY = timedelta(days=1)
@@ -54,22 +54,16 @@ def stream_status(connection: Connection, account: str, now: datetime) -> Stream
         now: the present instant.
     """
     mine = stream_coverage.c.account == account
-    latest = connection.execute(
-        select(stream_coverage.c.started_at, stream_coverage.c.ended_at).where(
-            mine, stream_coverage.c.is_latest
-        )
-    ).one_or_none()
+    connected_since = connection.execute(
+        select(stream_coverage.c.started_at).where(mine, stream_coverage.c.is_latest)
+    ).scalar()
     last_event_at = connection.execute(
         select(stream_coverage.c.last_event_at)
         .where(mine, stream_coverage.c.last_event_at.is_not(None))
         .order_by(stream_coverage.c.started_at.desc())
         .limit(1)
     ).scalar()
-    connected_since, ended_at = (None, None) if latest is None else latest
-    cause = _cause_since(connection, account, ended_at)
-    gap = None
-    if ended_at is None or cause is not None or now - ended_at > _RECENT:
-        gap = StreamGap(since=ended_at, cause=cause or NOT_LISTENING)
+    gap = stream_gap(connection, account, now)
     triggers = views.order_group_triggers
     count = select(func.count()).where(
         triggers.c.account == account, triggers.c.triggered_at >= now - _DAY
@@ -80,6 +74,25 @@ def stream_status(connection: Connection, account: str, now: datetime) -> Stream
         gap=gap,
         triggers=connection.execute(count).scalar_one(),
     )
+
+
+def stream_gap(connection: Connection, account: str, now: datetime) -> StreamGap | None:
+    """Tell why nobody hears an account's events now; return None if somebody does.
+
+    Args:
+        connection: in a read-only transaction.
+        account: its name.
+        now: the present instant.
+    """
+    ended_at = connection.execute(
+        select(stream_coverage.c.ended_at).where(
+            stream_coverage.c.account == account, stream_coverage.c.is_latest
+        )
+    ).scalar()
+    cause = _cause_since(connection, account, ended_at)
+    if ended_at is None or cause is not None or now - ended_at > RECENT:
+        return StreamGap(since=ended_at, cause=cause or NOT_LISTENING)
+    return None
 
 
 def _cause_since(connection: Connection, account: str, ended_at: datetime | None) -> str | None:

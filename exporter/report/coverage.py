@@ -14,6 +14,7 @@ from exporter.causes import NOT_LISTENING
 from exporter.history.gap_cause import present_cause
 from exporter.history.schema import Instant, accounts, coverage, polls, stream_coverage
 from exporter.reading.figures import recent
+from exporter.reading.stream_status import RECENT, stream_gap
 from exporter.report.span import Span, seconds_of
 
 BEFORE = "before"
@@ -23,7 +24,6 @@ BEFORE = "before"
 _SEGMENTS, _ALL_SEGMENTS = 800, 16_000
 _LONGEST, _ALL_LONGEST = 50, 2_000
 _CELLS, _ALL_CELLS = 100, 24_000
-_STREAM_LAG = timedelta(seconds=60)
 
 Segment = tuple[float, float, str, int, float]
 """Start and end in seconds since 1970, the cause, how many gaps, the seconds that they miss."""
@@ -117,13 +117,14 @@ def observed(
     begun = first or connection.scalar(
         select(func.min(polls.c.started_at)).where(polls.c.account == account)
     )
-    cause = present_cause(connection, account)
+    current = last is not None and now - last <= lag
+    cause = None if current else present_cause(connection, account)
     ends = (first, last, begun)
-    return _covered(connection, coverage, account, span, ends, lag=lag, now=now, cause=cause)
+    return _covered(connection, coverage, account, span, ends, lag=lag, cause=cause)
 
 
 def heard(connection: Connection, account: str, span: Span, *, now: datetime) -> Covered | None:
-    """Find out what of a span was heard on the stream; None if nobody ever listened.
+    """Find out what of a span was heard on the stream; None if nobody ever tried to listen.
 
     Args:
         connection: from `exporter.reading.connect.read_only_transaction`.
@@ -137,24 +138,12 @@ def heard(connection: Connection, account: str, span: Span, *, now: datetime) ->
             func.max(stream_coverage.c.ended_at, type_=Instant),
         ).where(stream_coverage.c.account == account)
     ).one()
-    if first is None:
+    gap = stream_gap(connection, account, now)
+    cause = None if gap is None else gap.cause
+    if first is None and cause == NOT_LISTENING:
         return None
-    reported = connection.scalar(
-        select(accounts.c.stream_end_cause).where(
-            accounts.c.account == account, accounts.c.stream_ended_at >= last
-        )
-    )
     ends = (first, last, first)
-    return _covered(
-        connection,
-        stream_coverage,
-        account,
-        span,
-        ends,
-        lag=_STREAM_LAG,
-        now=now,
-        cause=reported or NOT_LISTENING,
-    )
+    return _covered(connection, stream_coverage, account, span, ends, lag=RECENT, cause=cause)
 
 
 def _covered(
@@ -165,8 +154,7 @@ def _covered(
     ends: tuple[datetime | None, datetime | None, datetime | None],
     *,
     lag: timedelta,
-    now: datetime,
-    cause: str,
+    cause: str | None,
 ) -> Covered:
     """Read the stretches of an account.
 
@@ -177,17 +165,15 @@ def _covered(
         span: what the report is about.
         ends: of the first and the latest stretch, and when there was something to cover.
         lag: what may pass after a stretch before that is a gap.
-        now: the present instant.
-        cause: of the gap at the end, if there is one.
+        cause: why it is not covered now; None if it is.
     """
     first, last, begun = ends
     start = min(max(begun or span.since, span.since), span.until)
-    current = last is not None and now - last <= lag
     found = Covered(
         first=first,
         last=last,
-        current=current,
-        cause=None if current else cause,
+        current=cause is None,
+        cause=cause,
         seconds=(span.until - start).total_seconds(),
         seen=bytearray(span.parts),
     )
@@ -201,7 +187,7 @@ def _covered(
     for gap in _gaps(connection, table, account, span, found.seen):
         _add(found, span, resolution, gap)
     if last is None or span.until - last > lag:
-        _add(found, span, resolution, (max(last or start, start), span.until, cause))
+        _add(found, span, resolution, (max(last or start, start), span.until, cause or BEFORE))
     found.longest.sort(reverse=True)
     return found
 

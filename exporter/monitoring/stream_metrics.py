@@ -79,7 +79,7 @@ class StreamMetrics:
         if event.account not in self._listening:
             return
         self._connected.labels(event.account).set(event.connected)
-        if not event.connected:
+        if not event.connected and event.cause != "not_listening":  # as was asked for
             counter = self._disconnects if event.was_connected else self._failures
             counter.labels(event.account, event.cause).inc()
 

@@ -21,7 +21,8 @@ from exporter.recording.stream_writer import StreamWriter
 _MAX_HANDSHAKES = 64  # at the same time
 _SPREAD_SECONDS = 5.0  # over which the first handshakes of many connections are spread
 
-_EXTEND_SECONDS = 10.0  # between two extensions of a stretch while nothing happens
+# A stretch is extended so often if there is anything new: pings come every ten seconds.
+_EXTEND_SECONDS = 1.0
 _EXTENSIONS_PER_SECOND = 10  # of all connections; with many, each stretch is extended less often
 
 _CLOSE_SECONDS = 3.0  # for all connections

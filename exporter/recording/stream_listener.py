@@ -23,7 +23,6 @@ from exporter.recording.stream_source import StreamSource
 _log = logging.getLogger(__name__)
 
 _OVERFLOW_SECONDS = 30.0  # that a connection waits for room in the queue
-_SETTLE_SECONDS = 1.5  # from an event until the stretch is extended beyond it
 _ROOM_SECONDS = 0.005  # between two looks whether there is room
 _CLOSE_SECONDS = 1.0  # for a goodbye
 
@@ -46,7 +45,7 @@ class Shared:
         tls: which certificates to trust.
         handshakes: bounds how many there are at the same time.
         cooldown: returns the seconds for which polls of an account must not ask the exchange.
-        extend_seconds: returns how often a stretch is extended while nothing happens.
+        extend_seconds: returns how often a stretch is extended.
     """
 
     queue: StreamQueue
@@ -75,7 +74,6 @@ class Listener:
         self._subscription: Subscription | None = None
         self._is_reported = False  # that nobody listens, and why
         self._wake = asyncio.Event()
-        self._heard = asyncio.Event()  # an event beyond which the stretch is not yet extended
         self._task: asyncio.Task[None] | None = None
 
     def start(self, *, delay: float) -> None:
@@ -162,7 +160,6 @@ class Listener:
         try:
             async for event in connection:
                 queue.add(subscription, occurrences.number(event), _certain_until(connection))
-                self._heard.set()
                 if queue.is_full:
                     await self._wait_for_room(connection)
         except StreamError as error:
@@ -178,16 +175,10 @@ class Listener:
             extending.cancel()
 
     async def _extend(self, connection: StreamConnection, subscription: Subscription) -> None:
-        """Extend the stretch after events, and now and then although nothing happens."""
+        """Extend the stretch now and then, as far as the exchange's answers prove it."""
         began = elapsed()
         while True:
-            period = self._shared.extend_seconds()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(period):
-                    await self._heard.wait()
-                    self._heard.clear()
-                    # By then the exchange has probably answered a ping that was sent after it.
-                    await asyncio.sleep(_SETTLE_SECONDS)
+            await asyncio.sleep(self._shared.extend_seconds())
             self._shared.queue.extend(subscription, _certain_until(connection))
             if elapsed() - began >= HELD_SECONDS:
                 self._reporter.held()

@@ -79,6 +79,7 @@ class StreamWriter:
         self._target = target
         self._spooled: set[str] = set()  # accounts with batches that later ones must not overtake
         self._retry_at = 0.0
+        self._is_down = False  # which is logged once
         self._thread = threading.Thread(target=self._run, name="stream writer", daemon=True)
 
     def start(self) -> None:
@@ -136,6 +137,7 @@ class StreamWriter:
             account=member.account.name,
             own_groups_only=member.account.own_groups_only,
             since=since,
+            # A stretch of one instant, so that its events count as its own.
             until=max(heard.until, since),
             events=tuple(heard.events),
             cause=heard.cause,
@@ -183,6 +185,7 @@ class StreamWriter:
             except ExporterError as error:
                 self._is_away(error)
             else:
+                self._is_down = False
                 self._announce(batch)
                 return True
         return self._put(batch)
@@ -225,6 +228,7 @@ class StreamWriter:
             self._is_away(error)
             return False
         self._spooled.discard(account)
+        self._is_down = False
         if written:
             _log.info(
                 "events from the spool are in the database",
@@ -233,7 +237,8 @@ class StreamWriter:
         return True
 
     def _is_away(self, error: ExporterError) -> None:
-        if not self._spooled:
+        if not self._is_down:
+            self._is_down = True
             _log.error("%s; events wait in the spool", error, extra={"event": "events_spooled"})
         self._retry_at = elapsed() + _RETRY_SECONDS
 
@@ -241,15 +246,18 @@ class StreamWriter:
         """Report a batch that the database will never hold as the cause of the gap it leaves."""
         self._log_lost(batch, error)
         first = min([batch.until, *(event.received_at for event in batch.events)])
-        self._target.store.write(
-            StreamBatch(
-                account=batch.account,
-                own_groups_only=batch.own_groups_only,
-                since=None,
-                until=first,
-                cause="not_kept",
-            )
+        report = StreamBatch(
+            account=batch.account,
+            own_groups_only=batch.own_groups_only,
+            since=None,
+            until=first,
+            cause="not_kept",
         )
+        try:
+            self._target.store.write(report)
+        except ExporterError as failure:
+            self._is_away(failure)
+            self._put(report)
 
     def _announce(self, batch: StreamBatch) -> None:
         if batch.events:

@@ -156,6 +156,9 @@ def test_of_two_daemons_one_may_be_killed_and_nothing_is_missing(  # noqa: PLR09
     groups = exchange.groups(key_id)
     for number in range(100):
         groups.create(f"before-{number:03}")
+    # Until then nobody claims what it heard before the other one listened.
+    has_events(database_url, 100)
+    wait_until(covered_since(database_url, exchange_now(exchange)), "coverage by both")
     one.kill()
     for number in range(100):
         groups.create(f"after-{number:03}")
@@ -252,6 +255,7 @@ def test_sighup_applies_accounts_without_dropping_a_connection(  # noqa: PLR0917
     second.wait_for_subscribers(1, seconds=PATIENCE)
     groups.create("b")
     has_events(sqlite_url, 3)  # of "main" twice, of "shares" once
+    wait_until(lambda: stretches(sqlite_url, "shares"), "a stretch of the account that joined")
     configure({"name": "other", "key_id": "second"})
     reload(daemon, 2)
     groups.create("c")

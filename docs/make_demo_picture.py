@@ -100,16 +100,16 @@ def _story(lines: list[str]) -> list[str]:
     blank = plain.index("")
     failed = next(number for number, line in enumerate(plain) if " failed (503" in line)
     changes = next(number for number, line in enumerate(plain) if "order_group_changes" in line)
-    gaps = next(number for number, line in enumerate(plain) if "coverage_gaps" in line)
+    triggers = next(number for number, line in enumerate(plain) if "order_group_triggers" in line)
     return [
         *lines[: blank + 3],
         _dim("          ..."),
         *lines[failed - 4 : failed + 6],
         _dim("          ..."),
         "",
-        *lines[changes : changes + 13],
+        *lines[changes : plain.index("", changes)],
         "",
-        *lines[gaps : gaps + 3],
+        *lines[triggers : plain.index("", triggers)],
     ]
 
 

@@ -134,7 +134,7 @@ def _show_triggers(display: Display, connection: sqlite3.Connection) -> None:
     seen = sum(_lasts_until_a_poll(row, first) for row in rows)
     _heading(
         display,
-        f"{_counted(len(rows), 'trigger')}; polling alone would have shown {seen} of them",
+        f"{_counted(len(rows), 'trigger')}; polling alone would show {seen} of them",
         "view order_group_triggers",
     )
     cells = [

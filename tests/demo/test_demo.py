@@ -272,8 +272,6 @@ def test_the_triggers_are_those_of_the_market_and_of_the_events(finished: tuple[
         "SELECT order_group_id FROM order_group_triggers ORDER BY triggered_at",
     )
     assert [group_id[:8] for (group_id,) in recorded] == acted == heard
-    shown = re.search(
-        r"^(\d+) triggers?; polling alone would have shown (\d+)", output, re.MULTILINE
-    )
+    shown = re.search(r"^(\d+) triggers?; polling alone would show (\d+)", output, re.MULTILINE)
     assert shown is not None
     assert int(shown[1]) == len(recorded) >= int(shown[2])

@@ -1,7 +1,7 @@
-"""Makes the README's links absolute, and adds the project's URLs, where the address is known.
+"""Make the README's links absolute and add the project's URLs, if the address is known.
 
 A release is built with the repository's address in REPOSITORY_URL. Any other build leaves the links
-as they are, and names no address that could be somebody else's.
+as they are, because an address that it guessed could be somebody else's.
 """
 
 import os
@@ -16,16 +16,16 @@ _LINK = re.compile(r"\]\((?!https?:|#)([^)\s]+)\)")
 
 
 class ProjectMetadata(MetadataHookInterface):
-    """Fills in `readme` and `urls`."""
+    """A hook that fills in `readme` and `urls`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Set both, as hatchling asks for.
+        """Set both; hatchling calls this.
 
         Raises:
-            SystemExit: this Python is too old. pip would notice that too, once it has tried every
+            SystemExit: this Python is too old. pip would notice that only after it has tried every
                 release of every dependency of an extra, which takes many minutes.
         """
-        if sys.version_info < (3, 11):  # noqa: UP036  # it runs before pip looks at that
+        if sys.version_info < (3, 11):  # noqa: UP036  # this runs before pip checks the version
             raise SystemExit(f"kalshi-exporter needs Python 3.11 or newer, not {sys.version}")
         text = Path(self.root, "README.md").read_text("utf-8")
         url = os.environ.get("REPOSITORY_URL", "").rstrip("/")

@@ -62,20 +62,20 @@ STREAM_GAP_CAUSES: Final[dict[StreamGapCause, str]] = {
 """What each cause of a gap in the stream means, for people."""
 
 NOT_RUNNING: Final = "not_running"
-"""The cause of a gap inside which no poll is known."""
+"""The cause of a gap inside which no poll is recorded."""
 
 NOT_LISTENING: Final = "not_listening"
-"""The cause of a gap in the stream before which no exporter said why it stopped listening."""
+"""The cause of a gap in the stream if no exporter said why it stopped listening."""
 
 NOT_KEPT: Final = "not_kept"
-"""The cause of a gap whose polls or events found room neither in the database nor in the spool."""
+"""The cause of a gap whose polls or events neither the database nor the spool could keep."""
 
 
 def explain(cause: str) -> str:
     """Return the sentence for people, followed by the identifier that the tables hold.
 
     Args:
-        cause: of a gap, in polls or in the stream. The causes that both know mean the same.
+        cause: of a gap, in polls or in the stream. A cause that both have means the same in both.
     """
     for known, sentence in (*POLL_GAP_CAUSES.items(), *STREAM_GAP_CAUSES.items()):
         if known == cause:

@@ -4,8 +4,8 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
-# Linux's CLOCK_MONOTONIC stops while the machine sleeps and CLOCK_BOOTTIME does not: by the latter,
-# a response received before a suspend is old after it. On macOS CLOCK_MONOTONIC does not stop.
+# A response received before a suspend must be old after it. Linux's CLOCK_MONOTONIC stops while
+# the machine sleeps, but CLOCK_BOOTTIME does not. On macOS, CLOCK_MONOTONIC does not stop either.
 _ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 _TICK = timedelta(microseconds=1)

@@ -22,7 +22,7 @@ Outcome = Literal[
     "invalid_response",
     "superseded",
 ]
-"""How a poll can end. "superseded": it saw a valid answer, but another exporter was faster."""
+"""How a poll can end. "superseded": the response was valid, but another exporter was faster."""
 
 
 class Exit(IntEnum):
@@ -40,7 +40,7 @@ class Exit(IntEnum):
 
 
 class ExporterError(Exception):
-    """Something failed in a way that is understood; its text is one line for the operator."""
+    """A known kind of failure; its text is one line for the operator."""
 
     exit_code: ClassVar[Exit] = Exit.FAILURE
 
@@ -72,9 +72,9 @@ class ExchangeChangedError(SchemaError):
 
 
 class DatabaseError(ExporterError):
-    """The database failed in a way that ends by itself: unreachable, locked, full, restarting.
+    """The database failed in a way that waiting mends: unreachable, locked, full, restarting.
 
-    Its subclasses are what does not end by itself.
+    Its subclasses are the failures that waiting does not mend.
     """
 
     exit_code = Exit.DATABASE
@@ -118,7 +118,7 @@ class BusyError(ExporterError):
 
 
 class ApiError(ExporterError):
-    """The exchange did not give a valid answer.
+    """The exchange did not give a valid response.
 
     Every text from the exchange is hostile until here: `code`, `detail` and the rest hold no
     control characters and at most a few hundred characters each.
@@ -235,7 +235,7 @@ class UnreachableError(ApiError):
 
 
 class DeadlineError(ApiError):
-    """The poll's deadline passed before the answer was complete."""
+    """The poll's deadline passed before the response was complete."""
 
     outcome: ClassVar[Outcome] = "timeout"
 

@@ -1,4 +1,4 @@
-"""Hooks: what happens while the exporter records, as typed values, and who receives them.
+"""Hooks: typed events about what the exporter does, and the listeners that receive them.
 
 `recording` and `daemon` emit events; `monitoring`, `logs` and the demo receive them. The values are
 structs, not dataclasses, because `run-once` starts every minute: a struct takes a tenth of the time
@@ -32,19 +32,19 @@ class AccountsChanged(msgspec.Struct, frozen=True):
 
 
 class PollFinished(msgspec.Struct, frozen=True, kw_only=True):
-    """A poll of an account has ended, whatever came of it.
+    """A poll of an account has ended, successfully or not.
 
     Attributes:
         seconds: how long it took, from the claim to the commit.
         http_status: of the last response; None if there was none.
         kept: where the poll's row is.
-        exit_code: what became of it.
-        reason: one line, unless all is well.
+        exit_code: how it ended.
+        reason: one line if something went wrong; otherwise None.
         last_success_at: the account's latest observation in the database, whoever made it; None if
             there is none, or if the database was away.
         groups, missing: order groups that stand, and those of them that this poll did not see; None
-            unless an observation was written. See `exporter.reading.figures`, as for the next.
-        found: those that were there when the account was first looked at, which is no change.
+            unless an observation was written. `exporter.reading.figures` defines these figures.
+        found: groups that were there at the account's first observation, which is no change.
         added, changed, removed: changes; None unless an observation was written.
     """
 
@@ -78,20 +78,20 @@ class PollDrained(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TickSkipped(msgspec.Struct, frozen=True):
-    """A tick was no poll, because another exporter is polling the account or just did."""
+    """A tick made no poll, because another exporter is polling the account or just did."""
 
     account: str
 
 
 class StreamChanged(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection listens for an account from now on, or does not, or could not be made.
+    """A connection began to listen for an account, stopped, or could not be made.
 
     Attributes:
-        at: UTC.
-        connected: whether it listens.
-        was_connected: whether it did before.
+        at: when, UTC.
+        connected: whether it listens now.
+        was_connected: whether it listened before.
         cause: of the gap in the stream that begins; None if it listens.
-        reason: one line, if something is wrong.
+        reason: one line if something is wrong; otherwise None.
     """
 
     account: str
@@ -107,7 +107,7 @@ class EventsRecorded(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         events: in the order in which they were heard. Another daemon may have recorded them too.
-        recorded_at: when they were durable, UTC.
+        recorded_at: when they had become durable, UTC.
     """
 
     account: str
@@ -116,11 +116,11 @@ class EventsRecorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DaemonReady(msgspec.Struct, frozen=True):
-    """The daemon polls: for the first time, or again after `DaemonReloading`."""
+    """The daemon is polling: for the first time, or again after `DaemonReloading`."""
 
 
 class DaemonReloading(msgspec.Struct, frozen=True):
-    """The daemon reads its configuration again."""
+    """The daemon is reading its configuration again."""
 
 
 class DaemonReloaded(msgspec.Struct, frozen=True):
@@ -144,7 +144,7 @@ class DaemonStopping(msgspec.Struct, frozen=True):
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """The scheduler's loop moves and no poll hangs; emitted every few seconds."""
+    """The scheduler's loop is moving and no poll hangs; emitted every few seconds."""
 
 
 Event: TypeAlias = (
@@ -164,13 +164,13 @@ Event: TypeAlias = (
 
 
 class Listener(Protocol):
-    """Receives every event, and handles those that concern it."""
+    """A receiver of every event, which handles those that concern it."""
 
     def receive(self, event: Event) -> None:
         """Handle an event.
 
-        Called from many threads; for `PollFinished`, `PollDrained` and `TickSkipped` from one at a
-        time for each account. It must be quick, because a poll waits for it.
+        Many threads call this at the same time, but for the `PollFinished`, `PollDrained` and
+        `TickSkipped` of one account only one at a time. It must be quick, because a poll waits.
         """
 
 

@@ -1,4 +1,4 @@
-"""How to install what is missing: the one place that knows where the distribution can be had."""
+"""Say how to install a missing extra; only this module knows where the distribution is."""
 
 PUBLISHED = False
 """Whether `kalshi-exporter` is on the package index; docs/releasing.md says when to change it.
@@ -8,7 +8,7 @@ While it is not, nothing may tell people to install that name: anybody could reg
 
 
 def install_command(extra: str) -> str:
-    """Return the words that tell how to install an extra of this distribution.
+    """Return the command that installs an extra of this distribution, for a message.
 
     Args:
         extra: its name in pyproject.toml, such as `postgres`.

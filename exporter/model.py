@@ -20,11 +20,11 @@ Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 class OrderGroup(
     msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """The state of one order group, as one answer gave it.
+    """The state of one order group, as one response gave it.
 
-    A struct outside the garbage collector's reach, because an account may have 100,000 of them;
-    it holds only plain values, so that no cycle can arise. `decoding` makes them straight from an
-    answer, with the names that fields have there.
+    The garbage collector does not track these structs, because an account may have 100,000 of
+    them; they hold only plain values, so no cycle can arise. `exporter.kalshi.decode` makes them
+    straight from a response, whose field names they use.
 
     Attributes:
         id: 1 to 256 characters, none of them a control character.
@@ -41,19 +41,19 @@ class OrderGroup(
     is_auto_cancel_enabled: bool
     contracts_limit: str | None = msgspec.field(default=None, name="contracts_limit_fp")
     exchange_index: Int64 | None = None
-    # Under a name with a character that no answer may have that is decoded straight.
+    # The name holds a control character, so no field that is decoded straight can have it.
     extra: str | None = msgspec.field(default=None, name="\x7fextra")
 
 
 class OrderGroupEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event of an order group, as the exchange's channel `order_group_updates` sent it.
 
-    It names no account: a connection belongs to a key and an exchange, and several accounts may
-    share one. Nor does it hold anything of its delivery, such as the sequence number or the time
-    of sending, so that two connections that hear the same event give the same values, all but
+    An event names no account: a connection belongs to a key and an exchange, and several accounts
+    may share one. It holds nothing about its delivery either, such as the sequence number or the
+    time of sending: two connections that hear the same event give equal values, except for
     `received_at`.
 
-    A struct outside the garbage collector's reach, because a burst may have 100,000 of them.
+    The garbage collector does not track these structs, because a burst may have 100,000 of them.
 
     Attributes:
         order_group_id: 1 to 256 characters, none of them a control character.
@@ -64,8 +64,8 @@ class OrderGroupEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         received_at: when this process had read the message, UTC.
         extra: the fields of the event that this version does not know, in the same form as an
             `OrderGroup`'s; None if there were none.
-        occurrence: tells equal events without `event_at` apart: their count on one connection,
-            1, 2, …, which `Occurrences` sets. Always 1 with `event_at`.
+        occurrence: 1, 2, … The exchange may send equal events without `event_at`. `Occurrences`
+            numbers them on each connection to tell them apart. Always 1 with `event_at`.
     """
 
     order_group_id: str
@@ -79,23 +79,23 @@ class OrderGroupEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamBatch:
-    """What one connection heard for one account since the batch before: written whole or not.
+    """All that one connection heard for one account since its previous batch.
 
-    A connection's batches are written, or put into the spool, in their order. A batch that could
-    be kept nowhere ends the connection's span: `since` of those after it must lie after everything
-    that it held.
+    A batch is written whole or not at all, and a connection's batches are written, or spooled, in
+    their order. A batch that neither the database nor the spool could keep ends the connection's
+    span: the `since` of later batches must lie after everything that it held.
 
     Attributes:
         account: whose history it belongs to.
         own_groups_only: whether the connection hears groups of other subaccounts too, so that only
             events of groups that the account's polls see are the account's.
-        since: where the connection's unbroken span begins, the same in all of its batches; None to
-            claim no span, as for a connection that could not be made.
-        until: the last instant up to which no event of the span is missing, counting those in this
-            batch: not when the last message arrived, but the instant at which the exchange had
-            sent all that went before it, such as the sending of a ping that has been answered.
-            With `cause`, where the span ended. UTC, as `since`.
-        events: heard and not written before, in the order in which they came.
+        since: where the connection's unbroken span begins, UTC; the same in all of its batches.
+            None to claim no span, as for a connection that could not be made.
+        until: the last instant, UTC, up to which no event of the span is missing, this batch
+            included. This is not the arrival of the last message, but an instant at which the
+            exchange had certainly sent everything earlier, such as the sending of a ping that has
+            been answered. With `cause`, where the span ended.
+        events: those heard since the previous batch, in the order in which they came.
         cause: why listening ended, or could not begin; None while it goes on.
     """
 
@@ -115,8 +115,8 @@ class Observation:
         observed_at: when the last byte arrived, UTC.
         digest: of the response's bytes and of the version of the decoder. Two observations of an
             account with the same digest hold the same groups.
-        groups: by id; None if the digest equals the one that the caller knew already, so that
-            there was no need to decode.
+        groups: by id; None if the response was not decoded, because its digest equals the one
+            that the caller already knew.
     """
 
     observed_at: datetime
@@ -129,12 +129,12 @@ class Poll:
     """One attempt to observe all order groups of an account: one row of `polls`.
 
     Attributes:
-        started_at, finished_at: UTC, around everything including waits.
-        outcome: "ok" exactly if there is an observation.
+        started_at, finished_at: UTC; waits between attempts lie in between.
+        outcome: "ok" if and only if there is an observation.
         attempts: HTTP requests sent, over all pages.
         clock_skew_ms: this machine's clock minus the exchange's, to about half a second.
-        error_code, error_message, error_details, error_service: None if the poll succeeded;
-            harmless and bounded texts otherwise.
+        error_code, error_message, error_details, error_service: sanitized and bounded texts; None
+            if the poll succeeded.
     """
 
     account: str

@@ -1,7 +1,7 @@
-"""Says why a file cannot be used, and how to mend it: who owns it, its mode, who we are.
+"""Say why a file cannot be used, and how to mend it: its owner, its mode, and this process's user.
 
 The system's own messages name no cause: SQLite says "unable to open database file" for a missing
-directory, a missing permission and a full table of files alike.
+directory, a missing permission and too many open files alike.
 """
 
 import os
@@ -18,7 +18,7 @@ def is_missing(path: Path) -> bool:
     `Path.exists()` raises PermissionError before Python 3.14, and later returns False.
 
     Raises:
-        OSError: nobody can tell, because a directory on the way may not be entered.
+        OSError: it is unknown, because a directory on the way may not be entered.
     """
     try:
         path.stat()
@@ -75,7 +75,7 @@ def explain_directory(path: Path, *, write: bool) -> str | None:
 
 
 def explain_place(path: Path) -> str | None:
-    """Return why no files can be created in a directory, which is created itself if need be.
+    """Return why no files can be created in a directory, which may itself be created first.
 
     Args:
         path: of the directory.
@@ -118,5 +118,5 @@ def _explain_access(path: Path, status: os.stat_result, wanted: int) -> str | No
 def _name_of(user_id: int) -> str:
     try:
         return pwd.getpwuid(user_id).pw_name
-    except KeyError:  # as in containers
+    except KeyError:  # a user without a name, as in containers
         return f"user {user_id}"

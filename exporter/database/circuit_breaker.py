@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from exporter.clock import elapsed
 from exporter.errors import DatabaseError
 
-_LONG = 1.0  # seconds: an error that took longer is a time-out, not a refusal
+_LONG = 1.0  # seconds; an error that took longer is a time-out, not a refusal
 _PAUSE = 1.0  # seconds between two probes
 
 

@@ -1,6 +1,6 @@
 """One interface to SQLite and Postgres: connections, transactions, errors of one line each.
 
-Nothing here relies on session state, so that a pooler in transaction mode may be in between.
+Nothing here relies on session state, because a pooler in transaction mode may be in between.
 """
 
 import threading
@@ -22,11 +22,11 @@ from exporter.errors import ConfigurationError, DatabaseError
 from exporter.installing import install_command
 from exporter.permissions import explain_directory, is_missing
 
-_TURN_SECONDS = 10.0  # a thread waits this long for the other threads of its process
+_TURN_SECONDS = 10.0  # how long a thread waits for the other threads of its process
 
 
 class Database:
-    """A database that is written to.
+    """A database to read from and write to.
 
     Args:
         url: SQLAlchemy's form, `sqlite:///…` or `postgresql+psycopg://…`.
@@ -44,7 +44,7 @@ class Database:
         self.engine: Engine = (
             self._sqlite_engine() if self.is_sqlite else self._postgres_engine(pool_size)
         )
-        # A reader leaves files and logs alone, whatever happens to them.
+        # Only a writer reacts to a replaced file; a reader leaves files and logs alone.
         watched = self.is_sqlite and self.writes
         self._file = SqliteFile(Path(self.url.database or "")) if watched else None
         # SQLite admits one writer. The threads of this process queue here rather than in SQLite's
@@ -59,7 +59,7 @@ class Database:
 
     @property
     def generation(self) -> int:
-        """How many times another file has taken the place of SQLite's; 0 on Postgres."""
+        """How many times another file has replaced SQLite's; 0 on Postgres."""
         return 0 if self._file is None else self._file.generation
 
     def require_file(self) -> None:
@@ -72,7 +72,7 @@ class Database:
             self._file.require()
 
     def maintain(self) -> None:
-        """Do what is best done between two polls: keep SQLite's write-ahead log small."""
+        """Keep SQLite's write-ahead log small; call this between two polls."""
         if self.path is not None and self._file is not None and self._file.is_in_place():
             wal.checkpoint(self.path)
 
@@ -209,7 +209,7 @@ def _postgres() -> ModuleType:
         ConfigurationError: it is not installed, or does not work here.
     """
     try:
-        from exporter.database import postgres  # noqa: PLC0415  # as said
+        from exporter.database import postgres  # noqa: PLC0415  # psycopg is an extra's
     except ImportError as error:
         # The driver names each library that it misses on a line of its own.
         what = str(error).splitlines()[0] if str(error) else "it cannot be imported"
@@ -225,15 +225,15 @@ def set_statement_timeout(
 ) -> None:
     """Limit how long each statement may take, until the transaction ends.
 
-    Postgres would otherwise wait without end for a lock, a slow disk or a hung server; and others
-    would wait for this process if it stops while it holds the account's row. The time-outs of
-    `Database.transaction` suit few rows.
+    Without a limit, Postgres would wait without end for a lock, a slow disk or a hung server; and
+    others would wait for this process if it stops while it holds the account's row. The time-outs
+    of `Database.transaction` suit few rows.
 
     Args:
         connection: in a transaction.
         rows: how many rows the statements may write, which extends the limit.
         seconds: the limit without them; that of a poll if None.
     """
-    # SQLite waits only for its lock, and never long.
+    # SQLite needs no limit: it waits only for its lock, and never long.
     if connection.dialect.name != "sqlite":
         _postgres().set_statement_timeout(connection, rows=rows, seconds=seconds)

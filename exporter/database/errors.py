@@ -1,7 +1,7 @@
-"""Turns the drivers' errors into the exporter's, each one line that says what to do.
+"""Turn the drivers' errors into the exporter's: each is one line that says what to do.
 
-What matters most is whether waiting helps. A server that restarts comes back by itself; a missing
-permission does not, and whoever reads the log must know.
+The most important distinction is whether waiting helps. A server that restarts comes back by
+itself; a missing permission does not, so the message names the remedy.
 """
 
 import re
@@ -29,7 +29,7 @@ def translated_errors(url: URL, *, write: bool = True) -> Iterator[None]:
 
     Args:
         url: of the database.
-        write: whether the connection writes: what a reader needs is less.
+        write: whether the connection writes; a reader needs fewer rights.
 
     Raises:
         PoisonPollError: for values that the database can never hold.
@@ -39,7 +39,7 @@ def translated_errors(url: URL, *, write: bool = True) -> Iterator[None]:
     """
     try:
         yield
-    except (DBAPIError, sqlite3.Error) as error:  # the second of a pragma, without SQLAlchemy
+    except (DBAPIError, sqlite3.Error) as error:  # a pragma raises sqlite3's, without SQLAlchemy
         driver_error = (error.orig or error) if isinstance(error, DBAPIError) else error
         if url.get_backend_name() == "sqlite":
             raise _sqlite_error(driver_error, Path(url.database or ""), write=write) from error
@@ -125,12 +125,12 @@ def _postgres_error(error: BaseException, url: URL, *, write: bool, poison: bool
     said = _first_line(error)
     state = getattr(error, "sqlstate", None)
     line = f"database: {said}"
-    # A partition that nobody has made is not the fault of the poll that needs it.
+    # A missing partition is not the poll's fault: the same poll succeeds once somebody adds it.
     if poison and "no partition of relation" not in said:
         return PoisonPollError(line)
     if state is None:
         remedy = remedy_of_connection(said, url)
-        # The driver refuses a wrong address before it asks anybody.
+        # The driver raises ProgrammingError for a wrong address, before it connects.
         if remedy is None and type(error).__name__ == "ProgrammingError":
             remedy = "correct database.url"
         return DatabaseError(line) if remedy is None else DatabaseSetupError(f"{line}: {remedy}")

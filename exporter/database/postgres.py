@@ -1,6 +1,6 @@
 """Connections to Postgres on which every wait has a time-out; `database` imports it when needed.
 
-Nothing here relies on session state, so that a pooler in transaction mode may be in between.
+Nothing here relies on session state, because a pooler in transaction mode may be in between.
 """
 
 import math
@@ -75,8 +75,8 @@ def make_engine(url: URL, pool_size: int) -> Engine:
     defaults = {
         "connect_timeout": str(_CONNECT_SECONDS),
         "tcp_user_timeout": str(_DEAD_PEER_SECONDS * 1000),
-        # A server that vanishes while it owes a response has acknowledged everything. Only probes
-        # find out, which the system sends after two hours by default.
+        # If the server vanishes after it acknowledged all packets, only TCP keepalive probes find
+        # out; by default the system sends them after two hours.
         "keepalives_idle": str(_SILENT_PEER_SECONDS),
         "keepalives_interval": str(_SILENT_PEER_SECONDS),
         "keepalives_count": "2",
@@ -140,7 +140,7 @@ def begin(connection: Connection) -> None:
 
 
 def begin_reading(connection: Connection) -> None:
-    """Begin a read-only transaction on one snapshot, which may take as long as it takes.
+    """Begin a read-only transaction on one snapshot, without a limit on its duration.
 
     Args:
         connection: to Postgres.
@@ -155,8 +155,8 @@ def begin_reading(connection: Connection) -> None:
 def _settings(connection: Connection) -> str:
     """Return the statements that make a transaction independent of everybody's settings.
 
-    Server, database, role and environment have defaults of their own. LOCAL, because the session
-    may be a pooler's; and so a startup parameter would not do either.
+    Server, database, role and environment have defaults of their own. The settings are LOCAL,
+    because the session may be a pooler's; for the same reason, startup parameters would not do.
     """
     newest = _driver(connection).info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT
     return ("SET LOCAL transaction_timeout = 0; " if newest else "") + _SETTINGS
@@ -179,7 +179,7 @@ def _statement_timeout() -> str:
 
 
 class _InstantLoader(Loader):
-    """Reads instants in ISO style, whatever style the session had before the message.
+    """A loader of instants in ISO style, whatever style the session had before the message.
 
     The driver's own loader refuses any other style, and does not see that the message changes it.
     """
@@ -207,8 +207,8 @@ def execute_one(
     if not durable:
         settings += "; SET LOCAL synchronous_commit = off"
     query = compiled(statement, connection.dialect)
-    # Through the driver: SQLAlchemy would take a tenth of a small poll's time. A message of several
-    # statements has no parameters, so this cursor writes them into the text.
+    # This bypasses SQLAlchemy, which would take a tenth of a small poll's time. A message of
+    # several statements has no parameters, so a client-side cursor writes them into the text.
     with (
         _sqlalchemy_s_errors(connection, str(query)),
         psycopg.ClientCursor(_driver(connection)) as cursor,
@@ -274,7 +274,7 @@ def _sqlalchemy_s_errors(connection: Connection, statement: str) -> Iterator[Non
 def set_client_timeout(connection: Connection, seconds: float | None = None) -> None:
     """Limit the wait for each response, with a little time for the server to report its time-out.
 
-    This ends the wait of this process alone. On the server, `set_statement_timeout` does.
+    This ends only the wait of this process. `set_statement_timeout` ends the work on the server.
 
     Args:
         connection: to Postgres.
@@ -293,7 +293,7 @@ def set_statement_timeout(connection: Connection, *, rows: int, seconds: float |
     )
 
 
-# For the transaction, not the session, which may be a pooler's.
+# The settings hold for the transaction, because the session may be a pooler's.
 _BOUND = text(
     "SELECT set_config('statement_timeout', :statement, true),"
     " set_config('idle_in_transaction_session_timeout', :idle, true)"

@@ -1,4 +1,4 @@
-"""What to do about an error of Postgres that does not end by itself."""
+"""Say what to do about an error of Postgres that waiting does not mend."""
 
 import getpass
 import os

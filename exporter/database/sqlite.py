@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from exporter.clock import elapsed
 from exporter.database import wal
 
-_BUSY_SECONDS = 10.0  # SQLite waits this long for another process that writes
+_BUSY_SECONDS = 10.0  # how long SQLite waits for another process that writes
 
 
 def make_engine(url: URL) -> Engine:
@@ -30,11 +30,11 @@ def make_engine(url: URL) -> Engine:
             isolation_level=None,
             check_same_thread=False,  # the pool lends it to one thread at a time
         )
-        # Larger statements need a temporary file otherwise: there may be no place for one.
+        # Larger statements would otherwise need a temporary file, for which there may be no place.
         connection.execute("PRAGMA temp_store=MEMORY")
-        # Each commit survives a power cut: no observation is forgotten.
+        # Each commit survives a power cut, so no observation is lost.
         connection.execute("PRAGMA synchronous=FULL")
-        # A reader that stays for hours makes the journal grow. This gives the space back.
+        # A reader that stays for hours makes the write-ahead log grow. This gives the space back.
         connection.execute(f"PRAGMA journal_size_limit={wal.LARGE}")
         return connection
 
@@ -42,7 +42,7 @@ def make_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # Writers take their turn at the start: a transaction never fails halfway for another.
+        # A writer takes the lock at the start, so another writer cannot make it fail halfway.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
@@ -50,7 +50,7 @@ def make_engine(url: URL) -> Engine:
 
 @contextmanager
 def synchronous(connection: Connection, *, durable: bool) -> Iterator[None]:
-    """Commit inside the block as `durable` says."""
+    """Make commits inside the block wait for the disk, unless `durable` is false."""
     if durable:
         yield
         return
@@ -82,7 +82,7 @@ def enable_wal(connection: Connection) -> None:
 
 
 def _pragma(connection: Connection, setting: str) -> None:
-    """Set it on the driver's connection, outside the transaction that SQLAlchemy would begin."""
+    """Run a pragma on the driver's connection, outside SQLAlchemy's transaction."""
     driver = connection.connection.driver_connection
     assert driver is not None  # noqa: S101  # a connection in use has one
     driver.execute(f"PRAGMA {setting}")

@@ -1,4 +1,4 @@
-"""Whether a SQLite file is still the one that is open: deleted, moved, replaced, overwritten.
+"""Detect that an open SQLite file has been deleted, moved, replaced or overwritten.
 
 SQLite goes on writing into a file that has lost its name, and keeps its write-ahead log by name
 beside whatever file has that name now. Nobody would notice until the process ends, and then the
@@ -17,7 +17,7 @@ from sqlalchemy.pool import QueuePool
 from exporter.errors import DatabaseError
 
 _HEADER = 100  # bytes of a database file's header
-# The part of the -shm file that says how much of the log is in the database: SQLite's walindex.
+# These parts of the -shm file, SQLite's walindex, say how much of the log is in the database.
 _SALTS = slice(32, 40)
 _BACKFILLED, _ATTEMPTED = slice(96, 100), slice(128, 132)
 _INDEX = 132
@@ -29,7 +29,7 @@ _Key = tuple[int, int]
 class SqliteFile:
     """The file behind a path, as this process has it open.
 
-    Not thread-safe: for whoever holds the turn to use the database.
+    Not thread-safe: only the thread that holds `Database`'s turn may use it.
 
     Args:
         path: of the database; a link is followed.
@@ -66,14 +66,14 @@ class SqliteFile:
         raise DatabaseError(self._gone())
 
     def check(self, engine: Engine) -> None:
-        """Look whether the open file is still the database; let go of it if not.
+        """Check that the open file is still the database; close it if not.
 
         Args:
             engine: whose connections have the file open.
 
         Raises:
-            DatabaseError: the file is not the database any more. The next connection opens what
-                is there by then.
+            DatabaseError: the file is no longer the database. The next connection opens whatever
+                file is there by then.
         """
         if self._key is None:
             self.require()
@@ -86,10 +86,10 @@ class SqliteFile:
                 raise DatabaseError(self._gone())
             raise DatabaseError(
                 f"database {self._path}: another file has taken the place of the one that was in"
-                " use; the next poll goes on with that one"
+                " use; the next poll uses the new file"
             )
         if self._was_overwritten():
-            # The log belongs to what the file held before, and must never reach what it holds now.
+            # The log belongs to the former content, and must never be applied to the new one.
             log = self._beside("-wal")
             if _key_of(log) == self._companions.get(log):
                 with suppress(OSError):
@@ -97,7 +97,7 @@ class SqliteFile:
             self._let_go(engine)
             raise DatabaseError(
                 f"database {self._path}: the file was overwritten while it was in use; the next"
-                " poll goes on with what it holds now"
+                " poll uses its new content"
             )
 
     def close(self, engine: Engine) -> None:
@@ -133,7 +133,7 @@ class SqliteFile:
     def _save_log(self, engine: Engine) -> None:
         """Move the write-ahead log into the file that it belongs to, whatever its name is now.
 
-        SQLite does not when it closes a file that has lost its name.
+        When SQLite closes a file that has lost its name, it does not do so itself.
         """
         pool = engine.pool
         if not isinstance(pool, QueuePool) or not pool.checkedin():
@@ -143,7 +143,7 @@ class SqliteFile:
 
     def _let_go(self, engine: Engine) -> None:
         engine.dispose()
-        # What is left of them would be taken for the next file's.
+        # SQLite would take any that remain for the next file's.
         for path, key in self._companions.items():
             if _key_of(path) == key:
                 with suppress(OSError):
@@ -154,8 +154,9 @@ class SqliteFile:
     def _was_overwritten(self) -> bool:
         """Return whether somebody but SQLite has written into the file.
 
-        SQLite writes into it only when it moves the log there, and says so beside the log. Read
-        through SQLite's own descriptors: closing another one would end all its locks.
+        SQLite writes into it only when it checkpoints, and records that in the -shm file. Both
+        files are read through SQLite's own descriptors, because closing any other descriptor of
+        a file would release all locks on it.
         """
         if self._key is None:
             return False
@@ -174,7 +175,7 @@ class SqliteFile:
         return before[1] == log and shared[_BACKFILLED] == shared[_ATTEMPTED]
 
     def _read(self, key: _Key, size: int) -> bytes | None:
-        """Read the beginning of a file that SQLite has open; None if it cannot be found."""
+        """Return the beginning of a file that SQLite has open; None if it cannot be found."""
         descriptor = self._descriptors.get(key)
         if descriptor is None or _key_of_descriptor(descriptor) != key:
             found = (each for each in _open_descriptors() if _key_of_descriptor(each) == key)

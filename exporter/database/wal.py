@@ -1,4 +1,4 @@
-"""Keeps SQLite's write-ahead log small although somebody reads at all times.
+"""Keep SQLite's write-ahead log small although somebody reads at all times.
 
 SQLite checkpoints after commits: it copies the log into the database file, but only as far as the
 oldest reader has seen. It starts the log over only when all of it has been copied. With a reader at

@@ -12,11 +12,11 @@ from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.keys import SigningKey
 from exporter.kalshi.order_groups import fetch_order_groups
 
-_TOLERATED_SKEW = 5_000  # ms; the exchange has been seen to refuse from some 10 to 30 seconds on
+_TOLERATED_SKEW = 5_000  # ms; the exchange has been seen to refuse errors between 10 and 30 seconds
 
 
 def check_account(account: Account, key: SigningKey, proxy: str | None) -> Finding:
-    """Send one signed request, perhaps through a proxy, and say what came of it."""
+    """Send one signed request, perhaps through a proxy, and report the result."""
     subject = f"account {account.name}"
     began = elapsed()
     budget = RequestBudget(account.poll.deadline)
@@ -47,7 +47,7 @@ def check_account(account: Account, key: SigningKey, proxy: str | None) -> Findi
 
 
 def _elsewhere(account: Account, error: ExporterError) -> str:
-    """Say what to try if the exchange does not know the key: a key is of one environment."""
+    """Return a hint if the exchange does not know the key: each key belongs to one environment."""
     details = getattr(error, "details", None) or ""
     if "NOT_FOUND" not in details or account.environment is None:
         return ""

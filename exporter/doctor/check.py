@@ -1,6 +1,6 @@
-"""A doctor: each finding is one line that says what was looked at, and how to mend it.
+"""Check the configuration and all that it names: each finding is one line with its remedy.
 
-It changes nothing: no file, no table, no row.
+A check leaves no file, table or row behind.
 """
 
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def check(configuration: Configuration, *, offline: bool) -> Iterator[Finding]:
-    """Look at everything a poll needs, in the order in which a poll needs it.
+    """Check everything that a poll needs, in the order in which a poll needs it.
 
     Args:
         configuration: without faults.
-        offline: leave out the request to the exchange that each account is checked by.
+        offline: skip all checks that send something to the exchange.
     """
     installation = check_installation()
     if installation is not None:

@@ -1,4 +1,4 @@
-"""Looks at the database: can it be reached, is its schema right, can it be written?"""
+"""Check the database: can it be reached, is its schema right, can it be written?"""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,7 +15,7 @@ from exporter.permissions import explain_directory, is_missing
 
 
 def check_database(configuration: Configuration) -> Iterator[Finding]:
-    """Look at the configured database."""
+    """Check the configured database."""
     subject = "database"
     try:
         with closing(RehearsalDatabase(configuration.database.url)) as database:
@@ -34,7 +34,7 @@ def check_database(configuration: Configuration) -> Iterator[Finding]:
 
 
 def _schema(configuration: Configuration, database: RehearsalDatabase) -> Finding:
-    """Look at the database's schema, and whether it can be written.
+    """Check the database's schema, and whether it can be written.
 
     Raises:
         ExporterError: it cannot be used.

@@ -1,4 +1,4 @@
-"""Tell where the file of a key or a database lies: in a git tree, on a network file system."""
+"""Find out where the file of a key or a database lies: in a git tree, on a network file system."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")  # a blank is \040
 def git_tree_of(path: Path) -> Path | None:
     """Return the root of the git working tree in which a file lies; None if it lies in none.
 
-    A link counts by where it leads: git keeps only the link.
+    Of a link, its target counts, because git keeps only the link.
     """
     # Path.exists raises where a directory may not be searched.
     return next(
@@ -32,15 +32,15 @@ def git_tree_of(path: Path) -> Path | None:
 
 
 def network_filesystem_of(path: Path, mounts: str | None = None) -> str | None:
-    """Name the network file system on which a file lies, or would lie.
+    """Return the network file system on which a file lies, or would lie.
 
     Args:
         path: of the file; it need not exist.
-        mounts: as Linux tells them in /proc/self/mountinfo; read there if None.
+        mounts: the content of Linux's /proc/self/mountinfo; read from there if None.
 
     Returns:
-        Its type and source, such as "nfs4 (server:/home)"; None if it is none, or if the system
-        does not tell.
+        Its type and source, such as "nfs4 (server:/home)"; None if the file system is local or
+        unknown.
     """
     if mounts is None:
         try:
@@ -56,7 +56,7 @@ def network_filesystem_of(path: Path, mounts: str | None = None) -> str | None:
         if not separator or len(place) < 5 or len(kind) < 2:  # noqa: PLR2004  # proc(5)'s columns
             continue
         mounted = Path(_plain(place[4]))
-        # Of two at one place the later hides the earlier.
+        # If two are mounted at one place, the later one hides the earlier.
         if path.is_relative_to(mounted) and len(mounted.parts) >= longest:
             longest = len(mounted.parts)
             found = f"{kind[0]} ({_plain(kind[1])})" if kind[0].lower() in _OVER_A_NETWORK else None

@@ -1,4 +1,4 @@
-"""What one look gave: one line, and the exit code that it stands for."""
+"""The result of one check: one line, and the exit code that it stands for."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from exporter.errors import Exit, ExporterError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one look gave.
+    """The result of one check.
 
     Attributes:
-        subject: what was looked at.
+        subject: what was checked.
         text: what was found; if it is wrong or doubtful, also what to do.
-        exit_code: OK, or what a poll would end with.
-        doubtful: it works, but will not or should not for long.
+        exit_code: OK, or the code with which a poll would end.
+        doubtful: whether it works now, but may soon fail or is unsafe.
     """
 
     subject: str
@@ -23,6 +23,6 @@ class Finding:
 
 
 def failed(subject: str, error: ExporterError, fault: str | None = None) -> Finding:
-    """Make a finding of an error; `fault` replaces its text."""
+    """Return an error as a finding; `fault` replaces its text."""
     text = (fault or str(error)).removeprefix(f"{subject}: ")
     return Finding(subject=subject, text=text, exit_code=error.exit_code)

@@ -1,4 +1,4 @@
-"""Whether the installed package is this one alone."""
+"""Check that no other distribution installed a package of the same name."""
 
 from importlib.metadata import packages_distributions
 
@@ -14,7 +14,7 @@ def check_installation() -> Finding | None:
     The two overwrite each other's files, so that either may run the other's code.
 
     Returns:
-        What is wrong; None if nothing is.
+        What is wrong and what to do; None if all is well.
     """
     others = set(packages_distributions().get(_PACKAGE, ())) - {_DISTRIBUTION}
     if not others:

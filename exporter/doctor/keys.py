@@ -12,7 +12,7 @@ from exporter.kalshi.keys import SigningKey
 
 
 def check_key(account: Account, keys: dict[str, SigningKey]) -> Iterator[Finding]:
-    """Load an account's key, and look where it lies.
+    """Load an account's key, and check where its file lies.
 
     Args:
         account: whose key to load.
@@ -31,7 +31,7 @@ def _key(subject: str, key: SigningKey, account: Account) -> Iterator[Finding]:
     path = account.private_key_file
     try:
         mode = f", mode {stat.S_IMODE(path.stat().st_mode):04o}"
-    except OSError:  # a pipe or a descriptor that is gone once it has been read
+    except OSError:  # a pipe or a descriptor is gone once it has been read
         mode = ""
     yield Finding(subject=subject, text=f"{key.describe()}, {path}{mode}")
     for each in filter(None, (path, account.private_key_passphrase_file)):

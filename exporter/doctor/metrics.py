@@ -1,4 +1,4 @@
-"""Looks at what `[metrics]` names: the library, the port, the file."""
+"""Check what `[metrics]` needs: the library, the port, the file."""
 
 import http.client
 import socket
@@ -14,11 +14,11 @@ from exporter.errors import ConfigurationError, Exit
 from exporter.permissions import explain_directory
 
 _SUBJECT = "metrics"
-_SECONDS = 2.0  # that a running daemon may take to answer
+_SECONDS = 2.0  # how long a running daemon may take to respond
 
 
 def check_metrics(configuration: Configuration) -> Iterator[Finding]:
-    """Look at the configured metrics, if there are any."""
+    """Check the configured metrics, if there are any."""
     wanted = configuration.metrics
     if wanted is None:
         return

@@ -1,4 +1,4 @@
-"""Takes the way of a poll through the database, with the same statements, and undoes all of it."""
+"""Run the statements of polls and events on the database, and roll all of it back."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,11 +24,11 @@ _TRIAL_SIZE = 65536  # bytes
 
 
 class _Undo(Exception):  # noqa: N818  # it is no error
-    """Rolls a transaction back."""
+    """A request to roll a transaction back."""
 
 
 class RehearsalDatabase(Database):
-    """A database in which nothing stays that is written inside `rehearsal`.
+    """A database that rolls back everything that is written inside `rehearsal`.
 
     Args:
         url: as of `Database`.
@@ -128,7 +128,7 @@ def _group(name: str, limit: str) -> OrderGroup:
 
 
 def try_directory(directory: Path) -> None:
-    """Write a file that has no name, and let it go.
+    """Write a temporary file without a name, which vanishes at once.
 
     Raises:
         OSError: the disk is full, or nothing can be written there.

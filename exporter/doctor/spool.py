@@ -1,4 +1,4 @@
-"""Looks at the spool: can it be written, and what waits there?"""
+"""Check the spool: can it be written, and what waits there?"""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -16,7 +16,7 @@ _TRIAL_SIZE = 4096  # bytes
 
 
 def check_spool(configuration: Configuration) -> Iterator[Finding]:
-    """Look at the configured spool."""
+    """Check the configured spool."""
     subject = "spool"
     directory = configuration.spool.directory
     with closing(wiring.spool_of(configuration)) as spool:
@@ -34,12 +34,12 @@ def check_spool(configuration: Configuration) -> Iterator[Finding]:
         subject=subject,
         text=f"{directory}; " + (f"{waiting} polls wait for the database" if waiting else "empty"),
     )
-    # Nobody else will ever write these.
+    # No exporter with this configuration would ever write these to the database.
     configured = {account.name for account in configuration.accounts}
     for account in sorted(pending.keys() - configured):
         yield Finding(
             subject=subject,
-            text=f"{pending[account]} polls wait of the account {account}, which is not configured:"
+            text=f"{pending[account]} polls of the account {account} wait, which is not configured:"
             " configure it again for one run-once, which writes them",
             doubtful=True,
         )
@@ -53,14 +53,14 @@ def check_spool(configuration: Configuration) -> Iterator[Finding]:
 
 
 class _Undo(Exception):  # noqa: N818  # it is no error
-    """Rolls a transaction back."""
+    """A request to roll a transaction back."""
 
 
 def _try_to_write(spool: Spool) -> None:
-    """Write a poll that does not stay.
+    """Write a poll, and roll it back.
 
     Raises:
-        SpoolError: that fails.
+        SpoolError: the spool cannot be written.
     """
     with suppress(_Undo), spool.lend(to_write=True) as connection:
         connection.execute(
@@ -70,10 +70,10 @@ def _try_to_write(spool: Spool) -> None:
 
 
 def _try_directory(directory: Path) -> None:
-    """Write where the spool would be made.
+    """Write a temporary file where the spool would be made.
 
     Raises:
-        SpoolError: that fails.
+        SpoolError: nothing can be written there.
     """
     reason = explain_place(directory)
     if reason is not None:

@@ -11,11 +11,11 @@ from exporter.recording.stream_source import StreamSource, sources_of
 
 
 def check_stream(configuration: Configuration, keys: Mapping[str, SigningKey]) -> Iterator[Finding]:
-    """Make the connections that a daemon would make, subscribe, and say what came of it.
+    """Make the connections that a daemon would make, subscribe, and report the results.
 
     Args:
-        configuration: whose accounts are listened for, as far as their `stream` says so.
-        keys: of the accounts whose key can be used.
+        configuration: names the accounts, and which of them listen to the stream.
+        keys: by account; accounts without a usable key are left out.
     """
     accounts = [account for account in configuration.accounts if account.name in keys]
     for source in sources_of(accounts, keys, configuration.http.proxy):
@@ -23,11 +23,11 @@ def check_stream(configuration: Configuration, keys: Mapping[str, SigningKey]) -
 
 
 def _subscribe(source: StreamSource) -> Finding:
-    # Only here and in the daemon's stream: these are slow to import.
-    import asyncio  # noqa: PLC0415
+    # These are slow to import, and only `check` and the daemon's stream need them.
+    import asyncio  # noqa: PLC0415  # as said
 
-    from exporter.http.tls import ssl_context  # noqa: PLC0415
-    from exporter.kalshi.stream_connection import StreamConnection  # noqa: PLC0415
+    from exporter.http.tls import ssl_context  # noqa: PLC0415  # as said
+    from exporter.kalshi.stream_connection import StreamConnection  # noqa: PLC0415  # as said
 
     async def subscribe() -> None:
         async with StreamConnection(
@@ -47,7 +47,7 @@ def _subscribe(source: StreamSource) -> Finding:
     except StreamError as error:
         return Finding(
             subject=subject,
-            text=f"{error}; polls do not need it: stream = false if nobody shall listen",
+            text=f"{error}; polls do not need the stream: set stream = false to do without it",
             exit_code=Exit.UNAUTHORIZED if error.cause == "unauthorized" else error.exit_code,
         )
     except ConfigurationError as error:

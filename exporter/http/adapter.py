@@ -1,4 +1,4 @@
-"""A requests adapter whose every exchange has one total deadline and one bound on bytes."""
+"""A requests adapter that gives each round trip one total deadline and one bound on bytes."""
 
 import functools
 import socket
@@ -15,7 +15,7 @@ from exporter.clock import elapsed
 from exporter.http.resolve import connect, look_up
 from exporter.http.sockets import DeadlineSocket
 
-# What a response may have beside its body: header, interim responses, the framing of chunks.
+# A response may have this much beside its body: header, interim responses, framing of chunks.
 _OVERHEAD = 1024 * 1024  # bytes
 
 _TUNNEL_LIMIT = 64 * 1024  # bytes of a proxy's response to CONNECT
@@ -24,7 +24,7 @@ _TUNNEL_LIMIT = 64 * 1024  # bytes of a proxy's response to CONNECT
 class StaleConnectionError(Exception):
     """The peer had closed a kept connection before it could have read the request.
 
-    The request may be sent again. Not an OSError, because urllib3 would wrap that.
+    The request may be sent again. This is no OSError, because urllib3 would wrap that.
     """
 
 
@@ -68,7 +68,7 @@ class _DeadlineHTTPConnection(HTTPConnection):
         try:
             return super().getresponse()
         except BaseException as error:
-            # urllib3 leaves a response open whose header it finds contradictory.
+            # If a header contradicts itself, urllib3 leaves the response open.
             connected.abandon()
             lost = isinstance(error, OSError) and not isinstance(error, TimeoutError)
             if lost and self._kept and connected.silent:
@@ -91,7 +91,7 @@ class _DeadlineHTTPConnection(HTTPConnection):
         return connected
 
     def _tunnel(self) -> None:
-        # urllib3 reads the proxy's response from the plain socket, which knows no total deadline.
+        # urllib3 reads the proxy's response from the plain socket, which has no total deadline.
         plain = self.sock
         self.sock = cast("socket.socket", DeadlineSocket(plain, self._ends_at, _TUNNEL_LIMIT))
         try:
@@ -113,10 +113,10 @@ class _DeadlineHTTPSConnectionPool(HTTPSConnectionPool):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """An adapter for a `requests.Session` whose timeout is the total time of an exchange.
+    """An adapter for a `requests.Session` whose timeout is the total time of a round trip.
 
     Pass `timeout=urllib3.Timeout(total=seconds)`. One connection is kept alive; nothing is
-    retried, because each attempt needs a signature of its own. An exchange on a kept connection
+    retried, because each attempt needs a signature of its own. A request on a kept connection
     may raise `StaleConnectionError`.
 
     Args:
@@ -153,7 +153,7 @@ class DeadlineAdapter(HTTPAdapter):
         return manager
 
     def _use_deadlines(self, manager: PoolManager) -> None:
-        # The types know no partials.
+        # urllib3's types do not allow for partials.
         classes: Any = {
             "http": functools.partial(_DeadlineHTTPConnectionPool, byte_limit=self._byte_limit),
             "https": functools.partial(_DeadlineHTTPSConnectionPool, byte_limit=self._byte_limit),

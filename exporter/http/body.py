@@ -1,4 +1,4 @@
-"""Read a response within bounds: its body, and what its header says of time."""
+"""Read a response within bounds: its body, and its headers that concern time."""
 
 import io
 import re
@@ -26,8 +26,9 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
             deadline has passed.
 
     Raises:
-        InvalidResponseError: larger than the limit, an unknown encoding, or broken gzip.
-        Exception: what urllib3 and http.client raise for a transfer that breaks off.
+        InvalidResponseError: the body is larger than the limit, its encoding is unknown, or its
+            gzip stream is broken.
+        Exception: whatever urllib3 and http.client raise for a transfer that breaks off.
     """
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     if encoding in {"", "identity"}:
@@ -36,7 +37,7 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
         inflater = _Inflater()
     else:
         raise InvalidResponseError("the response's Content-Encoding was not asked for")
-    # A list of blocks would be copied once more at the end.
+    # BytesIO needs no further copy at the end, as a list of blocks would.
     body = io.BytesIO()
     size = 0
     while block := response.raw.read(_BLOCK, decode_content=False):
@@ -49,7 +50,7 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
                 )
             body.write(part)
     if not size and "Content-Length" not in response.headers and not response.raw.chunked:
-        # http.client takes a connection that ends inside the header for the end of the header.
+        # If the connection ends inside the header, http.client takes that for the header's end.
         raise EOFError("the connection ended before the body")
     if inflater and not inflater.complete:
         raise InvalidResponseError("the response's gzip stream breaks off")
@@ -83,8 +84,8 @@ def clock_skew_ms(headers: Mapping[str, str], began: float, ended: float) -> int
 
     Args:
         headers: of the response.
-        began: when the request went out, in seconds since 1970 by this machine's clock.
-        ended: when the header had come, likewise.
+        began: when the request was sent, in seconds since 1970 by this machine's clock.
+        ended: when the header had arrived, by the same clock.
 
     Returns:
         None without a readable Date.
@@ -97,10 +98,10 @@ def clock_skew_ms(headers: Mapping[str, str], began: float, ended: float) -> int
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that the exchange asks us to wait; None if it names none that is readable.
+    """Return the seconds to wait before the next request; None without a readable Retry-After.
 
     Both forms of https://www.rfc-editor.org/rfc/rfc9110#name-retry-after count. A date is measured
-    against the response's own Date, so that only the exchange's clock matters.
+    against the response's own Date, so that only the server's clock matters.
     """
     text = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+", text):

@@ -1,4 +1,4 @@
-"""The proxies that the environment names: they are not used, but their users are told so."""
+"""The environment's proxy variables: the exporter never uses them, but says so."""
 
 PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-"""What other programs read; this one reads `[http] proxy` alone."""
+"""Variables that other programs read; this one reads only `[http] proxy`."""

@@ -50,7 +50,7 @@ def look_up(host: str, port: int, ends_at: float) -> Addresses:
 
 
 def connect(addresses: Addresses, ends_at: float) -> socket.socket:
-    """Return a socket connected to the first address that responds; its timeout is what remains.
+    """Return a socket connected to the first address that responds, with the time that remains.
 
     Args:
         addresses: of the host, tried in this order.

@@ -1,8 +1,8 @@
 """Sockets that keep one deadline and one bound on bytes for a whole response.
 
-requests and urllib3 bound each single wait, so a peer that sends a byte now and then is waited for
-without end. Here the timeout that urllib3 sets on a connection before it reads a response is the
-time that the whole response may take, from the status line to the last byte.
+requests and urllib3 bound each single wait, so they wait without end for a peer that sends a byte
+now and then. Here the timeout that urllib3 sets on a connection before it reads a response limits
+the whole response, from the status line to the last byte.
 """
 
 import io
@@ -15,7 +15,7 @@ _BUFFER = 64 * 1024  # bytes
 
 
 class TooManyBytesError(Exception):
-    """The peer sends more than any acceptable response has.
+    """The peer sent more bytes than any acceptable response has.
 
     Not an OSError, because urllib3 would take that for a lost connection.
     """
@@ -43,7 +43,7 @@ class DeadlineSocket:
         return self._bytes_left == self._byte_limit
 
     def settimeout(self, seconds: float) -> None:
-        """Begin another exchange: all that follows may take `seconds` in total.
+        """Begin another round trip: all that follows may take `seconds` in total.
 
         urllib3 calls this before it sends on a kept connection, and before it reads a response.
         """

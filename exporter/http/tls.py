@@ -1,4 +1,4 @@
-"""Which certificate authorities are trusted: by requests, by the WebSocket and by healthchecks."""
+"""Find the certificate authorities that requests, the WebSocket and healthchecks trust."""
 
 import os
 import ssl
@@ -16,7 +16,7 @@ def certificate_authorities() -> str | None:
     requests would read these variables only together with .netrc and the proxies' variables.
 
     Raises:
-        ConfigurationError: the variable names nothing that exists.
+        ConfigurationError: the variable names a file that does not exist.
     """
     for name in VARIABLES:
         if path := os.environ.get(name):

@@ -1,6 +1,6 @@
-"""Deduplicate: an error that comes with each poll is logged when it begins, changes and ends.
+"""Deduplicate log lines: an error that repeats is logged when it begins, changes and ends.
 
-For the daemon. The lines in between are suppressed and counted, unless the level is DEBUG.
+The daemon uses this. The lines in between are suppressed and counted, unless the level is DEBUG.
 """
 
 import logging
@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 
 from exporter.errors import Exit
 from exporter.hooks import AccountsChanged, Event, PollFinished
+from exporter.text import counted
 
 _log = logging.getLogger(__name__)
 
-# Those that log what may come with each poll.
+# These loggers write the lines that may repeat with each poll.
 _LOGGERS = (
     "exporter.recording.reporting",
     "exporter.recording.drain",
@@ -35,9 +36,9 @@ class _Trouble:
     Attributes:
         last: the kinds of line of the previous poll, suppressed ones included.
         now: those of the poll under way.
-        failed: how many polls in a row were not all well.
+        failed: how many polls in a row did not end with exit code 0.
         since: when the first of these began.
-        suppressed: how many lines were suppressed meanwhile.
+        suppressed: how many lines were suppressed since then.
     """
 
     last: set[_Kind] = field(default_factory=set)
@@ -55,12 +56,12 @@ class RepeatFilter(logging.Filter):
         self._accounts: dict[str, _Trouble] = {}
 
     def attach(self) -> None:
-        """Begin to suppress."""
+        """Begin to suppress repeats."""
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(self)
 
     def detach(self) -> None:
-        """Suppress no more."""
+        """Stop suppressing repeats."""
         for name in _LOGGERS:
             logging.getLogger(name).removeFilter(self)
 
@@ -81,7 +82,7 @@ class RepeatFilter(logging.Filter):
         return True
 
     def receive(self, event: Event) -> None:
-        """Count a poll; forget the accounts that are not polled any more."""
+        """Count a poll; forget the accounts that are no longer polled."""
         match event:
             case PollFinished():
                 self._count(event)
@@ -104,10 +105,9 @@ class RepeatFilter(logging.Filter):
             return
         if trouble.failed:
             since = (trouble.since or datetime.now(UTC)).isoformat(timespec="seconds")
-            polls = "1 poll" if trouble.failed == 1 else f"{trouble.failed} polls"
             _log.warning(
                 "polled again; %s failed since %s",
-                polls,
+                counted(trouble.failed, "poll"),
                 since.replace("+00:00", "Z"),
                 extra={
                     "event": "recovered",
@@ -120,7 +120,7 @@ class RepeatFilter(logging.Filter):
 
 
 def _kind(record: logging.LogRecord) -> _Kind:
-    """Return what two lines must share to be repeats; numbers, such as ports, do not count."""
+    """Return the key that repeated lines share; numbers in them, such as ports, may differ."""
     facts = vars(record)
     message = re.sub(r"\d+(?:\.\d+)?", "#", record.getMessage())
     error = record.exc_info[0] if record.exc_info else None

@@ -1,4 +1,4 @@
-"""Format log records as text or JSON, harmless and short."""
+"""Format log records as text or JSON, sanitized and short."""
 
 import logging
 import math
@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from exporter.logs.redaction import redact
+from exporter.text import visible
 
 ROOT = "exporter"
-"""The logger above all of this package's."""
+"""The parent of all loggers of this package."""
 
-# A log line is read by people and stored by tools that cut long ones; a traceback, which only DEBUG
-# shows, is worth more room.
+# In characters. People read log lines, and the tools that store them cut long ones; a traceback,
+# which only DEBUG shows, gets more room.
 _LINE = 2_000
 _LINE_WITH_TRACEBACK = 20_000
 _MESSAGE = 1_000
@@ -23,11 +24,11 @@ _FIELD = 300
 _TRACEBACK = 12_000
 _NAME = 100
 
-# journald takes the priority from the beginning of a line, as syslog counts them.
+# journald takes a line's priority, in syslog's numbers, from its beginning.
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY = 7
 
-# What every reader of JSON takes for the same number.
+# Every reader of JSON takes integers up to this one for the same number.
 _LARGEST_INTEGER = 2**53
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -41,14 +42,14 @@ def is_own(name: str) -> bool:
 
 
 class _Formatter(logging.Formatter):
-    """What both formats share: the facts of a record, harmless and short."""
+    """A base of both formats, which collects the facts of a record."""
 
     def __init__(self, with_traceback: bool) -> None:
         super().__init__()
         self._with_traceback = with_traceback
 
     def facts(self, record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
-        """The fields that the caller gave, then what is known of an exception."""
+        """Yield the fields that the caller gave, then the facts of an exception."""
         for name, value in vars(record).items():
             if name not in _STANDARD:
                 yield name, value
@@ -62,33 +63,33 @@ class _Formatter(logging.Formatter):
 
 
 def _longest(facts: list[tuple[str, Any]]) -> int:
-    """Characters that a line with these facts may have."""
+    """Return how many characters a line with these facts may have."""
     with_traceback = any(name == "traceback" for name, _value in facts)
     return _LINE_WITH_TRACEBACK if with_traceback else _LINE
 
 
 def _limit(name: str) -> int:
-    """Characters that the value of a fact may have."""
+    """Return how many characters the value of a fact may have."""
     return _TRACEBACK if name == "traceback" else _FIELD
 
 
 def _message(record: logging.LogRecord) -> str:
     try:
         return redact(record.getMessage())
-    except Exception:  # noqa: BLE001 - arguments that do not fit must not cost the line
+    except Exception:  # noqa: BLE001  # arguments that do not fit must not cost the line
         return _text(record.msg)
 
 
 def _text(value: object) -> str:
-    """Any value as text without secrets."""
+    """Return any value as text without secrets."""
     try:
         return redact(str(value))
-    except Exception:  # noqa: BLE001 - a value that cannot be shown must not cost the line
+    except Exception:  # noqa: BLE001  # a value that cannot be shown must not cost the line
         return f"<{type(value).__name__}>"
 
 
 def _timestamp(record: logging.LogRecord) -> str:
-    """UTC with milliseconds, such as 2026-11-23T01:02:03.456Z."""
+    """Return a record's time in UTC with milliseconds, such as 2026-11-23T01:02:03.456Z."""
     instant = datetime.fromtimestamp(record.created, UTC)
     return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -97,21 +98,11 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def _visible(text: str) -> str:
-    """The text on one line: whatever moves a cursor or hides is spelled out, as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
 class TextFormatter(_Formatter):
     """`2026-11-23T01:02:03.456Z WARNING main: poll_failed: the exchange failed http_status=503`.
 
-    Who (the account, or the library's logger) and which event come first, then the sentence, then
-    the other facts. In the journal, which knows the time and the level, a priority precedes it.
+    The account (or the library's logger) and the event come first, then the sentence, then the
+    other facts. The journal records time and level itself, so only a priority precedes a line.
     """
 
     def __init__(self, with_traceback: bool, *, journald: bool) -> None:
@@ -119,15 +110,15 @@ class TextFormatter(_Formatter):
         self._journald = journald
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without its end."""
+        """Return one line, without its newline."""
         facts = [(name, value) for name, value in self.facts(record) if value is not None]
         given = dict(facts)
         who = given.get("account", None if is_own(record.name) else record.name)
         before = [_text(part) for part in (who, given.get("event")) if part is not None]
         sentence = ": ".join([*(_cut(part, _FIELD) for part in before), _message(record)])
-        parts = [_visible(_cut(sentence, _MESSAGE))]
+        parts = [visible(_cut(sentence, _MESSAGE))]
         parts += [
-            f"{_visible(_cut(name, _NAME))}={_quoted(_cut(_text(value), _limit(name)))}"
+            f"{visible(_cut(name, _NAME))}={_quoted(_cut(_text(value), _limit(name)))}"
             for name, value in facts
             if name not in {"account", "event"}
         ]
@@ -144,24 +135,24 @@ class TextFormatter(_Formatter):
 
 
 def _quoted(value: str) -> str:
-    """The value so that one can tell where it ends: bare if it is one plain word."""
+    """Return a value in quotes, or bare if it is one plain word."""
     if _BARE_VALUE.fullmatch(value) and value.isprintable():
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{_visible(escaped)}"'
+    return f'"{visible(escaped)}"'
 
 
 class JsonFormatter(_Formatter):
     """One object per line, in ASCII: timestamp, level, logger, event, message, and the facts."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, without its end; its texts are cut until it is short enough."""
-        import json  # noqa: PLC0415 - not needed for text
+        """Return one line, without its newline; cut its texts until it is short enough."""
+        import json  # noqa: PLC0415  # not needed for text
 
         facts = list(self.facts(record))
         longest = _longest(facts)
         line = ""
-        # Escapes are longer than what they stand for, so how much fits is only known afterwards.
+        # Escapes are longer than their characters, so the length is known only afterwards.
         for share in (1.0, 0.3, 0.1, 0.0):
             fields = {
                 "timestamp": _timestamp(record),
@@ -176,8 +167,8 @@ class JsonFormatter(_Formatter):
             if "event" in kept:
                 fields["event"] = kept["event"]
             fields["message"] = _json_text(_message(record), int(_MESSAGE * max(share, 0.05)))
-            # DEL is the one control character that json leaves as it is. `fields` stands
-            # twice: it comes first, and no fact of the same name replaces one of it.
+            # `fields` comes first to set the order, and again so that no fact of the same name
+            # replaces it. json escapes every control character but DEL.
             line = json.dumps(fields | kept | fields).replace("\x7f", "\\u007f")
             if len(line) <= longest:
                 break
@@ -185,12 +176,12 @@ class JsonFormatter(_Formatter):
 
 
 def _json_text(text: str, limit: int) -> str:
-    # A lone surrogate fits no encoding, and strict readers refuse the line that holds its escape.
+    # No encoding has a lone surrogate, and strict readers refuse a line that holds its escape.
     return _cut(text, limit).encode("utf-8", "backslashreplace").decode()
 
 
 def _json_value(value: object, limit: int) -> Any:
-    """Numbers, truths and null as they are, where JSON has them; everything else as text."""
+    """Return numbers, booleans and None as they are if JSON has them, anything else as text."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER:

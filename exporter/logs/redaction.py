@@ -1,4 +1,4 @@
-"""Redact secrets: `***` stands in their place in every log line and message."""
+"""Redact secrets: replace them with `***` in every log line and message."""
 
 from urllib.parse import quote
 
@@ -7,10 +7,10 @@ _SHORTEST_SECRET = 4
 
 
 class _Secrets:
-    """The texts that no line may hold: thousands of accounts have thousands of them."""
+    """The texts that no line may hold, indexed, because thousands of accounts have thousands."""
 
     def __init__(self) -> None:
-        self._forms: dict[str, tuple[str, ...]] = {}  # by how they begin, the longest first
+        self._forms: dict[str, tuple[str, ...]] = {}  # by their first characters, longest first
 
     def add(self, secret: str) -> None:
         if len(secret) < _SHORTEST_SECRET:
@@ -20,7 +20,7 @@ class _Secrets:
         for form in {secret, encoded, repr(secret)[1:-1]}:
             head = form[:_SHORTEST_SECRET]
             known = {form, *self._forms.get(head, ())}
-            # So that a secret within a secret leaves nothing of the longer one.
+            # The longest comes first, so that no part of a secret around another one remains.
             self._forms[head] = tuple(sorted(known, key=len, reverse=True))
 
     def redact(self, text: str) -> str:
@@ -41,14 +41,14 @@ _secrets = _Secrets()
 
 
 def protect(secret: str) -> None:
-    """Have every later line show `***` where this text would stand, as it is or encoded.
+    """Replace this text, as it is or encoded, with `***` in every later line.
 
-    A last line of defence: what is secret should not be logged in the first place. Secrets of fewer
-    than four characters are let be.
+    This is a last line of defence: secrets should not be logged in the first place. Secrets of
+    fewer than four characters are not replaced.
     """
     _secrets.add(secret)
 
 
 def redact(text: str) -> str:
-    """The text with `***` in place of each secret, for what is told elsewhere than in the log."""
+    """Return the text with `***` in place of each secret, for messages outside the log."""
     return _secrets.redact(text)

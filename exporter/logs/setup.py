@@ -15,19 +15,19 @@ from exporter.logs.formatters import ROOT, JsonFormatter, TextFormatter, is_own
 
 def configure(
     level: str,
-    format: str,  # noqa: A002 - as the configuration calls it
+    format: str,  # noqa: A002  # the configuration calls it so
     stream: TextIO | None = None,
 ) -> None:
-    """Send all log lines to one stream, replacing what an earlier call arranged.
+    """Send all log lines to one stream; a later call replaces the stream, level and format.
 
     Args:
-        level: DEBUG, INFO, WARNING or ERROR, in whatever case, for this package; the libraries
-            never log below WARNING, where they would name URLs and parameters.
+        level: DEBUG, INFO, WARNING or ERROR, in upper or lower case, for this package. Libraries
+            never log below WARNING, because there they would name URLs and parameters.
         format: "text" or "json".
         stream: stderr if None.
 
     Raises:
-        ValueError: if the level or the format is unknown.
+        ValueError: the level or the format is unknown.
     """
     stream = sys.stderr if stream is None else stream
     handler = _Handler(stream)
@@ -49,7 +49,7 @@ def configure(
 
 
 def quiet_libraries() -> None:
-    """Silence what libraries log although they also raise it, or although it is no fault.
+    """Silence libraries that log errors which they also raise, or events that are no fault.
 
     urllib3 quotes an unreadable header as it came, with a traceback; psycopg warns of a connection
     that is lost while rows are copied; APScheduler warns of each tick that a long poll skips.
@@ -59,7 +59,7 @@ def quiet_libraries() -> None:
 
 
 def _is_journald(stream: TextIO | None) -> bool:
-    """Whether the stream is the very one that systemd connected to the journal."""
+    """Return whether the stream is the one that systemd connected to the journal."""
     journal = os.environ.get("JOURNAL_STREAM")
     if not journal or stream is None:
         return False
@@ -76,7 +76,7 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 
 class _Handler(logging.Handler):
-    """Writes lines; that nobody can read them any more must not stop the polls."""
+    """A handler that ignores failures to write: nobody may be reading, and polls must go on."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -94,8 +94,8 @@ def _write(stream: TextIO, line: str) -> None:
     except OSError:  # not a file
         stream.write(line)
         return
-    # Past the stream's buffer: what it could not write it would try again at exit, and turn the
-    # exit code into 120. It also keeps the lines of several processes apart.
+    # Writing bypasses the stream's buffer: the buffer would try again at exit, fail, and turn the
+    # exit code into 120. Whole lines also keep the lines of several processes apart.
     rest = line.encode(stream.encoding, "backslashreplace")
     while rest:
         rest = rest[os.write(descriptor, rest) :]

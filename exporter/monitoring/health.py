@@ -17,6 +17,7 @@ from exporter.hooks import (
     StreamChanged,
     TickSkipped,
 )
+from exporter.text import counted
 
 HEARTBEAT_SECONDS = 5.0
 """How often the daemon's scheduler emits a heartbeat, at least."""
@@ -158,10 +159,10 @@ class Health:
         return ", ".join(
             [
                 *([self._failed_reload] if self._failed_reload else []),
-                _counted(len(accounts), "account"),
+                counted(len(accounts), "account"),
                 *([f"{stale} stale"] if stale else []),
                 *([f"listening to {sum(listening)} of {len(listening)}"] if listening else []),
-                _counted(groups, "order group"),
+                counted(groups, "order group"),
                 "no success yet" if last is None else f"last success {last:%Y-%m-%dT%H:%M:%SZ}",
             ]
         )
@@ -179,7 +180,3 @@ def _explained(health: AccountHealth, reason: str | None) -> str:
     age = health.seconds_since_success()
     text = "no success yet" if age is None else f"no success for {age:.0f} s"
     return text if reason is None else f"{text}: {reason}"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

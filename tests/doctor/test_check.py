@@ -227,7 +227,7 @@ def test_what_waits_in_the_spool_is_counted_and_what_is_stranded_there_is_in_dou
     said = [line for line in finished.stdout.splitlines() if "spool: " in line]
     assert [line[:5] for line in said] == ["ok   ", "warn ", "warn "]
     assert said[0].endswith("; 5 polls wait for the database")
-    assert "3 polls wait of the account former, which is not configured" in said[1]
+    assert "3 polls of the account former wait, which is not configured" in said[1]
     assert "4 polls wait for another database, postgresql+psycopg://me:***@old/db" in said[2]
 
 

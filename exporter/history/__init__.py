@@ -11,11 +11,15 @@ In the order in which the modules are best read:
     snapshots          the states of groups: read whole, written as far as they changed
     rows               a poll's row, and what became of the poll
     gap_cause          why an account was not observed
+    exchange           which exchange an account's history comes from
 
+    stream_store       the one place that writes what connections hear
     events             one row per event of the stream, whoever heard it
+    occurrences        numbers equal events of a connection
+    undecided_events   events of groups that may be another subaccount's
     stream_coverage    when somebody listened, and why nobody did
 
-    migrate            brings a database to this version's schema
+    migrate            brings a database to this version's schema; sqlite_files: its file
     prune              drops old polls
     dictionary         what each table, view and column means; comments: says it in the database
 """

@@ -1,6 +1,6 @@
 """The step that an observation makes: the poll's row, the head's next version, coverage.
 
-Of all exporters that observed the same account at a time, one makes it.
+If several exporters observe an account at the same time, exactly one makes the step.
 """
 
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ def advance_in_one_statement(
 ) -> bool:
     """Do all that `advance` does in one statement, if nothing speaks against it.
 
-    Postgres alone has such statements. Most polls see no change, and then the ways to the server
-    and back take longer than anything else: this needs one of them, and a transaction five.
+    Only Postgres has such statements. Most polls see no change, and then round trips dominate:
+    this takes one, and a transaction takes five.
 
     Args:
         database: Postgres.
@@ -114,9 +114,9 @@ def _step(head: Head, poll: Mapping[str, Any], *, owner: str) -> dict[str, Any]:
     }
 
 
-# Statements are put together once: doing so takes SQLAlchemy longer than running them. None of
-# their parameters is named as a column is: in a statement within a statement, SQLAlchemy would
-# write it into each table that has such a column. In VALUES it insists on that name; not in SELECT.
+# The statements are built once, because SQLAlchemy takes longer to build them than to run them. No
+# parameter has the name of a column: inside a nested statement, SQLAlchemy would write it into each
+# table that has such a column. SQLAlchemy insists on column names in VALUES, but not in SELECT.
 
 _POLL = {column.name: column.type for column in polls.columns if column.name != "id"}
 _PARAMETERS = [bindparam(f"poll_{name}", type_=kind) for name, kind in _POLL.items()]
@@ -140,8 +140,8 @@ _EXTEND = (
     .where(coverage.c.account == bindparam("of"), coverage.c.started_at == bindparam("since"))
     .values(ended_at=bindparam("seen_at"), polls=coverage.c.polls + 1)
 )
-# They belong to no later gap, whatever the clock said when they were counted: it is a wrong clock
-# above all that makes polls fail.
+# Failed polls before this observation belong to no later gap, even if their time says otherwise: a
+# wrong clock is what makes polls fail most often.
 _FORGET_OUTCOMES = delete(gap_outcomes).where(gap_outcomes.c.account == bindparam("of"))
 
 

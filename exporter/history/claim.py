@@ -1,6 +1,7 @@
 """Claims: while one exporter polls an account, the others leave it alone.
 
-A claim spares the exchange needless requests. What is written never rests on it.
+A claim spares the exchange needless requests. The correctness of what is written does not depend
+on it.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from exporter.history.head import HEAD_COLUMNS, NOTHING_YET, Head, insert_for
 from exporter.history.schema import accounts
 
 UNAUTHORIZED_THRESHOLD = 3
-"""This many polls in a row may be refused before a daemon asks less often."""
+"""After this many refused polls in a row, a daemon asks less often."""
 
 _SAME_TICK = 1.0  # seconds by which exporters may differ in coming to a tick
 _LONGEST_LEASE = 600.0  # seconds: the longest deadline that the configuration allows
@@ -72,7 +73,7 @@ def claim(
         account: by its name; a row is made for it if it has none.
         owner: who claims, as `exporter.history.claimant.this_process` names it.
         now: the present instant.
-        lease: seconds until others may take the account, should the owner not come back.
+        lease: seconds after which others may take the account if the owner does not release it.
         policy: when to leave the account alone.
 
     Raises:
@@ -86,16 +87,16 @@ def claim(
         "predecessor": owner,
         "now": now,
         "until": now + timedelta(seconds=lease),
-        # Of two at one tick, whoever asked its clock first may come to the database second.
+        # Of two exporters at one tick, the one whose clock was read first may come second.
         "soon": now + timedelta(seconds=min(policy.polled_within, _SAME_TICK)),
-        # A claim or poll in the future is a clock's error, and binds nobody.
+        # A claim or poll in the future comes from a wrong clock, and is ignored.
         "latest": latest,
         "polled_before": now - timedelta(seconds=policy.polled_within),
         "refused_before": now - timedelta(seconds=policy.unauthorized_within),
         "cooled_down_by": now if policy.heed_cooldown else latest,
     }
     statement = _claim(database.url.get_backend_name())
-    # Not durable: nothing rests on it, so that a power cut may take it back.
+    # The claim need not be durable: after a power cut it does no harm if it is lost.
     row = database.execute_one(statement, parameters, durable=False)
     if row is None:
         held = _Held(*database.execute_one(_HELD, {"of": account}) or _NOBODY)

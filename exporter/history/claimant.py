@@ -1,4 +1,4 @@
-"""Name this process to other exporters, and tell whether the one that a name stands for is gone."""
+"""Name this process to other exporters, and tell whether a named process has ended."""
 
 import hashlib
 import os
@@ -13,19 +13,19 @@ _PARTS = 4
 def this_process() -> str:
     """Return a new name for this process: `host:pid:scope:random`.
 
-    The scope stands for the machine's boot and the process's namespace: only within it does a
-    process id mean the same process to everybody.
+    The scope stands for the machine's boot and the process's namespace, because process ids are
+    unique only within these.
     """
     return f"{socket.gethostname()}:{os.getpid()}:{_scope()}:{uuid.uuid4().hex[:8]}"
 
 
 def short_name(claimant: str) -> str:
-    """Return what a person needs to find the process that a name stands for: `host:pid`."""
+    """Return the part of a name that identifies the process to a person: `host:pid`."""
     return ":".join(claimant.split(":")[:2])
 
 
 def is_gone(claimant: str) -> bool:
-    """Return whether a claimant was a process of this host that has ended for certain."""
+    """Return whether a claimant was a process of this host that has certainly ended."""
     parts = claimant.rsplit(":", _PARTS - 1)
     if len(parts) != _PARTS or parts[0] != socket.gethostname() or parts[2] != _scope():
         return False
@@ -43,9 +43,9 @@ def is_gone(claimant: str) -> bool:
 
 @cache
 def _scope() -> str:
-    """Return what tells this boot of this machine, and this namespace of process ids, from others.
+    """Return an identifier of this boot of this machine and this namespace of process ids.
 
-    Two containers may have the same host name, and each its own process 1.
+    Two containers may have the same host name, and each has its own process 1.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

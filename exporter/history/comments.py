@@ -1,4 +1,4 @@
-"""Brings the dictionary into the database: its table, and Postgres' own comments."""
+"""Write the dictionary into the database: into its table, and into Postgres' own comments."""
 
 from sqlalchemy import Connection, MetaData, delete, insert
 
@@ -41,9 +41,9 @@ def describe(connection: Connection) -> None:
 
 
 def add_comments(metadata: MetaData) -> None:
-    """Add each table's and column's comment to its definition, as Alembic compares it.
+    """Add each table's and column's comment to its definition, for Alembic to compare.
 
-    The definitions themselves go without: every start would pay for it.
+    The definitions themselves have no comments, because every start would pay for them.
     """
     for table in metadata.tables.values():
         for line in dictionary.lines(table.name):

@@ -1,6 +1,6 @@
-"""What every table, view and column means: the one source of all that describes the database.
+"""The data dictionary: the one description of every table, view and column.
 
-`comments` brings it into the database, and `docs/` shows it.
+`comments` writes it into the database, and the pages in docs/ are generated from it.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from exporter.history.dictionary_words import EXPORTER
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """What is said of one column, or of a table or view itself.
+    """The description of one column, or of a table or view itself.
 
     Attributes:
         object: the table or view.
@@ -42,7 +42,7 @@ _OBJECTS = VIEWS | TABLES
 
 
 def lines(name: str) -> Iterator[Line]:
-    """Yield all that is said of one table or view: itself first, then its columns in order."""
+    """Yield the lines on one table or view: itself first, then its columns in order."""
     meaning, columns = _OBJECTS[name]
     yield Line(object=name, column="", meaning=meaning, unit="", nullable=False, source=EXPORTER)
     for key, (what, unit, source) in columns.items():

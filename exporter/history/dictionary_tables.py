@@ -1,4 +1,4 @@
-"""What each table and each of its columns means."""
+"""The descriptions of each table and its columns."""
 
 from exporter.history.dictionary_words import (
     BEGAN,

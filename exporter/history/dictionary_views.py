@@ -1,4 +1,4 @@
-"""What each view and each of its columns means."""
+"""The descriptions of each view and its columns."""
 
 from exporter.history.dictionary_words import (
     CAUSE,

@@ -1,4 +1,4 @@
-"""Words of the dictionary that several tables and views share."""
+"""Descriptions that several tables and views of the dictionary share."""
 
 from exporter.causes import POLL_GAP_CAUSES, STREAM_GAP_CAUSES
 

@@ -1,6 +1,6 @@
-"""What an observation changes in what is known: pure, and the heart of the history.
+"""Compare an observation with the open snapshots: pure functions, the heart of the history.
 
-`store` reads what is known, asks here, and writes the answer.
+`store` reads the open snapshots, and writes the changes that this module returns.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class OpenSnapshots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """The steps from what was known to what was observed, each sorted by id.
+    """The differences between the open snapshots and an observation, each sorted by id.
 
     Attributes:
         added: groups without an open snapshot.
@@ -42,7 +42,7 @@ class Changes:
     removed: tuple[str, ...]
 
     def __len__(self) -> int:
-        """How many groups there are to write; with none of them it is false."""
+        """Return how many groups there are to write; so a value without changes is false."""
         steps = (self.added, self.changed, self.returned, self.missed, self.removed)
         return sum(map(len, steps))
 
@@ -62,7 +62,7 @@ def compare(
             missing again, counts as removed. None if one miss is enough.
     """
     groups = known.groups
-    # One comprehension over all of them; what little remains may take its time.
+    # Only this comprehension goes over all groups; the rest is proportional to the changes.
     before = groups.get
     other = [group for group_id, group in observed.items() if before(group_id) != group]
     added = [group for group in other if group.id not in groups]
@@ -95,10 +95,10 @@ def after(
     *,
     observed_at: datetime,
 ) -> OpenSnapshots:
-    """Give what is known after a difference has been written.
+    """Return the open snapshots after a difference has been written.
 
     Args:
-        known: what was known before.
+        known: the open snapshots before.
         observed: the complete set of groups that was seen, by id.
         difference: as `compare` gave it.
         observed_at: the instant of the observation, from which missed groups are missing.
@@ -107,7 +107,7 @@ def after(
     missing.update(dict.fromkeys(difference.missed, observed_at))
     for group_id in difference.removed:
         missing.pop(group_id, None)
-    # What is open is what was seen, and what is missing without being removed.
+    # A group stays open if it was seen, or if it is missing but not removed.
     groups = {**observed, **{each: known.groups[each] for each in missing}} if missing else observed
     return OpenSnapshots(groups=groups, missing=missing)
 

@@ -1,8 +1,8 @@
-"""The rows of `order_group_events`: added, never changed, and added once however often heard.
+"""The rows of `order_group_events`: never changed, and added once even if heard several times.
 
-An event's key is its account, group, instant and identity, which holds all else that the exchange
-said. An event that the exchange gave no time has the instant at which it was heard in its key, so
-that equal ones are looked for.
+An event's key is its account, group, instant and identity; the identity holds everything else that
+the exchange sent. If the exchange sent no time, the key holds the instant at which the event was
+heard; equal events must then be looked for before one is added.
 """
 
 from collections.abc import Iterable, Sequence
@@ -81,10 +81,10 @@ def rows_of(events: Iterable[OrderGroupEvent]) -> list[EventRow]:
 
 
 def identity(event: OrderGroupEvent) -> str:
-    """Return what tells an event from others of its group at its instant.
+    """Return the identity that tells an event from others of its group at its instant.
 
-    Its occurrence, limit, a hash of its extra fields, and its type, which may hold anything and
-    therefore comes last.
+    It consists of the occurrence, the limit, a hash of the extra fields, and the type. The type
+    comes last, because it may hold anything.
     """
     extra = "-" if event.extra is None else sha256(event.extra.encode()).hexdigest()[:16]
     return f"{event.occurrence} {event.contracts_limit or '-'} {extra} {event.event_type}"
@@ -112,7 +112,7 @@ def add(
 def _insert(connection: Connection, table: Table, account: str, rows: list[EventRow]) -> int:
     if not rows:
         return 0
-    # Past SQLAlchemy's handling of each parameter, which would take longer than the databases do.
+    # This bypasses SQLAlchemy, whose handling of each parameter takes longer than the databases do.
     if connection.dialect.name == "sqlite":
         places = ", ".join("?" * len(COLUMNS))
         whose = account.replace("'", "''")
@@ -151,7 +151,7 @@ def arrays(rows: Sequence[EventRow]) -> dict[str, list[str | None]]:
 
 
 def _is_there(connection: Connection, table: Table, account: str, event: OrderGroupEvent) -> bool:
-    """Whether as many equal undated events are there as the connection of this one has heard."""
+    """Return whether an undated event is there: as many equal ones as its connection has heard."""
     near = connection.execute(
         select(type_coerce(table.c.identity, Text)).where(
             table.c.account == account,

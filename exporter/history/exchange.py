@@ -1,4 +1,4 @@
-"""Which exchange each account's history comes from: an account never changes it."""
+"""Note from which exchange each account's history comes, and refuse another one."""
 
 from collections.abc import Mapping
 

@@ -1,7 +1,7 @@
-"""Why an account was not observed: corrected when a poll becomes known after its gap has ended.
+"""Correct the cause of a gap when a poll becomes known after its gap has ended.
 
-A poll waits in the spool of an exporter that is cut off from the database, while another exporter
-observes the account and ends the gap. `head` counts the polls that are known by then.
+This happens when a poll waits in the spool of an exporter that is cut off from the database, while
+another exporter observes the account and ends the gap. `head` counts the polls known by then.
 """
 
 from datetime import datetime
@@ -61,13 +61,13 @@ def explain_late(
 def present_cause(connection: Connection, account: str) -> str:
     """Return the outcome that most polls since an account's last observation had.
 
-    The latest of equals; `not_running` if there were none. It is the cause of the gap that the
-    next observation may end.
+    This is the cause of the gap that the next observation may end. Of several outcomes with equally
+    many polls, the one with the latest poll wins; without any polls it is `not_running`.
     """
     return connection.execute(_MAIN_OUTCOME, {"of": account}).scalar() or NOT_RUNNING
 
 
-# Put together once: doing so takes SQLAlchemy longer than running it.
+# The statement is built once, because SQLAlchemy takes longer to build it than to run it.
 _MAIN_OUTCOME = (
     select(gap_outcomes.c.outcome)
     .where(gap_outcomes.c.account == bindparam("of"))

@@ -40,7 +40,7 @@ class Head:
         version: counts the observations; what a successful poll compares and swaps.
         observed_at: the latest observation, at which its stretch of coverage ends.
         last_poll_id: the poll that made it.
-        digest: of its answer, if the same bytes again would mean that nothing changes.
+        digest: of its response, if the same bytes again would mean that nothing changes.
         group_count: groups that it saw.
         coverage_started_at: where the latest stretch of coverage begins.
         refused_polls: how many polls in a row, up to the latest, the exchange refused.
@@ -87,14 +87,14 @@ _LOCK = select(*HEAD_COLUMNS).where(accounts.c.account == bindparam("account")).
 
 
 def next_instant(head: Head, observed_at: datetime) -> datetime:
-    """Give the instant under which an observation follows `head`: later than the one before."""
+    """Return the instant to record for an observation after `head`: later than the one before."""
     if head.observed_at is None:
         return observed_at
     return max(observed_at, head.observed_at + _TICK)
 
 
 def remember_digest(connection: Connection, account: str, digest: str | None) -> None:
-    """Note the digest of the latest answer; None if the same bytes again may change something."""
+    """Note the digest of the latest response; None if the same bytes again may change something."""
     connection.execute(_REMEMBER_DIGEST, {"of": account, "digest": digest})
 
 
@@ -107,7 +107,7 @@ def count_failure(
     started_at: datetime,
     cooldown_until: datetime | None,
 ) -> None:
-    """Note a poll that failed, for the cause of the gap that may come of it; end owner's claim.
+    """Note a poll that failed, for the cause of a possible gap, and end the owner's claim.
 
     Args:
         connection: in a transaction.
@@ -118,7 +118,7 @@ def count_failure(
         cooldown_until: the end of the pause that the exchange asked for; None if it did not.
     """
     failed, refused = accounts.c.failed_polls, accounts.c.refused_polls
-    # From the spool it may come late: then the account has been observed since.
+    # A poll from the spool may come late, after the account has been observed again.
     late = func.coalesce(accounts.c.observed_at >= started_at, false())
     observed_at = connection.execute(
         update(accounts)
@@ -142,7 +142,7 @@ def count_failure(
 def note_loss(
     connection: Connection, account: str, *, polls: int, last_started_at: datetime
 ) -> None:
-    """Note polls that could be kept nowhere, as the cause of the gap that comes of them."""
+    """Note polls that neither the database nor the spool could keep, as the cause of a gap."""
     observed_at = lock(connection, account).observed_at
     _note_outcome(
         connection,
@@ -164,7 +164,7 @@ def _note_outcome(
     observed_at: datetime | None,
 ) -> None:
     if observed_at is not None and observed_at >= last_started_at:
-        # Another exporter has observed the account since.
+        # Another exporter has observed the account since these polls.
         explain_late(connection, account, outcome, started_at=last_started_at)
         return
     connection.execute(
@@ -181,29 +181,29 @@ def _note_outcome(
 
 
 def unless_owned() -> ColumnElement[Any]:
-    """Give the claim as it is, or none if it is that of the parameter `owner`."""
+    """Return the claim as it is, or null if it is that of the parameter `owner`."""
     mine = accounts.c.claimed_by == bindparam("owner")
     return case((mine, null()), else_=accounts.c.claimed_until)
 
 
 def insert_for(dialect: str, table: Table) -> Any:
-    """Begin an INSERT … ON CONFLICT, which both databases have, each in its own module.
+    """Return an INSERT … ON CONFLICT, for which SQLAlchemy has a module per database.
 
     Args:
         dialect: its name.
         table: to insert into.
     """
-    # The other's takes a tenth of the time that a start takes.
+    # Importing both dialects would make each start a tenth slower.
     if dialect == "sqlite":
-        from sqlalchemy.dialects import sqlite  # noqa: PLC0415
+        from sqlalchemy.dialects import sqlite  # noqa: PLC0415  # as said
 
         return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql  # noqa: PLC0415
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415  # as said
 
     return postgresql.insert(table)
 
 
-# Put together once: doing so takes SQLAlchemy longer than running it.
+# The statement is built once, because SQLAlchemy takes longer to build it than to run it.
 _REMEMBER_DIGEST = (
     update(accounts).where(accounts.c.account == bindparam("of")).values(digest=bindparam("digest"))
 )

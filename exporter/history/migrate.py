@@ -1,6 +1,6 @@
-"""Finds, checks and runs the migrations.
+"""Find, check and run the migrations.
 
-Alembic, which takes as long to import as everything else together, is needed only when there is
+Alembic takes as long to import as everything else together, so it is imported only when there is
 something to migrate.
 """
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("exporter.migrate")
 
-# Any number, the same in every version: processes that migrate at the same time take turns on it.
+# Processes that migrate at the same time take turns on this advisory lock. The number is arbitrary,
+# but every version must use the same.
 _ADVISORY_LOCK = 0x6B616C736869
 
 # Seconds that a migration waits for another one, or for another session's lock.
@@ -36,7 +37,7 @@ _SMALLEST_DATABASE = 100  # bytes: SQLite's header
 
 
 def current_revision(database: Database) -> str | None:
-    """Give the revision of the database's schema; None if it has none yet.
+    """Return the revision of the database's schema; None if it has none yet.
 
     Raises:
         SchemaError: the file is not a database, or the schema is another program's.
@@ -56,7 +57,7 @@ def current_revision(database: Database) -> str | None:
 
 
 def ensure_current(database: Database, *, auto_migrate: bool) -> None:
-    """Make sure that the schema is this version's, migrating it if that is allowed.
+    """Make sure that the schema is this version's; migrate it if the configuration allows that.
 
     Raises:
         SchemaError: the schema is newer, or older and `auto_migrate` is false.
@@ -99,12 +100,12 @@ def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path
     make_private_file(database.path)
     with database.transaction() as connection:
         _take_turn(connection)
-        # Only now is it certain: another may have migrated meanwhile.
+        # Another process may have migrated the database while this one waited for the lock.
         before = _revision(connection)
         refuse_newer(before)
         if before == to:
             return before, None
-        # While nobody writes, so that the copy lacks nothing.
+        # Nobody can write now, so the copy is complete.
         backup = None if before is None else back_up(database, before)
         upgrade(connection, before, to=to)
     database.enable_wal()
@@ -127,8 +128,7 @@ def upgrade(connection: "Connection", before: str | None, *, to: str = REVISION)
     Raises:
         SchemaError: tables of our names are another program's.
     """
-    # Imported here: see above.
-    from alembic import command  # noqa: PLC0415
+    from alembic import command  # noqa: PLC0415  # only when there is something to migrate
 
     if before is None:
         _refuse_foreign_tables(connection)
@@ -140,7 +140,7 @@ def upgrade(connection: "Connection", before: str | None, *, to: str = REVISION)
 
 
 def _take_turn(connection: "Connection") -> None:
-    """Wait until nobody else migrates, with a time-out. SQLite admits one writer by itself."""
+    """Wait until nobody else migrates, with a time-out; SQLite's write lock suffices there."""
     if connection.dialect.name == "sqlite":
         return
     set_statement_timeout(connection, seconds=_WAIT_SECONDS)
@@ -152,7 +152,7 @@ def _take_turn(connection: "Connection") -> None:
 
 
 def _configuration() -> "Config":
-    from alembic.config import Config  # noqa: PLC0415  # see above
+    from alembic.config import Config  # noqa: PLC0415  # only when there is something to migrate
 
     configuration = Config()
     configuration.set_main_option("script_location", str(shipped("migrations")).replace("%", "%%"))
@@ -160,7 +160,7 @@ def _configuration() -> "Config":
 
 
 def _revision(connection: "Connection") -> str | None:
-    # Of this schema alone: another one in search_path may be another program's.
+    # Only this schema counts: another one in search_path may belong to another program.
     if not inspect(connection).has_table("alembic_version", schema=_schema(connection)):
         return None
     revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
@@ -196,7 +196,7 @@ def _schema(connection: "Connection") -> str | None:
 
 
 def _refuse_foreign_tables(connection: "Connection") -> None:
-    """Refuse to put the tables beside others of the same names."""
+    """Refuse to create the tables if another program has tables of the same names."""
     schema = _schema(connection)
     found = inspect(connection)
     taken = {*found.get_table_names(schema), *found.get_view_names(schema)} & {*OBJECTS}
@@ -209,10 +209,10 @@ def _refuse_foreign_tables(connection: "Connection") -> None:
 
 
 def require_ownership(connection: "Connection") -> None:
-    """Refuse, on Postgres, what a migration of an older schema would be refused for.
+    """Check, on Postgres, that the role has the rights that a migration of an older schema needs.
 
     Raises:
-        DatabaseSetupError: the role owns not all tables and views, or may not create more.
+        DatabaseSetupError: the role does not own all tables and views, or may not create more.
     """
     if connection.dialect.name == "sqlite":
         return
@@ -244,9 +244,9 @@ def refuse_newer(revision: str | None) -> None:
     """Refuse a schema that only a newer version of this program knows.
 
     Raises:
-        SchemaError: it is one.
+        SchemaError: the schema is newer.
     """
-    # Revisions are numbered, so that an older version can tell a newer schema it knows nothing of.
+    # Revisions are numbered, so that an older version recognises a newer schema.
     if revision is not None and revision > REVISION:
         raise SchemaError(
             f"the database's schema is at revision {revision}, newer than {REVISION}, the newest"

@@ -22,8 +22,8 @@ class Occurrences:
     """The undated events that one connection has heard; for one thread at a time."""
 
     def __init__(self) -> None:
-        # By hash, which takes a tenth of the memory. A collision is harmless: it only gives an
-        # event a higher number, on every connection alike.
+        # Keys are hashes, which take a tenth of the memory. A collision is harmless: it only gives
+        # an event a higher number, on every connection alike.
         self._heard: dict[int, list[datetime]] = {}
 
     def number(self, event: OrderGroupEvent) -> OrderGroupEvent:

@@ -1,7 +1,7 @@
-"""Drops old `polls` rows, and none that anything else still counts on.
+"""Delete old rows of `polls`, except for those that are still needed.
 
-Snapshots, coverage and the views on them hold what they need themselves; `polls` alone is read
-for the latest state of an account (`exporter.reading.status`) and for pending removals
+Snapshots, coverage and their views do not depend on `polls`. Only two readers do: the latest state
+of an account (`exporter.reading.status`) and pending removals
 (`exporter.history.snapshots.confirmed_since`).
 """
 
@@ -15,16 +15,16 @@ from sqlalchemy.sql.operators import custom_op
 from exporter.database.database import Database, set_statement_timeout
 from exporter.history.schema import accounts, order_group_snapshots, polls
 
-_BATCH = 10_000  # rows: about a tenth of a second of SQLite's only writer
-# Seconds between two batches: a process that waits for SQLite's lock must find it free at times.
+_BATCH = 10_000  # rows; these keep SQLite's only writer busy for about a tenth of a second
+# Seconds between two batches, in which a process that waits for SQLite's lock can take it.
 _PAUSE = 0.1
 _COUNT_SECONDS = 60.0  # on Postgres, for the polls of one account
 
 
 def prune(database: Database, *, before: datetime, dry_run: bool, batch: int = _BATCH) -> int:
-    """Delete the polls that began before an instant, some at a time, while others go on polling.
+    """Delete the polls that began before an instant, in batches, while exporters go on polling.
 
-    Of each account it spares the latest poll, the latest successful one, and, while a removal
+    For each account, this keeps the latest poll, the latest successful one, and, while a removal
     waits to be confirmed, the successful ones that have missed the group.
 
     Args:
@@ -67,11 +67,11 @@ def _delete_some(
 ) -> Delete:
     """Delete a batch of the polls that are superfluous when the statement runs.
 
-    It looks again each time: a poll that came in between may have missed a group.
+    Each batch evaluates the condition again, because a poll in between may have missed a group.
     """
     if on_sqlite:
         some = select(polls.c.id).where(*superfluous).limit(batch)
-        # With a plus SQLite takes no index on the account, and finds each row by its id.
+        # The plus keeps SQLite from using an index on the account, so it finds each row by its id.
         mine = UnaryExpression(polls.c.account, operator=custom_op("+")) == account
         return delete(polls).where(mine, polls.c.id.in_(some))
     keys = select(polls.c.started_at, polls.c.id).where(*superfluous).limit(batch)
@@ -81,7 +81,7 @@ def _delete_some(
 
 
 def _superfluous(account: str, before: datetime) -> tuple[ColumnElement[Any], ...]:
-    """Conditions on `polls`: of the account, old, and not spared."""
+    """Return conditions on `polls`: the row is the account's, is old, and is not needed."""
     others = polls.alias("others")
     latest = (
         select(others.c.id)
@@ -95,8 +95,8 @@ def _superfluous(account: str, before: datetime) -> tuple[ColumnElement[Any], ..
         .where(accounts.c.account == account)
         .scalar_subquery()
     )
-    # Earlier ones need not be counted: they saw the group, so that reaching one of them and
-    # running out of polls both mean that the removal is not confirmed.
+    # Earlier polls need not be counted, because they saw the group: reaching one of them means the
+    # same as running out of polls, that the removal is not confirmed.
     first_miss = (
         select(func.min(order_group_snapshots.c.missing_since))
         .where(

@@ -1,4 +1,4 @@
-"""A poll's row in `polls`, and what became of the poll."""
+"""A poll's row in `polls`, and the result of writing it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +20,9 @@ class WriteResult:
     Attributes:
         outcome: the poll's own, or "superseded".
         group_count, added, changed, removed: as in `polls`; None unless the outcome is "ok".
-        found: those of `added` that were there when the account was first looked at: they did not
+        found: those of `added` that were there at the account's first observation: they did not
             appear then, and are no changes.
-        missing: groups that this poll did not see and that still stand, unconfirmed.
+        missing: groups that this poll did not see, but whose removal is not confirmed yet.
     """
 
     outcome: Outcome
@@ -45,9 +45,9 @@ class WriteResult:
 
 
 def written_before(connection: Connection, poll: Poll) -> WriteResult | None:
-    """Return what a poll left that is in the database already; None if it is not.
+    """Return the result of a poll that is in the database already; None if it is not.
 
-    It was committed although its exporter lost the connection, and spooled it.
+    This happens if its exporter lost the connection during the commit and spooled the poll.
     """
     first = (
         select(coverage.c.account)
@@ -75,7 +75,7 @@ def written_before(connection: Connection, poll: Poll) -> WriteResult | None:
 
 
 def superseded(connection: Connection, poll: Poll) -> WriteResult:
-    """Return the result of a poll that came too late, after counting it for the gap it was in.
+    """Count a poll that came too late for the gap it was in, and return its result.
 
     Args:
         connection: in the transaction that has recorded the poll.
@@ -86,7 +86,7 @@ def superseded(connection: Connection, poll: Poll) -> WriteResult:
 
 
 def row_of(poll: Poll, **values: Any) -> dict[str, Any]:
-    """Return the parameters of `INSERT_POLL`; `values` replace what the poll says itself."""
+    """Return the parameters of `INSERT_POLL`; `values` override the poll's own."""
     row = {
         "account": poll.account,
         "started_at": poll.started_at,

@@ -58,8 +58,8 @@ accounts = Table(
 )
 
 gap_outcomes = Table(
-    # How the polls since each account's last observation ended: the cause of the gap that may
-    # come of them. Kept apart from `polls`, which may be pruned before the gap ends.
+    # This table counts how the polls since each account's last observation ended, for the cause of
+    # a possible gap. It does not rely on `polls`, which may be pruned before the gap ends.
     "gap_outcomes",
     metadata,
     Column("account", Text, primary_key=True),
@@ -148,9 +148,9 @@ order_group_snapshots = Table(
         "valid_from",
         sqlite_where=text("COALESCE(begin_reason, 'appeared') = 'appeared'"),
     ),
-    # What changed or ended in a time span; with the index of open states, what stood at an instant:
-    # on SQLite it holds the whole key, so that the states of other instants are not read
-    # (docs/queries.md).
+    # Which states changed or ended in a time span; with the index of open states, which stood at an
+    # instant. On SQLite the index holds the whole key, so that the states of other instants are not
+    # read (docs/queries.md).
     Index(
         "order_group_snapshots_valid_to",
         "valid_to",

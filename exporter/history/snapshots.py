@@ -24,9 +24,9 @@ from exporter.history.schema import Instant, polls, to_text
 from exporter.history.schema import order_group_snapshots as snapshots
 from exporter.model import OrderGroup
 
-_TWICE = 2  # the default: the poll before this one is the head's, and needs no query
+_TWICE = 2  # with this default no query is needed: the poll before this one is the head's
 
-# A poll's start may lie before the observations that it follows, if the clock was set back.
+# If the clock was set back, a poll may begin before the observations that precede it.
 _CLOCK_SET_BACK = timedelta(days=1)
 
 _OPEN = snapshots.c.valid_to.is_(None)
@@ -56,7 +56,7 @@ def read_open(connection: Connection, account: str) -> OpenSnapshots:
 def confirmed_since(
     connection: Connection, head: Head, known: OpenSnapshots, confirm_removal: int
 ) -> datetime | None:
-    """Give the instant since which a group must be missing for the present miss to confirm it.
+    """Return the instant since which a group must be missing for this miss to confirm its removal.
 
     Args:
         connection: in the transaction of the poll that observes now.
@@ -71,10 +71,10 @@ def confirmed_since(
         return None
     if confirm_removal == _TWICE or not known.missing:
         return head.observed_at
-    # Of the polls before this one, the one that must have been the first to miss. `prune` spares
-    # the polls that are counted here. By time: several nodes do not hand out ids in order. Polls
-    # before the first miss need not be counted, and those long before it need not be read: they
-    # saw the groups, so that reaching one of them and running out of polls mean the same.
+    # This selects, of the polls before this one, the one that must have been the first to miss the
+    # group. `prune` keeps the polls that are counted here. They are counted by time, because
+    # several Postgres nodes do not assign ids in order. Polls before the first miss saw the group,
+    # so reaching one of them means the same as running out of polls; old ones need not be read.
     first_miss = min(known.missing.values())
     earlier = (
         select(polls.c.observed_at)
@@ -90,7 +90,7 @@ def confirmed_since(
         .offset(confirm_removal - 2)
     )
     first = connection.execute(earlier).scalar()
-    # With fewer polls than that, no group can have been missed often enough.
+    # With fewer polls, no group can have been missed often enough.
     return first or datetime.min.replace(tzinfo=UTC)
 
 
@@ -168,10 +168,8 @@ def among(
     return column == any_(literal(list(values), ARRAY(Text)))
 
 
-# Inserting passes by SQLAlchemy's handling of each parameter, which would take longer than the
-# databases do: a first poll may open 100,000 snapshots.
-
-
+# Inserting bypasses SQLAlchemy, whose handling of each parameter takes longer than the databases
+# do: a first poll may open 100,000 snapshots.
 _COLUMNS = (
     "account, order_group_id, valid_from, is_auto_cancel_enabled, contracts_limit, exchange_index,"
     " extra, begin_reason, not_before, first_poll_id"
@@ -186,7 +184,7 @@ def _insert_on_sqlite(connection: Connection, rows: list[tuple[Any, ...]]) -> No
 
 
 def _insert_on_postgres(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
-    from exporter.database import postgres  # noqa: PLC0415  # an extra
+    from exporter.database import postgres  # noqa: PLC0415  # psycopg is an extra's
 
     postgres.copy_in(connection, f"COPY order_group_snapshots ({_COLUMNS}) FROM STDIN", rows)
 

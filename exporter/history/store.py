@@ -30,13 +30,13 @@ from exporter.model import Observation, Poll
 
 
 class Store:
-    """Writes the polls of any number of accounts.
+    """A writer of the polls of any number of accounts.
 
     Args:
         database: to write to.
         owner: names this process among all exporters.
-        prepare: called with the database before it is first used, which may be long after the
-            start if it is away: makes sure that its schema is right.
+        prepare: called with the database before its first use, to make sure that its schema is
+            right. That may be long after the start, if the database is away.
     """
 
     def __init__(
@@ -52,12 +52,13 @@ class Store:
         self._prepared: int | None = None  # the database's generation
         self._preparing = threading.Lock()
         self._claimed: set[str] = set()
-        # What is known of each account, as of an observation: spares reading it again. Not as of
-        # a version alone, which comes again when a backup is restored under a running process.
+        # The open snapshots of each account, cached with the observation that they belong to. The
+        # head's version alone would not identify them: it repeats if a backup is restored under a
+        # running process.
         self._known: dict[str, tuple[tuple[int, datetime], OpenSnapshots]] = {}
 
     def prepare(self) -> None:
-        """Make sure that the schema is right: once for each file that is the database.
+        """Make sure that the schema is right, once for each file that becomes the database.
 
         Raises:
             SchemaError: the schema is not this version's.
@@ -78,8 +79,8 @@ class Store:
     def _prepare_again(self) -> None:
         """Prepare a file that has taken the place of the one that was open.
 
-        Nothing that is known of the other holds for it. Only a person puts one there: no database
-        is made in place of one that was deleted.
+        All that is cached from the former file is dropped. A person must put the new file there:
+        the exporter does not create a database in place of one that was deleted.
         """
         self._database.require_file()
         self._known.clear()
@@ -87,11 +88,11 @@ class Store:
             try:
                 self._prepare(self._database)
             except SchemaError as error:
-                # Nothing for a running daemon to end for: somebody may still be copying it.
+                # A running daemon must not end: somebody may still be copying the file.
                 raise DatabaseError(str(error)) from error
 
     def maintain(self) -> None:
-        """Do for the database what is best done between two polls; it disturbs none."""
+        """Maintain the database; call this between two polls, which it does not disturb."""
         self._database.maintain()
 
     def claim(
@@ -113,9 +114,9 @@ class Store:
         return head
 
     def release(self) -> None:
-        """Let go of every account that this process still claims: the last thing before it ends.
+        """Release every claim of this process, just before it ends.
 
-        A database that is away keeps the claims until they run out.
+        If the database is away, the claims stay until they expire.
         """
         for account in sorted(self._claimed):
             with suppress(DatabaseError):
@@ -123,7 +124,7 @@ class Store:
         self._claimed.clear()
 
     def note_loss(self, account: str, *, polls: int, last_started_at: datetime) -> None:
-        """Note polls that found room neither in the database nor in the spool.
+        """Note polls that neither the database nor the spool could keep.
 
         Raises:
             DatabaseError: the database failed.
@@ -144,12 +145,12 @@ class Store:
 
         Args:
             poll: what happened.
-            head: as `claim` gave it before the exchange was asked. None for a poll that waited in
-                the spool; it may have been written already, and is then left as it is.
+            head: as `claim` returned it before the request. None for a poll that waited in the
+                spool; if that has been written already, its row stays as it is.
             interval: seconds between polls of this account.
             confirm_removal: how many polls in a row must miss a group before it is removed.
-            cooldown: seconds from the end of a failed poll for which the exchange wants to be left
-                alone; other exporters heed it too.
+            cooldown: seconds from the end of a failed poll for which the exchange asked for a
+                pause; other exporters wait too.
 
         Raises:
             DatabaseError: the database failed. If the connection was lost during the commit,
@@ -176,13 +177,13 @@ class Store:
         with self._database.transaction() as connection:
             late = False
             if head is None:
-                # Locked before looking, so that a commit still under way is waited for.
+                # The lock comes before the look-up, to wait for a commit that is still under way.
                 head = heads.lock(connection, poll.account)
                 written = written_before(connection, poll)
                 if written is not None:
                     return written
-                # It read no head before it asked: it may be written if it asked after everything
-                # in the database had been seen.
+                # The poll did not read the head before its request. It may still be written if its
+                # request came after the last observation in the database.
                 late = head.observed_at is not None and head.observed_at >= poll.started_at
             if poll.observation is None:
                 connection.execute(INSERT_POLL, row_of(poll))
@@ -196,7 +197,7 @@ class Store:
                     cooldown_until=cooled_down_at if cooldown else None,
                 )
                 return WriteResult(outcome=poll.outcome)
-            # Without its groups it repeats an answer; another may have come in between.
+            # Without groups, the poll repeats an earlier response, and another may lie in between.
             repeats_another = (
                 poll.observation.groups is None and poll.observation.digest != head.digest
             )
@@ -211,13 +212,13 @@ class Store:
                 interval=interval,
                 confirm_removal=confirm_removal,
             )
-        # OpenSnapshots only once it is committed.
+        # The cache is updated only after the commit.
         if known is not None:
             self._remember(head, poll.observation, known)
         return written
 
     def _repeated(self, poll: Poll, head: Head, interval: float) -> bool:
-        """Write a poll that saw the latest answer again, if that takes one statement alone."""
+        """Write a poll that saw the latest response again, if one statement is enough."""
         seen = poll.observation
         if seen is None or seen.digest != head.digest or self._database.is_sqlite:
             return False
@@ -226,7 +227,7 @@ class Store:
         if not advance_in_one_statement(
             self._database, head, row, owner=self._owner, interval=interval
         ):
-            return False  # and nothing is written
+            return False  # nothing was written
         known = self._known_at(head)
         if known is not None:
             self._remember(head, seen, known)
@@ -273,7 +274,7 @@ class Store:
                 undecided_events.adopt(connection, head.account)
             update_poll(connection, poll, poll_id, **counts)
             known = after(known, groups, difference, observed_at=observed_at)
-        # While a group is missing, the same answer again means one more miss.
+        # While a group is missing, the same response again means one more miss.
         digest = None if known.missing else observation.digest
         heads.remember_digest(connection, head.account, digest)
         written = WriteResult(

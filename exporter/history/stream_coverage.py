@@ -34,7 +34,7 @@ _TICK = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """What a connection claims: no event between two instants, inclusive, is missing.
+    """A connection's claim that no event between two instants, inclusive, is missing.
 
     Attributes:
         since, until: UTC.
@@ -68,7 +68,7 @@ _COLUMNS = [_table.c[name] for name in _Stretch.__slots__]
 def begin(connection: Connection, account: str, now: datetime) -> datetime:
     """Return the instant since which a connection that subscribed now may claim to listen.
 
-    It is later than what is claimed already: after a clock was set back, the span in which nobody
+    It is later than every earlier claim: after a clock was set back, the span in which nobody
     listened must not vanish in a stretch that ends in the future.
     """
     ended_at = connection.execute(
@@ -102,11 +102,12 @@ EXTEND_LATEST = (
     update(_table)
     .where(
         _table.c.account == bindparam("of"),
-        # Whoever begins another stretch takes this mark away, so that on Postgres a daemon that
-        # waited for the row finds it gone.
+        # Beginning another stretch clears this mark, so that on Postgres a daemon that waited for
+        # the row no longer updates it.
         _table.c.is_latest,
         _table.c.ended_at >= _SINCE,
-        # Else the span may fill the gap before; but nobody can fill one that was not kept.
+        # A span that begins before the stretch may fill the gap before it, unless that gap's events
+        # were not kept: nothing can fill such a gap.
         or_(_table.c.started_at <= _SINCE, _table.c.gap_cause == NOT_KEPT),
     )
     .values(
@@ -119,7 +120,7 @@ EXTEND_LATEST = (
         ),
     )
 )
-"""Extends the latest stretch if the span begins in it and cannot touch another."""
+"""This statement extends the latest stretch if the span begins in it and touches no other."""
 
 
 def lock_latest(connection: Connection, account: str) -> None:
@@ -135,7 +136,8 @@ def claim(connection: Connection, account: str, span: Span) -> None:
         account: whose stream.
         span: of one connection; its events are in the same transaction.
     """
-    # Before anything is read: other daemons extend it without locking the account.
+    # The lock comes before any read, because other daemons extend the stretch without locking the
+    # account.
     lock_latest(connection, account)
     since = _after_what_was_not_kept(connection, account, span)
     if since > span.until:
@@ -208,9 +210,9 @@ def _begin_gap_after(connection: Connection, account: str, stretch: _Stretch, sp
 
 
 def _after_what_was_not_kept(connection: Connection, account: str, span: Span) -> datetime:
-    """Return where the span begins, after the last gap in it whose events were not kept.
+    """Return where the span begins: after the last gap in it whose events were not kept.
 
-    The connection heard them, but nobody has them.
+    The connection heard those events, but they are lost.
     """
     began = connection.execute(
         select(func.max(_table.c.started_at, type_=Instant)).where(
@@ -223,7 +225,7 @@ def _after_what_was_not_kept(connection: Connection, account: str, span: Span) -
 
 
 def report_end(connection: Connection, account: str, cause: StreamGapCause, at: datetime) -> None:
-    """Note why nobody listens: the cause of the gap that comes of it, if one does.
+    """Note why listening ended: the cause of the gap that may follow.
 
     Of several causes since the latest stretch ended, the first counts: it ended the stretch.
 

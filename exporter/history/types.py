@@ -11,7 +11,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 class Instant(TypeDecorator[datetime]):
     """A UTC instant: timestamptz on Postgres, fixed-width text on SQLite.
 
-    SQLAlchemy's own DateTime(timezone=True) drops the offset on SQLite in silence. The text is
+    SQLAlchemy's own DateTime(timezone=True) silently drops the offset on SQLite. The text is
     `YYYY-MM-DDTHH:MM:SS.ffffffZ`, always 27 characters, so that text order is time order.
     """
 
@@ -35,7 +35,7 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         if dialect.name == "postgresql":
-            # The server answers in the session's zone, whatever its configuration says.
+            # The driver returns instants in the session's time zone.
             return value.astimezone(UTC)  # type: ignore[no-any-return]  # the driver's datetime
         return datetime.fromisoformat(value)
 
@@ -66,6 +66,6 @@ class ExactDecimal(TypeDecorator[Decimal]):
 
 def to_text(instant: datetime) -> str:
     """Write an aware datetime as `YYYY-MM-DDTHH:MM:SS.ffffffZ`, the form that SQLite holds."""
-    # Not by strftime, which gives years before 1000 fewer digits.
+    # strftime would give years before 1000 fewer digits.
     in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
     return in_utc.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

@@ -1,9 +1,9 @@
-"""Events of groups that may belong to another subaccount: kept aside until a poll tells.
+"""Events of groups that may belong to another subaccount: they wait until a poll decides.
 
-The exchange sends an account that is bound to a subaccount the events of all subaccounts, and does
-not say whose they are. The account's polls do: a group that one of them has seen is the account's,
-and one that existed while a poll did not see it is another's. Until then its events wait here,
-where nothing that people read shows them, and the account's stream coverage does not go on.
+To an account that is bound to a subaccount, the exchange sends the events of all subaccounts
+without naming them. The account's polls decide: a group that one of them saw is the account's, and
+a group that existed while a poll did not see it is another's. Until then its events wait here,
+where no view shows them, and the account's stream coverage does not advance.
 """
 
 from collections.abc import Sequence
@@ -123,10 +123,10 @@ def _polled(
     *,
     after: datetime,
 ) -> bool:
-    """Whether a successful poll began and ended in a span, and observed after an instant.
+    """Return whether a poll began and succeeded in a span, and observed after an instant.
 
-    Observations follow each other whatever the clock does: one from before the clock was set back
-    does not count, though it is dated later.
+    Observations are ordered whatever the clock does: one from before the clock was set back does
+    not count, although its date is later.
     """
     found = select(polls.c.id).where(
         polls.c.account == account, polls.c.started_at >= since, polls.c.observed_at > after
@@ -137,7 +137,7 @@ def _polled(
 
 
 def are_waiting(connection: Connection, account: str) -> bool:
-    """Whether events of the account are undecided."""
+    """Return whether events of the account are undecided."""
     waiting = select(_waiting.c.order_group_id).where(_waiting.c.account == account).limit(1)
     return connection.execute(waiting).first() is not None
 

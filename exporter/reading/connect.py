@@ -1,7 +1,7 @@
-"""Opens the recorded history read-only, as one consistent snapshot.
+"""Open the recorded history read-only, as one consistent snapshot.
 
-`export`, `status` and `report` read through it. It writes nothing, migrates nothing and creates no
-file, so that a copy of a database in a read-only directory can be read like the original.
+`export`, `status` and `report` read through this module. It writes nothing, migrates nothing and
+creates no file, so a copy of a database in a read-only directory can be read like the original.
 """
 
 import fcntl
@@ -78,8 +78,8 @@ class ReadOnlyDatabase(Database):
         """Run one read-only transaction, all of it on one snapshot.
 
         Raises:
-            DatabaseError: the database failed, in one line without SQL or parameters; or what
-                was read cannot be relied on.
+            DatabaseError: the database failed, in one line without SQL or parameters; or the file
+                changed while it was read.
         """
         try:
             with super().transaction() as connection:

@@ -1,4 +1,4 @@
-"""Whether an account was observed at an instant, and if not, why; `export` and `status` ask."""
+"""Find out whether an account was observed at an instant, and if not, why."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from exporter.reading import figures
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageAt:
-    """Which accounts were observed at an instant.
+    """The accounts that were observed at an instant, and those that were not.
 
     Attributes:
         observed: the names of those that were.
-        notices: one line for each that was not: why.
+        notices: one line for each that was not, with the reason.
     """
 
     observed: tuple[str, ...]
@@ -49,7 +49,7 @@ def coverage_at(connection: Connection, instant: datetime, names: Sequence[str])
 def stale(
     connection: Connection, now: datetime, names: Sequence[str], intervals: Mapping[str, float]
 ) -> tuple[str, ...]:
-    """One line for each account that is not being observed now: since when, and why.
+    """Return one line for each account that is not being observed now: since when, and why.
 
     Args:
         connection: from `exporter.reading.connect.read_only_transaction`.
@@ -74,7 +74,7 @@ def stale(
 
 
 def _not_observed(connection: Connection, account: str, instant: datetime) -> str | None:
-    """Why an account was not observed at an instant; None if it was."""
+    """Return why an account was not observed at an instant; None if it was."""
     mine = coverage.c.account == account
     before = connection.execute(
         select(coverage.c.ended_at)

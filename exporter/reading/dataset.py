@@ -1,7 +1,7 @@
 """A directory of Parquet files by account and day, as Spark, Trino, DuckDB and BigQuery read it.
 
 `account=main/date=2026-03-01/changes.parquet`: one file for each account and day, always whole.
-What is exported again replaces its file, so that nothing is ever there twice.
+Another export of the same day replaces the file, so no row is ever there twice.
 """
 
 import os
@@ -32,16 +32,16 @@ _INSTANTS = {
 
 _DAY = 10  # characters of an instant: YYYY-MM-DD
 
-# What Hive and Spark escape in a directory's name, and every reader of theirs undoes; letters
-# beyond ASCII are not among it.
+# Hive and Spark escape these characters in a directory's name, and their readers undo that. They
+# do not escape letters beyond ASCII.
 _SPECIAL = re.compile(r"[\x00-\x1f\x7f\"#%'*/:=?\\{}\[\]^]")
 
 
 @contextmanager
 def staged(directory: Path, what: str) -> Iterator[Path]:
-    """Give a place for new files of a dataset; they move into it at the end of the block.
+    """Lend a directory for new files of a dataset, which move into it at the end of the block.
 
-    Each takes its place in one step. If the block fails, the dataset is as it was.
+    Each file is moved in one step. If the block fails, the dataset stays as it was.
 
     Args:
         directory: of the dataset; made if it is not there.
@@ -77,10 +77,10 @@ def _refuse_others(directory: Path, what: str) -> None:
 
 
 class Dataset:
-    """Writes rows, which come by account and day, into a file for each.
+    """A writer of rows, sorted by account and day, into a file for each.
 
-    The account is in the directory's name alone: readers take it from there as a column, beside
-    `date`, and some refuse to have it twice.
+    The account is only in the directory's name: readers take it from there as a column, beside
+    `date`, and some refuse a second column of that name.
 
     Args:
         columns: of the rows.
@@ -125,7 +125,7 @@ class Dataset:
         self._writer = self._sink = None
 
     def abandon(self) -> None:
-        """Let go of the file at hand, which the stage takes with it."""
+        """Close the file at hand, which is deleted with its stage."""
         if self._writer is not None and self._sink is not None:
             self._writer.abandon()
             self._sink.close()
@@ -141,5 +141,5 @@ class Dataset:
 
 
 def escaped(value: str) -> str:
-    """A partition's value as Hive writes it into a directory's name."""
+    """Return a partition's value as Hive writes it into a directory's name."""
     return _SPECIAL.sub(lambda match: f"%{ord(match[0]):02X}", value)

@@ -1,7 +1,7 @@
-"""Exports the history as files: one query, streamed from the database into one format.
+"""Export the history as files: one query, streamed from the database into one format.
 
-Memory stays the same however long the history is: the database makes the texts, and a few
-thousand rows at a time go through here.
+Memory use does not depend on the length of the history: the database formats the values as text,
+and a few thousand rows at a time pass through this process.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +28,11 @@ _ROWS_IN_A_GROUP = 20_000  # of Parquet's: the longer, the better compressed, an
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
         rows: how many were written.
-        notices: one line each about what the rows alone could not say; for stderr.
+        notices: lines for stderr about facts that the rows cannot show.
     """
 
     rows: int
@@ -74,10 +74,10 @@ def export(
         intervals: seconds between the polls of each configured account; a notice says which
             accounts were not observed recently enough for theirs.
         now: the present instant; if None, nothing is old.
-        progress: called with the number of rows written so far, now and then, and that of all.
+        progress: called now and then with the number of rows written so far, and that of all.
 
     Raises:
-        ValueError: the arguments do not go together; its message is for who gave them.
+        ValueError: the arguments do not go together; the message is for the user who gave them.
         ConfigurationError: there is no database, or the format needs what is not installed.
         SchemaError: nothing is recorded yet, or the schema is another version's.
         DatabaseError: the database failed.
@@ -87,7 +87,8 @@ def export(
     _refuse_groups(what, group_ids, dataset=dataset)
     if dataset:
         _refuse_as_dataset(what, as_of, file_format, output)
-    # The snapshot ends first: a file takes its place only if all of it could be relied on.
+    # The snapshot ends first, because its end may show that the rows were not consistent; only
+    # then does the file take its place.
     with (
         _destination(what, as_of, file_format, output, dataset=dataset) as make,
         read_only_transaction(url) as connection,
@@ -187,7 +188,7 @@ def _unknown(connection: Connection, names: Sequence[str]) -> tuple[str, ...]:
 def _unknown_groups(
     connection: Connection, group_ids: Sequence[str], names: Sequence[str]
 ) -> tuple[str, ...]:
-    """Say which groups no poll of the accounts has ever seen: an empty file would not."""
+    """Return a notice for each group that no poll of the accounts has ever seen."""
     if not group_ids:
         return ()
     states = order_group_snapshots

@@ -1,14 +1,14 @@
-"""What each figure means, once: whoever shows one takes it from here.
+"""The one definition of each figure.
 
 `status`, the report, the exports, the log and the metrics show the same numbers because they use
 the same definitions:
 
 - A group *stands* if it has an open snapshot: the rows of the view `order_groups_current`, and of
   `export groups`. A group that the latest polls missed still stands until enough of them confirm
-  it, because that is what the history answers for the present instant. `polls.group_count` is
+  it, as the history says for the present instant. `polls.group_count` is
   another figure: the groups that one poll saw.
-- A *change* is a row of the view `order_group_changes` with `not_before`. What was there when the
-  account was first looked at did not change then: it was found.
+- A *change* is a row of the view `order_group_changes` with `not_before`. A group that was there at
+  the account's first observation did not change then: it was found.
 - An account is observed *now* if its next poll can still follow without a gap: if its last
   observation is no older than `COVERAGE_INTERVALS` intervals.
 """
@@ -22,7 +22,7 @@ from exporter.history.advance import COVERAGE_INTERVALS
 from exporter.history.schema import coverage, order_group_snapshots
 from exporter.reading import views
 
-_DEFAULT_INTERVAL = 60.0  # seconds, of an account of which two polls in a row were never seen
+_DEFAULT_INTERVAL = 60.0  # seconds, for an account that was never observed twice in a row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Changed:
 
     @property
     def total(self) -> int:
-        """All changes."""
+        """Return the number of all changes."""
         return self.appeared + self.changed + self.disappeared
 
 
@@ -78,7 +78,7 @@ def changes_of_all(
 ) -> dict[str, Changed]:
     """Count the changes of every account in a span; accounts without any are left out.
 
-    Of all accounts in one go: asked for one, SQLite would look through all its history.
+    The query covers all accounts, because for a single one SQLite would scan all its history.
 
     Args:
         connection: from `exporter.reading.connect.read_only_transaction`.

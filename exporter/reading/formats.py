@@ -1,4 +1,4 @@
-"""The file formats of `export`: rows of the texts that the database made become bytes."""
+"""The file formats of `export`: rows, formatted as text by the database, become bytes."""
 
 import csv
 import io
@@ -19,31 +19,31 @@ Rows = Sequence[Sequence[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of an export: its name, and what it holds."""
+    """One column of an export: its name, and the kind of its values."""
 
     name: str
     kind: Kind
 
 
 class Writer(Protocol):
-    """Writes rows in one format."""
+    """A writer of rows in one format."""
 
     def write(self, rows: Rows) -> None:
         """Write some rows, each with the values of all columns: text, integer or None."""
 
     def finish(self) -> None:
-        """Write what belongs at the end."""
+        """Write the end of the file, such as a footer."""
 
     def abandon(self) -> None:
-        """Write nothing any more: the rows are not complete."""
+        """Stop writing, because the rows will not be complete."""
 
 
 class Csv:
     r"""Comma-separated values in UTF-8 with a header, quoted as RFC 4180 says; null is empty.
 
-    Lines end in `\n`: every reader of CSV takes it, and what text tools would see of a `\r\n` is
-    a last column that ends in `\r`. A text that a spreadsheet might take for a formula stays as it
-    is: whoever escapes it gives a wrong answer to every other reader.
+    Lines end in `\n`: every reader of CSV takes it, while text tools would leave the `\r` of a
+    `\r\n` in the last column. A text that a spreadsheet might take for a formula stays as it is,
+    because every other reader would see an escaped text as a wrong value.
     """
 
     def __init__(self, columns: Sequence[Column], sink: BinaryIO) -> None:
@@ -66,8 +66,8 @@ class Csv:
 class JsonLines:
     """One JSON object per line, with all columns, in UTF-8.
 
-    Decimals are strings: most readers make a binary float of a JSON number, and 0.1 is none. What
-    was stored as JSON is a nested value, to the letter: 1e400 comes out as it came in.
+    Decimals are strings, because most readers turn a JSON number into a binary float, which cannot
+    hold 0.1. Values stored as JSON are nested without any change: 1e400 stays 1e400.
     """
 
     def __init__(self, columns: Sequence[Column], sink: BinaryIO) -> None:
@@ -102,8 +102,8 @@ class JsonLines:
 class Parquet:
     """Parquet with typed columns, one row group per call of `write`.
 
-    Decimals are decimal128(38, 10), which other readers know; what does not fit is an error,
-    never rounded. JSON is text.
+    Decimals are decimal128(38, 10), which other readers know; a value that does not fit is an
+    error and is never rounded. JSON is text.
 
     Raises:
         ConfigurationError: pyarrow is not installed.
@@ -151,7 +151,7 @@ class Parquet:
         self._writer.close()
 
     def abandon(self) -> None:
-        """Write no footer, which the writer would do on its own once it is forgotten."""
+        """Keep the writer from adding a footer, which it would do when it is collected."""
         self._sink.mute()
         self._writer.close()
 
@@ -171,7 +171,7 @@ class Parquet:
 
 
 class _Counting(io.RawIOBase):
-    """A sink that knows its position, as Parquet's footer needs it, even if it is a pipe."""
+    """A sink that counts its position, which Parquet's footer needs, even for a pipe."""
 
     def __init__(self, sink: BinaryIO) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class _Counting(io.RawIOBase):
         self._muted = False
 
     def mute(self) -> None:
-        """Take what is written from now on, and drop it."""
+        """Discard everything that is written from now on."""
         self._muted = True
 
     def writable(self) -> bool:

@@ -12,7 +12,7 @@ def parse_instant(text: str) -> tuple[datetime, bool]:
         The instant in UTC, and whether UTC had to be assumed.
 
     Raises:
-        ValueError: the text is no such instant; the message is for the one who typed it.
+        ValueError: the text is no such instant; the message is for the user who typed it.
     """
     try:
         instant = datetime.fromisoformat(text.strip())

@@ -1,4 +1,4 @@
-"""Where an answer goes: standard output, or a file that is there whole or not at all."""
+"""Write a result to standard output, or to a file that appears whole or not at all."""
 
 import os
 import secrets
@@ -17,18 +17,18 @@ _CLOSED_PIPE = 128 + signal.SIGPIPE
 
 
 class OutputError(ExporterError):
-    """An answer could not be written to where it should go."""
+    """A result could not be written to its file or to standard output."""
 
     exit_code: ClassVar[Exit] = Exit.DATABASE
 
 
 @contextmanager
 def opened(path: Path | None) -> Iterator[BinaryIO]:
-    """Open what an answer is written to; a file takes its place only at the end of the block.
+    """Open the output for a result; a file takes its place only at the end of the block.
 
-    The file replaces another in one step, keeps its mode, and has the mode that the umask gives
-    if there was none. What is no regular file, such as `/dev/null` or a pipe, is written to as it
-    is. If the block fails, the file that was there before is still there, and nothing else.
+    The new file replaces an existing one in one step and keeps its mode; otherwise the umask gives
+    the mode. Anything but a regular file, such as `/dev/null` or a pipe, is written to directly.
+    If the block fails, an existing file stays as it was, and no other file is left.
 
     Args:
         path: None for standard output.
@@ -52,7 +52,7 @@ def opened(path: Path | None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let a signal that ends the process end the block first, which then leaves nothing behind."""
+    """Make a signal that ends the process end the block first, so that it can clean up."""
     ending = (signal.SIGTERM, signal.SIGHUP)
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -61,7 +61,7 @@ def ended_by_signals() -> Iterator[None]:
     def end(number: int, _frame: object) -> None:
         sys.exit(128 + number)  # as a shell reports it
 
-    # One that is ignored stays so: that is what nohup is for.
+    # A signal that is ignored stays ignored, as nohup needs it.
     before = {
         number: signal.signal(number, end)
         for number in ending
@@ -81,7 +81,7 @@ def _standard_output() -> Iterator[BinaryIO]:
         yield sink
         sink.flush()
     except BrokenPipeError:
-        # Else Python tries again at its end, and complains.
+        # Otherwise Python would try to flush again at exit, and print an error.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sink.fileno())
         os.close(nowhere)

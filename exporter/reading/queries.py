@@ -1,4 +1,4 @@
-"""What `export` asks the database: columns, rows and order of each export."""
+"""The queries of `export`: columns, rows and order of each export."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -42,10 +42,10 @@ What = Literal["groups", "history", "changes", "polls", "gaps", "events", "trigg
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Columns in the order of the file, where from, which rows, in what order.
+    """A query: its columns in the order of the file, its source, its condition and its order.
 
-    Every order begins with the account; of what has a span, the instant follows. That of order
-    groups ends with the group's id.
+    Every order begins with the account, followed by the instant where there is one; for order
+    groups it ends with the group's id.
     """
 
     columns: tuple[ColumnElement[Any], ...]
@@ -55,10 +55,10 @@ class Query:
 
 
 def for_dataset(query: Query, as_of: datetime | None, *, on_sqlite: bool) -> Query:
-    """Take in all rows of each account and day of which the query has any.
+    """Extend a query to all rows of each account and day of which it has any.
 
-    A dataset's files are of one account and day each, and are replaced as a whole. Those of groups
-    are of one instant each, `as_of`, which becomes a column.
+    Each file of a dataset holds one account and day, and is replaced as a whole. A file of groups
+    holds one instant, `as_of`, which becomes a column.
     """
     if as_of is not None:
         then = cast(literal_column(f"'{to_text(as_of)}'"), Instant).label("as_of")
@@ -78,13 +78,13 @@ def for_dataset(query: Query, as_of: datetime | None, *, on_sqlite: bool) -> Que
 def statement(
     connection: Connection, query: Query, names: Sequence[str], group_ids: Sequence[str] = ()
 ) -> Select[Any]:
-    """The query as the database runs it, with values as texts.
+    """Return the statement of a query, with values as texts.
 
     Args:
         connection: from `exporter.reading.connect.read_only_transaction`.
-        query: what is asked.
+        query: the query.
         names: only these accounts; all if empty.
-        group_ids: only these order groups, of which the query must be; all if empty.
+        group_ids: only these order groups; all if empty. Only for queries about order groups.
     """
     on_sqlite = connection.dialect.name == "sqlite"
     rows = (
@@ -106,12 +106,12 @@ def statement(
 
 
 def counted(rows: Select[Any]) -> Select[Any]:
-    """The number of rows of a statement, for a small part of what reading them costs."""
+    """Return the number of rows of a statement, at a fraction of the cost of reading them."""
     return rows.order_by(None).with_only_columns(func.count(), maintain_column_froms=True)
 
 
 def _groups(_since: datetime | None, _until: datetime | None) -> Query:
-    """The latest observation of each account, at which it was observed by definition."""
+    """Return the state at the latest observation of each account."""
     view = views.order_groups_current
     return Query(
         columns=(*view.c, literal(1, Boolean).label("observed")),
@@ -122,7 +122,7 @@ def _groups(_since: datetime | None, _until: datetime | None) -> Query:
 
 
 def groups_at(instant: datetime, observed: Sequence[str], *, on_sqlite: bool) -> Query:
-    """The state at an instant: the columns of `_groups`, `last_seen_at` with hindsight."""
+    """Return the state at an instant: the columns of `_groups`; `last_seen_at` may be later."""
     states = order_group_snapshots
     rule = (
         states.c.valid_from <= instant,
@@ -155,21 +155,20 @@ def groups_at(instant: datetime, observed: Sequence[str], *, on_sqlite: bool) ->
             case((states.c.missing_since <= instant, states.c.missing_since)).label(
                 "missing_since"
             ),
-            # Not the bare IN: of no accounts at all, it is null on Postgres.
+            # A bare IN over no accounts would be null on Postgres.
             case((states.c.account.in_(observed), true()), else_=false()).label("observed"),
         ),
         source=found.join(accounts, accounts.c.account == states.c.account),
         conditions=() if on_sqlite else rule,
-        # SQLite would scan the history to spare itself the sorting of anything but the keys.
+        # SQLite would otherwise scan the whole history to avoid sorting.
         order=(keys.c.account, keys.c.order_group_id),
     )
 
 
 def _standing_at(instant: datetime) -> tuple[FromClause, FromClause]:
-    """The keys of the snapshots at an instant, in the form that SQLite answers fast; the snapshots.
+    """Return the keys of the snapshots at an instant, and the snapshots to join, fast on SQLite.
 
-    It finds their keys in indexes that hold the whole key, and reads no other snapshot: see
-    docs/queries.md.
+    SQLite finds the keys in covering indexes, and reads no other snapshot: see docs/queries.md.
     """
     states = order_group_snapshots
     candidates = states.alias("candidates")
@@ -226,7 +225,7 @@ def _events(since: datetime | None, until: datetime | None) -> Query:
     table = order_group_events
     conditions: tuple[ColumnElement[bool], ...] = ()
     if since is not None or until is not None:
-        # Not by `occurred_at`, which no index begins with.
+        # No index begins with `occurred_at`, so the order does not use it.
         undated = (table.c.event_at.is_(None), *_within(table.c.received_at, since, until))
         conditions = (or_(and_(*_within(table.c.event_at, since, until)), and_(*undated)),)
     return Query(

@@ -1,4 +1,4 @@
-"""Tells how recording goes, account by account, from what is recorded; `report` shows it too."""
+"""Read the status of each account from the history, for `status` and `report`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class LastPoll:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """Why an account is not observed now.
+    """The gap of an account that is not being observed now.
 
     Attributes:
         since: its last observation; None if there was none.
@@ -47,20 +47,20 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountStatus:
-    """How recording goes for one account.
+    """The status of one account.
 
     Attributes:
         last_poll: None if there was none yet.
         observed_at: the last observation; None if there was none yet.
         age: seconds since then.
         max_age: seconds beyond which it is stale.
-        stale: whether it is, or was never observed.
+        stale: whether it is older, or the account was never observed.
         groups: how many order groups stand; None if it was never observed.
         missing: those of them that the latest polls did not see, unconfirmed.
-        changes: of order groups in the last 24 hours. For both see `exporter.reading.figures`.
-        gap: unless the last observation is recent enough for the next to follow without a gap.
+        changes: of order groups in the last 24 hours. `exporter.reading.figures` defines these.
+        gap: None if the last observation is recent enough for the next to follow without a gap.
         spooled: observations that wait for the database.
-        stream: whether its events are heard.
+        stream: the status of its stream of events.
     """
 
     account: str
@@ -85,7 +85,7 @@ def status(
     max_age: float | None = None,
     spooled: Mapping[str, int] | None = None,
 ) -> list[AccountStatus]:
-    """Tell how recording goes, as of one instant.
+    """Return the status of each account, as of one instant.
 
     Args:
         url: the database, as the configuration names it.
@@ -154,5 +154,5 @@ def _last_poll(connection: Connection, account: str, now: datetime) -> LastPoll 
 
 
 def _age(now: datetime, instant: datetime) -> float:
-    """Seconds between; none if another machine's clock is ahead of this one's."""
+    """Return the seconds in between, or 0 if another machine's clock is ahead of this one's."""
     return max(0.0, (now - instant).total_seconds())

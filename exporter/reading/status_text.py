@@ -1,4 +1,4 @@
-"""Shows what `exporter.reading.status` found: a table for people, JSON for programs."""
+"""Format the status of accounts: a table for people, JSON for programs."""
 
 import json
 import unicodedata
@@ -17,7 +17,7 @@ _NUMBERS = {3, 4}  # columns that are aligned to the right
 
 
 def render_table(statuses: Sequence[AccountStatus]) -> str:
-    """A table with a line for each account, and a line below for what is wrong with it."""
+    """Return a table with a line for each account, and lines below it for remarks."""
     rows = [_row(each) for each in statuses]
     widths = [max(map(_width, cells)) for cells in zip(_HEADINGS, *rows, strict=True)]
     lines = [_aligned(_HEADINGS, widths)]
@@ -28,7 +28,7 @@ def render_table(statuses: Sequence[AccountStatus]) -> str:
 
 
 def to_json(statuses: Sequence[AccountStatus]) -> str:
-    """One JSON object, `accounts` in the order given; instants as text, ages in seconds."""
+    """Return one JSON object, `accounts` in the order given; instants as text, ages in seconds."""
     return json.dumps({"accounts": [_object(each) for each in statuses]}, indent=2)
 
 
@@ -134,7 +134,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _width(text: str) -> int:
-    """The columns of a terminal that a text takes."""
+    """Return how many columns of a terminal a text takes."""
     return sum(
         0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF")
         for each in text

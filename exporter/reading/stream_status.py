@@ -1,4 +1,4 @@
-"""Tells whether an account's events are being heard, from what is recorded."""
+"""Read from the history whether an account's events are being heard."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,11 +17,11 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamGap:
-    """Why nobody hears an account's events now.
+    """The gap in the stream of an account whose events nobody hears now.
 
     Attributes:
         since: the last instant up to which all were heard; None if nobody ever listened.
-        cause: what ended the stretch, or kept a connection from being made; else `not_listening`.
+        cause: what ended the stretch or prevented a connection; `not_listening` if unknown.
     """
 
     since: datetime | None
@@ -30,7 +30,7 @@ class StreamGap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
-    """Whether an account's events are heard.
+    """The status of an account's stream of events.
 
     Attributes:
         connected_since: every event since then was heard; None if nobody listens now.
@@ -46,7 +46,7 @@ class StreamStatus:
 
 
 def stream_status(connection: Connection, account: str, now: datetime) -> StreamStatus:
-    """Tell whether an account's events are heard.
+    """Return the status of an account's stream of events.
 
     Args:
         connection: in a read-only transaction.

@@ -1,7 +1,7 @@
 """The views that people read, as `export` and `status` name their columns; `migrations/` make them.
 
-A column's type says what it means; `as_text` turns it, inside the database, into the one text
-that both databases give for it.
+A column's type says what it holds; `as_text` converts it, inside the database, into a text that is
+the same on both databases.
 """
 
 from typing import Any, Literal
@@ -127,7 +127,7 @@ _KINDS: tuple[tuple[type, Kind], ...] = (
 
 
 def kind_of(expression: ColumnElement[Any]) -> Kind:
-    """What a column holds."""
+    """Return what a column holds."""
     for type_, kind in _KINDS:
         if isinstance(expression.type, type_):
             return kind
@@ -135,7 +135,7 @@ def kind_of(expression: ColumnElement[Any]) -> Kind:
 
 
 def as_text(expression: ColumnElement[Any], *, on_sqlite: bool) -> ColumnElement[Any]:
-    """A column in the form that exports give it, made by the database; integers stay integers.
+    """Return a column in the form of exports, converted by the database; integers stay integers.
 
     Instants are `YYYY-MM-DDTHH:MM:SS.ffffffZ`, booleans `true` and `false`, decimals their digits,
     seconds have six decimals, JSON is as it was stored.
@@ -156,7 +156,7 @@ def as_text(expression: ColumnElement[Any], *, on_sqlite: bool) -> ColumnElement
 
 
 def unindexed(expression: ColumnElement[Any], *, on_sqlite: bool) -> ColumnElement[Any]:
-    """A column in a form for which SQLite takes no index; Postgres knows better by itself."""
+    """Return a column in a form for which SQLite uses no index; Postgres needs no such hint."""
     if not on_sqlite:
         return expression
     return UnaryExpression(expression, operator=custom_op("+"), type_=expression.type)
@@ -165,7 +165,7 @@ def unindexed(expression: ColumnElement[Any], *, on_sqlite: bool) -> ColumnEleme
 def in_order(
     expressions: tuple[ColumnElement[Any], ...], *, on_sqlite: bool
 ) -> list[ColumnElement[Any]]:
-    """Sort keys that put rows in the same order on both databases, whatever their locale."""
+    """Return sort keys that give the same order on both databases, whatever their locale."""
     keys: list[ColumnElement[Any]] = []
     for each in expressions:
         by_locale = kind_of(each) == "text" and not on_sqlite

@@ -1,4 +1,4 @@
-"""Says why the spool cannot be used, and how to mend it."""
+"""Say why the spool cannot be used, and how to mend it."""
 
 import sqlite3
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What connections heard and could not write: in the spool's file beside the polls, in order."""
+"""Batches of events that wait for the database: in the spool's file beside the polls, in order."""
 
 import sqlite3
 import zlib
@@ -22,7 +22,7 @@ _COLUMNS = "id, own_groups_only, since, until, cause, packed"
 
 @dataclass(frozen=True, slots=True)
 class _Loss:
-    """Batches that found no room: where the first of them began to be missing, and the last."""
+    """Batches that the spool could not keep: the first and the last instant that is missing."""
 
     own_groups_only: bool
     first: datetime
@@ -30,7 +30,7 @@ class _Loss:
 
 
 class StreamSpool:
-    """Batches of any number of accounts; for several threads and processes at a time.
+    """The waiting batches of any number of accounts; for several threads and processes at a time.
 
     Args:
         spool: whose file and bounds it shares.
@@ -39,7 +39,7 @@ class StreamSpool:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._database = spool.database
-        self._losses: dict[str, _Loss] = {}  # which the file cannot tell of
+        self._losses: dict[str, _Loss] = {}  # those that the file could not record
 
     def put(self, batch: StreamBatch) -> None:
         """Keep a batch, after all others of its account.
@@ -61,7 +61,7 @@ class StreamSpool:
 
     def _put(self, batch: StreamBatch) -> bool:
         with self._spool.lend(to_write=True) as connection:
-            # Before it is needed: noting a loss must need no room.
+            # This row is inserted before it is needed, because noting a loss must need no room.
             connection.execute(
                 "INSERT INTO lost_batches VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 # The longest texts that there are, so that the row never grows.

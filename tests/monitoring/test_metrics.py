@@ -425,6 +425,17 @@ def test_rules_dashboard_and_page_name_metrics_that_exist(metrics: Metrics) -> N
     page = set(re.findall(rf"`({PREFIX}\w+)", (ROOT / "docs/metrics.md").read_text()))
     base = {name for name in known if not name.endswith(("_created", "_bucket", "_count", "_sum"))}
     assert page == base | {f"{PREFIX}poll_duration_seconds", f"{PREFIX}event_delay_seconds"}
+    stream = set(re.findall(rf"`({PREFIX}\w+)", (ROOT / "docs/stream.md").read_text()))
+    assert stream == {name for name in page if "stream" in name or "event" in name}
+
+
+def test_the_page_names_every_alert() -> None:
+    import re
+
+    rules = yaml.safe_load((ROOT / "deploy/prometheus-rules.yml").read_text())
+    alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    page = (ROOT / "docs/metrics.md").read_text("utf-8")
+    assert re.findall(r"^\| `(Kalshi\w+)` \|", page, re.MULTILINE) == alerts
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian: prometheus) is missing")

@@ -20,14 +20,16 @@ _EXIT_CODES = {
     Exit.OK: "done",
     Exit.FAILURE: "unexpected failure, or `status` found a stale account",
     Exit.USAGE: "wrong usage",
-    Exit.INVALID_RESPONSE: "the answer was not valid; nothing was concluded from it",
+    Exit.INVALID_RESPONSE: "the response was not valid; nothing was concluded from it",
     Exit.UNAVAILABLE: "the exchange was unreachable, too slow, rate-limited, failing, or refused"
     " the request",
-    Exit.DATABASE: "database or disk failed; the observation is lost",
-    Exit.TEMPORARY: "try again later: another exporter is at it, or the observation waits in the"
-    " spool",
+    Exit.DATABASE: "the database is damaged, or database and disk failed and the observation is"
+    " lost",
+    Exit.TEMPORARY: "try again later: another exporter is polling the account, or the observation"
+    " waits in the spool",
     Exit.UNAUTHORIZED: "the exchange refused the credentials",
-    Exit.CONFIGURATION: "configuration, key or schema: a person must mend it",
+    Exit.CONFIGURATION: "configuration, key, schema or database: a person must fix it;"
+    " observations wait in the spool where they can",
 }
 
 
@@ -39,11 +41,12 @@ def page() -> str:
 def _lines() -> Iterator[str]:
     yield "# Commands"
     yield ""
-    yield "Each has a `--help` that says the same. Logs go to stderr, answers alone to stdout."
+    yield "What each command does, its options, and the exit codes; `--help` says the same. Logs go"
+    yield "to stderr, and only results to stdout."
     yield ""
     yield "<!-- Made by docs/make_commands.py from exporter/cli/__init__.py. -->"
     yield ""
-    yield "Before the command, as in `kalshi-exporter --config my.toml status`:"
+    yield "These options stand before the command, as in `kalshi-exporter --config my.toml status`:"
     yield ""
     yield from _options(main)
     for name, command in main.commands.items():
@@ -54,14 +57,15 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "## Exit codes"
     yield ""
-    yield "With several accounts each is polled whatever happens to others; the highest code wins."
+    yield "With several accounts, each is polled whatever happens to the others; the highest code"
+    yield "wins."
     yield ""
     yield "| code | meaning |"
     yield "|---|---|"
     for code in Exit:
         yield f"| {code.value} | {_EXIT_CODES[code]} |"
     yield f"| {INTERRUPTED} | interrupted by Ctrl-C (128 + SIGINT) |"
-    yield f"| {CLOSED_PIPE} | the reader of the answer went away, as `head` does (128 + SIGPIPE) |"
+    yield f"| {CLOSED_PIPE} | the reader of the output went away, as `head` does (128 + SIGPIPE) |"
 
 
 def _command(command: click.Command) -> Iterator[str]:

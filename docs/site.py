@@ -34,6 +34,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point these links to the copies."""
     place = posixpath.dirname(page.file.src_uri)
+    if place == _PLACE:  # the changelog, whose links start from the repository's root
+        return markdown.replace("](docs/", "](../")
 
     def point(match: re.Match[str]) -> str:
         path = _outside(page.file.src_uri, match[1])

@@ -1,8 +1,6 @@
-"""A session that signs GET requests, retries them inside a deadline, and bounds what it reads."""
+"""A session that signs GET requests, retries them inside a deadline, and bounds the responses."""
 
-import logging
 import os
-import random
 import ssl
 import threading
 import time
@@ -33,27 +31,24 @@ from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.error_response import error_from_response
 from exporter.kalshi.exchanges import ExchangeName
 from exporter.kalshi.keys import SigningKey
+from exporter.kalshi.retry import log_retry, wait_before_retry
 from exporter.text import sanitize
 
-_FIRST_WAIT = 0.5  # seconds
-_LONGEST_WAIT = 8.0  # seconds
 _ERROR_BODY = 64 * 1024  # bytes
 _CAUSE = 200  # characters of what a library says about a failure
 
-# A wait that ends with the deadline may end a little before it by another clock.
+# A wait that ends at the deadline by one clock may end a little before it by another.
 _CLOCK_TOLERANCE = 0.02  # seconds
-
-_log = logging.getLogger("exporter.kalshi")
 
 
 class SignedSession:
     """Signed GET requests to one exchange with one key, over one kept connection.
 
-    Not for several threads at a time. A context manager; `close` ends the connection.
+    Only one thread at a time may use it. It is a context manager that closes the connection.
 
     Args:
         account: its name, for the log.
-        exchange: which of the two at that address is asked.
+        exchange: which of the two exchanges at that address to ask.
         base_url: with the path's prefix and without a slash at the end, such as
             "https://external-api.kalshi.com/trade-api/v2".
         key_id: sent with each request; only its last four characters are ever shown.
@@ -65,7 +60,7 @@ class SignedSession:
         stop: once set, the session waits for no further attempt.
 
     Raises:
-        ConfigurationError: SSL_CERT_FILE or REQUESTS_CA_BUNDLE names nothing that exists.
+        ConfigurationError: SSL_CERT_FILE or REQUESTS_CA_BUNDLE names a file that does not exist.
     """
 
     def __init__(
@@ -91,7 +86,7 @@ class SignedSession:
         self._stop = stop or threading.Event()
         self._session = _PlainSession()
         self._session.verify = certificate_authorities() or True
-        # A server on this machine, which alone may be plain HTTP, is reached directly.
+        # Only a server on this machine may be plain HTTP, and it is reached directly.
         self._proxies = {} if proxy is None else {"https": proxy}
         self._session.headers = requests.structures.CaseInsensitiveDict(
             {
@@ -139,10 +134,12 @@ class SignedSession:
                 return self._attempt(path, parameters, budget, size_limit)
             except ApiError as error:
                 failure = error
-            wait = self._wait_after(failure, attempt, budget)
-            if wait is None or self._stop.is_set():
+            if attempt == self._max_attempts or self._stop.is_set():
                 break
-            self._log_retry(failure, attempt, wait)
+            wait = wait_before_retry(failure, attempt)
+            if wait is None or wait >= budget.remaining():
+                break
+            log_retry(failure, attempt, wait, account=self._account)
             if self._stop.wait(wait):
                 break
         raise failure
@@ -157,17 +154,17 @@ class SignedSession:
             try:
                 body = self._exchange(path, parameters, budget, size_limit)
             except StaleConnectionError:
-                # Load balancers close idle connections, and the exchange has not seen the request:
-                # the same attempt goes on, signed afresh, on a connection of its own.
+                # A load balancer closed the idle connection, so the exchange has not seen the
+                # request. The attempt continues on a new connection, with a new signature.
                 body = self._exchange(path, parameters, budget, size_limit)
         except ApiError as error:
             error.http_status = budget.http_status
             raise
         except Exception as error:
-            # Four libraries each raise errors of their own for a hostile or broken response, and
-            # all of these mean the same.
+            # Four libraries each have their own errors for a hostile or broken response, and all of
+            # them mean the same.
             raise self._transport_failure(error, budget) from error
-        # A process that was suspended meanwhile may hold a response from long ago.
+        # If the process was suspended in the meantime, the response may be old.
         budget.check()
         return body
 
@@ -181,8 +178,8 @@ class SignedSession:
             stream=True,
             allow_redirects=False,
             proxies=self._proxies,
-            # Not below a millisecond, because urllib3 refuses a timeout of nothing.
-            timeout=Timeout(total=max(budget.remaining(), 0.001)),  # type: ignore[arg-type] # requests takes urllib3's, which its stubs do not know
+            # urllib3 refuses a timeout of 0.
+            timeout=Timeout(total=max(budget.remaining(), 0.001)),  # type: ignore[arg-type]  # the stubs of requests lack urllib3's Timeout
         )
         with closing(response):
             budget.http_status = response.status_code
@@ -193,7 +190,7 @@ class SignedSession:
             return read_body(response, size_limit, budget.check)
 
     def _signed(self, path: str, parameters: Mapping[str, str]) -> requests.PreparedRequest:
-        # One object serves all requests, because only one is under way at a time.
+        # One object serves all requests, because only one is in flight at a time.
         request = self._prepared(path, tuple(parameters.items()))
         # The exchange verifies the path as sent, which requests may spell differently.
         sent_path = urlsplit(str(request.url)).path
@@ -210,7 +207,7 @@ class SignedSession:
     def _error(self, response: requests.Response, budget: RequestBudget) -> ApiError:
         try:
             body = read_body(response, _ERROR_BODY, budget.check)
-        except Exception:  # noqa: BLE001  # the status says enough when the body cannot be read
+        except Exception:  # noqa: BLE001  # without a body, the status says enough
             body = b""
         # The response may repeat our secrets.
         for name in SECRET_HEADERS:
@@ -248,7 +245,7 @@ class SignedSession:
         )
 
     def _route(self) -> str:
-        """Say through which proxy requests go, or that the environment's proxy is not used."""
+        """Return a phrase on the proxy in use, or on the environment's proxy, which is not used."""
         if proxy := self._proxies.get("https"):
             return f" through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}"
         for name in PROXY_VARIABLES:
@@ -256,50 +253,23 @@ class SignedSession:
                 return f" ({name} in the environment is not read: set [http] proxy)"
         return ""
 
-    def _wait_after(self, failure: ApiError, attempt: int, budget: RequestBudget) -> float | None:
-        """Return the seconds until the next attempt; None if there is to be none."""
-        if not failure.retryable or attempt == self._max_attempts:
-            return None
-        ceiling = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
-        # Back-off with full jitter: exporters that failed together do not come back together.
-        wait = max(random.uniform(0, ceiling), failure.retry_after or 0.0)  # noqa: S311  # no secret
-        return wait if wait < budget.remaining() else None
-
-    def _log_retry(self, failure: ApiError, attempt: int, wait: float) -> None:
-        _log.warning(
-            "%s",
-            failure.summary,
-            extra={
-                "event": "attempt_failed",
-                "account": self._account,
-                "outcome": failure.outcome,
-                "http_status": failure.http_status,
-                "code": failure.code,
-                "error": failure.message,
-                "details": failure.details,
-                "service": failure.service,
-                "attempt": attempt,
-                "next": f"retry in {wait:.1f} s",
-            },
-        )
-
 
 class _PlainSession(requests.Session):
-    """A session without what requests adds for browsers: redirects, cookies, .netrc, proxies."""
+    """A session without requests' browser features: redirects, cookies, .netrc, proxies."""
 
     def __init__(self) -> None:
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  # requests names it
-        # Without this, requests would prepare the next request even if it is not to follow it,
-        # and for that read and inflate the redirect's whole body without a limit.
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  # requests passes it
+        # Otherwise requests would prepare the next request even though it does not follow it, and
+        # read and inflate the redirect's whole body for that, without a limit.
         return None
 
 
 def _root(error: BaseException) -> BaseException:
-    """Return the innermost cause, which says what happened in the fewest words."""
+    """Return the innermost cause, whose text is the shortest and most exact."""
     for _ in range(10):
         below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if below is None:

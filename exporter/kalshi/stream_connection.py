@@ -48,10 +48,6 @@ _INVALID = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_
 
 _log = logging.getLogger(__name__)
 
-# At level DEBUG the library would log each frame and each header, the signature among them.
-_silent = logging.getLogger(f"{__name__}.frames")
-_silent.disabled = True
-
 
 class StreamConnection:
     """A subscription to the events of one key on one exchange, for as long as its context lasts.
@@ -178,7 +174,7 @@ class StreamConnection:
                 close_timeout=self._close_timeout,
                 max_size=MAX_MESSAGE_SIZE,
                 max_queue=_MAX_FRAMES,
-                logger=_silent,
+                logger=_silent(),
                 create_connection=StreamSocket,
                 happy_eyeballs_delay=0.25,
             )
@@ -267,3 +263,10 @@ class StreamConnection:
         if not hasattr(self, "subscribed_at"):
             return None
         return max(self.subscribed_at, intact_until or self.certain_until)
+
+
+def _silent() -> logging.Logger:
+    """Return a logger for the library, which would log each frame and each signed header."""
+    logger = logging.getLogger(f"{__name__}.frames")
+    logger.disabled = True
+    return logger

@@ -19,8 +19,7 @@ _log = logging.getLogger(__name__)
 _LOGGERS = (
     "exporter.recording.reporting",
     "exporter.recording.drain",
-    "exporter.kalshi",
-    "exporter.kalshi.session",
+    "exporter.kalshi.retry",
     "exporter.daemon.scheduler",
 )
 

@@ -433,7 +433,7 @@ def test_each_failed_attempt_that_is_tried_again_is_one_log_record(
     ]
     final = failure(connect(max_attempts=2))
     # The last failure is its caller's to log, who knows what it means.
-    (record,) = [record for record in caplog.records if record.name == "exporter.kalshi"]
+    (record,) = [record for record in caplog.records if record.name == "exporter.kalshi.retry"]
     assert record.levelno == logging.WARNING
     fields = vars(record)
     expected = {

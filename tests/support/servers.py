@@ -224,7 +224,7 @@ def connect(
     exchange: Exchange, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., SignedSession]]:
     """Makes sessions with the exchange, whose waits are short unless the exchange asks for more."""
-    monkeypatch.setattr("exporter.kalshi.session._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("exporter.kalshi.retry._FIRST_WAIT", 0.01)
     for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     with contextlib.ExitStack() as sessions:

@@ -11,10 +11,13 @@ from exporter.causes import StreamGapCause
 from exporter.errors import Outcome
 
 MAX_ID_LENGTH = 256
-"""Characters of a group's id."""
+"""The most characters that a group's id may have."""
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""What both databases hold as an integer."""
+"""An integer that both databases can hold."""
+
+COVERAGE_INTERVALS = 2.5
+"""A poll extends a stretch of coverage if it comes within this many intervals of its end."""
 
 
 class OrderGroup(

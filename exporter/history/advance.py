@@ -24,9 +24,7 @@ from exporter.database.database import Database
 from exporter.history.gap_cause import present_cause
 from exporter.history.head import Head, unless_owned
 from exporter.history.schema import accounts, coverage, gap_outcomes, polls
-
-COVERAGE_INTERVALS = 2.5
-"""A poll extends the latest stretch of coverage within this many intervals of its end."""
+from exporter.model import COVERAGE_INTERVALS
 
 
 def advance_in_one_statement(

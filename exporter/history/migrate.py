@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
 
-_log = logging.getLogger("exporter.migrate")
+_log = logging.getLogger(__name__)
 
 # Processes that migrate at the same time take turns on this advisory lock. The number is arbitrary,
 # but every version must use the same.

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from exporter.clock import elapsed
-from exporter.history.advance import COVERAGE_INTERVALS
 from exporter.hooks import (
     AccountsChanged,
     DaemonReloaded,
@@ -17,6 +16,7 @@ from exporter.hooks import (
     StreamChanged,
     TickSkipped,
 )
+from exporter.model import COVERAGE_INTERVALS
 from exporter.text import counted
 
 HEARTBEAT_SECONDS = 5.0

@@ -18,8 +18,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from exporter.history.advance import COVERAGE_INTERVALS
 from exporter.history.schema import coverage, order_group_snapshots
+from exporter.model import COVERAGE_INTERVALS
 from exporter.reading import views
 
 _DEFAULT_INTERVAL = 60.0  # seconds, for an account that was never observed twice in a row

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
-from benchmarks import events, growth, parts, polls, reading, starts
+from benchmarks import capacity, events, growth, parts, polls, reading, starts
 from benchmarks.report import as_markdown
 from benchmarks.results import Line, Section, as_json
 from benchmarks.setting import ROOT, Setting
@@ -38,6 +38,7 @@ CASES: dict[str, Case] = {
     "growth-postgres": partial(growth.growth, on_postgres=True),
     "queries": partial(reading.queries, on_postgres=False),
     "queries-postgres": partial(reading.queries, on_postgres=True),
+    "capacity": capacity.capacity,
 }
 
 

@@ -1,0 +1,80 @@
+"""What several nodes of one database, such as Citus', need of the exporter; shown without them.
+
+A statement goes to the node that has the account, each node has a clock of its own, and ids come
+in blocks, one a node, so that a later poll may have a smaller one.
+"""
+
+import re
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+
+from exporter.database.database import Database
+from exporter.history.migrate import migrate
+from exporter.history.store import Store
+from tests.history.conftest import History
+from tests.history.test_model import Exporters
+from tests.history.test_statements import go_through_polls
+from tests.scaling.test_model import run
+from tests.scaling.test_partitions import go_through_events
+from tests.support.traffic import listened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Of each server's own: a node would refuse them in a write, or give another answer.
+_OF_THE_SERVER = re.compile(
+    r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|random|gen_random_uuid|"
+    r"pg_advisory\w*)\s*\(|\bCURRENT_(TIMESTAMP|TIME|DATE|USER)\b|\bLOCALTIME",
+    re.IGNORECASE,
+)
+
+
+@pytest.fixture
+def history(postgres_url: str) -> "Iterator[History]":
+    """Polls of one account in an ordinary database."""
+    with closing(Database(postgres_url)) as database:
+        migrate(database)
+        yield History(database, Store(database, owner="first"))
+
+
+def test_no_statement_asks_the_server_for_the_time_or_for_chance(history: History) -> None:
+    with listened() as sent:
+        go_through_polls(history)
+        go_through_events(history)
+    assert len(sent) > 100
+    assert [each.statement for each in sent if _OF_THE_SERVER.search(each.statement)] == []
+
+
+def test_nothing_in_the_database_acts_by_itself(history: History) -> None:
+    """No triggers, no rules but those of views, no foreign keys, one sequence."""
+    with history.database.transaction() as connection:
+        found = {
+            what: connection.execute(text(query)).scalars().all()
+            for what, query in {
+                "triggers": "SELECT tgname FROM pg_trigger",
+                "rules": "SELECT rulename FROM pg_rules WHERE schemaname = 'public'",
+                "references": "SELECT conname FROM pg_constraint WHERE contype = 'f'",
+                "sequences": "SELECT sequencename FROM pg_sequences",
+                "defaults": "SELECT column_default FROM information_schema.columns"
+                " WHERE table_schema = 'public' AND column_default IS NOT NULL",
+            }.items()
+        }
+    assert found == {
+        "triggers": [],
+        "rules": [],
+        "references": [],
+        "sequences": ["polls_id_seq"],
+        "defaults": ["nextval('polls_id_seq'::regclass)"],
+    }
+
+
+def test_whatever_happens_the_order_of_ids_means_nothing(history: History) -> None:
+    with history.database.transaction() as connection:
+        # The opposite order: worse than what nodes do.
+        connection.execute(
+            text("ALTER SEQUENCE polls_id_seq INCREMENT -1 MINVALUE -1000000 START -1 RESTART -1")
+        )
+    run(Exporters, history=history)

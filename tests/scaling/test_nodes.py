@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from exporter.database.database import Database
 from exporter.history.migrate import migrate
@@ -19,10 +19,11 @@ from tests.history.test_model import Exporters
 from tests.history.test_statements import go_through_polls
 from tests.scaling.test_model import run
 from tests.scaling.test_partitions import go_through_events
+from tests.support.recipes import recipe
 from tests.support.traffic import listened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 # Of each server's own: a node would refuse them in a write, or give another answer.
 _OF_THE_SERVER = re.compile(
@@ -78,3 +79,26 @@ def test_whatever_happens_the_order_of_ids_means_nothing(history: History) -> No
             text("ALTER SEQUENCE polls_id_seq INCREMENT -1 MINVALUE -1000000 START -1 RESTART -1")
         )
     run(Exporters, history=history)
+
+
+def test_citus_distributes_every_table_by_a_column_of_each_of_its_keys(history: History) -> None:
+    statements = recipe("scaling.md", "sql citus")
+    distributed = re.findall(r"create_distributed_table\('(\w+)', 'account'", statements)
+    copied = re.findall(r"create_reference_table\('(\w+)'\)", statements)
+    with history.database.transaction() as connection:
+        found = inspect(connection)
+        tables = {
+            name: {column["name"] for column in found.get_columns(name)}
+            for name in found.get_table_names()
+        }
+        keys: dict[str, list[Sequence[str | None]]] = {
+            name: [
+                found.get_pk_constraint(name)["constrained_columns"],
+                *(each["column_names"] for each in found.get_indexes(name) if each["unique"]),
+            ]
+            for name in tables
+        }
+    assert sorted(distributed) == sorted(name for name in tables if "account" in tables[name])
+    assert sorted(copied) == sorted(tables.keys() - {*distributed})
+    for name in distributed:
+        assert all(key[0] == "account" for key in keys[name]), name

@@ -10,6 +10,7 @@ from exporter.config.urls import BASE_URL, DATABASE_URL, HEALTHCHECK_URL, PROXY,
 from exporter.config.values import (
     ACCOUNT_NAME,
     BOOLEAN,
+    KEY_FILE,
     KEY_ID,
     LISTEN,
     PATH,
@@ -148,7 +149,7 @@ ACCOUNT = (
             Key("key_id", KEY_ID, "the id that Kalshi shows beside the API key", required=True),
             Key(
                 "private_key_file",
-                PATH,
+                KEY_FILE,
                 "the private key that Kalshi gave once, as a PEM file",
                 required=True,
             ),

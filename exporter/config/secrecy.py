@@ -22,7 +22,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}[: ]?){20,}", re.IGNORECASE)
 _WITH_COLONS = re.compile(r"(?:[0-9a-f]{2}:){19,}", re.IGNORECASE)  # no path or address is so
 _ENCODED = re.compile(r"[A-Za-z0-9+/=_-]{40,}")  # 32 bytes of a key are 43 characters in base64
-_TOKEN = re.compile(r"[A-Za-z0-9+=_-]{20,}")
+_BASE32 = re.compile(r"(?<![A-Z2-7])(?=[A-Z]*[2-7])[A-Z2-7]{50,}")
+_TOKEN = re.compile(r"[!-\-0-~]{20,}")  # all that can be typed, but what paths and hosts consist of
 _WORD = re.compile(r"[A-Za-z0-9+=]+")
 _PLACEHOLDER = re.compile(r"\$\{[A-Z_][A-Z0-9_]{0,63}\}")
 _ORDINARY = " ._:/-,'\"()[]{}$+~"  # punctuation of names, paths, times and sizes
@@ -38,7 +39,8 @@ def is_key(text: str) -> bool:
         _KEY.search(text) is not None
         or _HEXADECIMAL.fullmatch(text) is not None
         or _WITH_COLONS.search(text) is not None
-        or any(map(_is_base64, _ENCODED.findall(text)))
+        or _BASE32.search(text) is not None
+        or any(map(_is_base64, _ENCODED.findall("".join(text.split()))))
     )
 
 
@@ -76,13 +78,20 @@ def _mixes(word: str) -> bool:
 
 
 def _alternates(word: str) -> bool:
-    """Tell a random token from words: every fourth character changes between cases and digits."""
+    """Tell a random token from words, in which cases and digits come in runs.
+
+    Two of three neighbours differ in a random text of both cases and digits, and two of five in one
+    of a single case; one of three does in words written together, LikeThese2.
+    """
     kinds = [c.isdigit() + 2 * c.isupper() for c in word if c.isalnum()]
     turns = sum(a != b for a, b in pairwise(kinds))
-    return 4 * turns >= len(word) and any(map(str.isdigit, word))
+    least = 0.25 if word in {word.lower(), word.upper()} else 0.42
+    return turns >= least * len(kinds) > 0 and any(map(str.isdigit, word))
 
 
 def _is_base64(word: str) -> bool:
     """Tell random base64 from the words of a path: upper case, lower case and digits alternate."""
     shares = [sum(map(kind, word)) / len(word) for kind in (str.isupper, str.islower, str.isdigit)]
-    return all(share > least for share, least in zip(shares, (0.15, 0.15, 0.03), strict=True))
+    return _alternates(word) and all(
+        share > least for share, least in zip(shares, (0.15, 0.15, 0.03), strict=True)
+    )

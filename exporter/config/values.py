@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,16 @@ _LONGEST_PART = 255  # bytes of a file's name, on every file system that matters
 KEY_ID_PLACEHOLDER = "put-your-key-id-here"
 """What config.example.toml has for a key's id."""
 
-_NOT_A_KEY = "must be the path of the key's file, not the key itself"
+_LOOKS_LIKE_KEY = "what is there now looks like a key or a token"
 
 PORT = "must have a port from 1 to 65535"
+
+
+class LooksLikeKeyError(ValueError):
+    """A key or a token stands where a path belongs; the message does not repeat it."""
+
+    def __init__(self) -> None:
+        super().__init__(f"must be a path; {_LOOKS_LIKE_KEY}")
 
 
 def parse_duration(text: str) -> float:
@@ -110,13 +117,13 @@ class Kind:
         if isinstance(value, str):
             value = self.expand(value, environment)
             if UNSAFE.search(value):
-                raise ValueError(
-                    _NOT_A_KEY
-                    if is_key(value)
-                    else "must not hold line breaks or control characters"
-                )
+                if is_key(value):
+                    raise ValueError(f"must be {self.expected}; {_LOOKS_LIKE_KEY}")
+                raise ValueError("must not hold line breaks or control characters")
         try:
             return self.parse(value, directory)
+        except LooksLikeKeyError:
+            raise ValueError(f"must be {self.expected}; {_LOOKS_LIKE_KEY}") from None
         except ValueError as error:
             raise ValueError(str(error) or f"must be {self.expected}") from None
 
@@ -221,7 +228,7 @@ def path(value: str, directory: Path) -> Path:
     if not value:
         raise ValueError
     if is_credential(value):
-        raise ValueError(_NOT_A_KEY)
+        raise LooksLikeKeyError
     if len(value) > _LONGEST_PATH or any(
         len(part.encode()) > _LONGEST_PART for part in value.split("/")
     ):
@@ -263,6 +270,7 @@ KEY_ID = Kind(
     shown=False,
 )
 PATH = Kind(toml_type=str, expected="a path, in quotes", parse=path, shown=False)
+KEY_FILE = replace(PATH, expected="the path of the key's file, in quotes")
 LISTEN = Kind(
     toml_type=str,
     expected='a host and a port such as "127.0.0.1:9464", "0.0.0.0:9464" or "[::1]:9464"',

@@ -114,7 +114,11 @@ def test_a_fault_says_what_is_wrong(directory: Directory, text: str, reason: str
         ("0123456789abcdef", "ä", "ASCII characters without blanks"),
         ("0123456789abcdef", "k" * 201, "ASCII characters without blanks"),
         ('key_id = "0123456789abcdef"', "", "key_id: is missing"),
-        ('"kalshi.pem"', '"""-----BEGIN PRIVATE KEY-----\nMII"""', "not the key itself"),
+        (
+            '"kalshi.pem"',
+            '"""-----BEGIN PRIVATE KEY-----\nMII"""',
+            "must be the path of the key's file",
+        ),
         ('"kalshi.pem"', '"kalshi.pem"\nsubaccount = -1', "0 or larger"),
         ('"kalshi.pem"', f'"kalshi.pem"\nsubaccount = 0x{"f" * 5000}', "a huge number: must be"),
         ('"kalshi.pem"', '"kalshi.pem"\nsubaccount = false', "0 or larger"),

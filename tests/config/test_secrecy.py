@@ -48,6 +48,7 @@ def _forms(name: str, key: "rsa.RSAPrivateKey | Ed25519PrivateKey") -> Iterator[
         yield f"{kind}: first line of the body", lines[1]
         yield f"{kind}: a line of the body", lines[len(lines) // 2]
         yield f"{kind}: base64 for URLs", base64.urlsafe_b64encode(der).decode()
+        yield f"{kind}: base32", base64.b32encode(der).decode()
         yield f"{kind}: hexadecimal", der.hex()
         yield f"{kind}: hexadecimal with colons", der.hex(":")
 
@@ -205,11 +206,31 @@ def test_no_place_in_the_file_shows_a_secret(
         "/home/trader1/Projects/Kalshi/2026-11-26/order-groups-backup-v2/spool",
         "C0mpany/KalshiKeys/production",
         "spool-2026-11-26",
+        "/home/ubuntu/KalshiData/PROD/2026/OrderGroups/spool",
+        "/Volumes/DATA1/KALSHI/Exports/OrderGroups/Production2",
+        "KalshiOrderGroups2026",
+        "KalshiMain2026Production",
         "a952bcbe-ec3b-4b5b-b8f9-11dae589608c.pem",
     ],
 )
 def test_paths_of_every_day_are_no_credentials(path: str) -> None:
     assert not is_credential(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("[spool]\ndirectory", "directory: must be a path, in quotes; what is there now looks"),
+        ("[database]\nurl = 'sqlite:///k.db'\n[metrics]\ntextfile", "textfile: must be a path,"),
+        ("[[accounts]]\nname = 'a'\nenvironment = 'demo'\nkey_id = 'k'\nprivate_key_file",
+         "private_key_file: must be the path of the key's file, in quotes; what is"),
+    ],
+)  # fmt: skip
+def test_a_key_in_place_of_a_path_is_called_so(place: str, words: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    for secret in (SECRETS["RSA PKCS8: PEM"], SECRETS["Ed25519 PKCS8: body"]):
+        config.write_text(f"{place} = {json.dumps(secret)}\n", encoding="utf-8")
+        assert words in _loaded(config, {})[0]
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,16 @@ class SqliteFile:
         self.generation = 0
         self._path = path
         self._key: _Key | None = None  # None while nothing is open
+        self._real = path  # where links led when it was opened: SQLite keeps the log there
         self._companions: dict[Path, _Key] = {}  # the -wal and the -shm that belong to the file
         self._seen: tuple[bytes, bytes] | None = None  # header, and state of the log
         self._descriptors: dict[_Key, int] = {}  # SQLite's own
 
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the file that is open, if one is."""
-        return self._key is None or _key_of(self._path) == self._key
+        return self._key is None or (
+            _key_of(self._path) == self._key and self._path.resolve() == self._real
+        )
 
     def require(self) -> None:
         """Refuse to go on without a file once the one that was open is gone.
@@ -78,15 +81,21 @@ class SqliteFile:
         if self._key is None:
             self.require()
             return
-        key = _key_of(self._path)
-        if key != self._key:
+        if not self.is_in_place():
             self._save_log(engine)
             self._let_go(engine)
-            if key is None:
+            if _key_of(self._path) is None:
                 raise DatabaseError(self._gone())
             raise DatabaseError(
                 f"database {self._path}: another file has taken the place of the one that was in"
                 " use; the next poll uses the new file"
+            )
+        if self._lost_its_log():
+            self._save_log(engine)
+            self._let_go(engine)
+            raise DatabaseError(
+                f"database {self._path}: its write-ahead log, {self._beside('-wal').name}, was"
+                " deleted or moved while it was in use; the next poll opens the database again"
             )
         if self._was_overwritten():
             # The log belongs to the former content, and must never be applied to the new one.
@@ -112,6 +121,7 @@ class SqliteFile:
         if self._key is not None:
             return
         self._key = _key_of(self._path)
+        self._real = self._path.resolve()
         self._companions.clear()
         self._descriptors.clear()
         self._seen = None
@@ -151,6 +161,15 @@ class SqliteFile:
         self._key = None
         self.generation += 1
 
+    def _lost_its_log(self) -> bool:
+        """Return whether the log that SQLite has open has lost its name.
+
+        Whoever opened the database now would get a log of their own beside it.
+        """
+        log = self._beside("-wal")
+        key = self._companions.get(log)
+        return key is not None and _key_of(log) != key and self._descriptor(key) is not None
+
     def _was_overwritten(self) -> bool:
         """Return whether somebody but SQLite has written into the file.
 
@@ -175,7 +194,17 @@ class SqliteFile:
         return before[1] == log and shared[_BACKFILLED] == shared[_ATTEMPTED]
 
     def _read(self, key: _Key, size: int) -> bytes | None:
-        """Return the beginning of a file that SQLite has open; None if it cannot be found."""
+        """Read the beginning of a file that SQLite has open; None if it cannot be found."""
+        descriptor = self._descriptor(key)
+        if descriptor is None:
+            return None
+        try:
+            return os.pread(descriptor, size, 0)
+        except OSError:
+            return None
+
+    def _descriptor(self, key: _Key) -> int | None:
+        """Return the descriptor of a file that SQLite has open; None if there is none."""
         descriptor = self._descriptors.get(key)
         if descriptor is None or _key_of_descriptor(descriptor) != key:
             found = (each for each in _open_descriptors() if _key_of_descriptor(each) == key)
@@ -183,13 +212,10 @@ class SqliteFile:
             if descriptor is None:
                 return None
             self._descriptors[key] = descriptor
-        try:
-            return os.pread(descriptor, size, 0)
-        except OSError:
-            return None
+        return descriptor
 
     def _beside(self, suffix: str) -> Path:
-        return self._path.with_name(self._path.name + suffix)
+        return self._real.with_name(self._real.name + suffix)
 
 
 def _key_of(path: Path) -> _Key | None:

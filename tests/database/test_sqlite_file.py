@@ -86,6 +86,50 @@ def test_a_log_that_another_file_brought_along_is_left_to_it(
     assert numbers(elsewhere / "live.db") == [1, 2, 3]
 
 
+def test_a_link_in_the_place_of_the_file_is_another_place_for_its_log(
+    database: Database, tmp_path: Path
+) -> None:
+    live, moved = tmp_path / "live.db", tmp_path / "moved.db"
+    live.rename(moved)
+    live.symlink_to(moved.name)
+    with pytest.raises(DatabaseError, match="another file has taken the place"):
+        add(database, 4)
+    assert not (tmp_path / "live.db-wal").exists()
+    add(database, 5)
+    assert (tmp_path / "moved.db-wal").exists()
+    assert numbers(live) == numbers(moved) == [1, 2, 3, 5]
+
+
+def test_a_log_that_is_deleted_goes_into_the_file(database: Database, tmp_path: Path) -> None:
+    live, log = tmp_path / "live.db", tmp_path / "live.db-wal"
+    log.unlink()
+    with pytest.raises(DatabaseError, match=r"its write-ahead log, live[.]db-wal, was"):
+        add(database, 4)
+    add(database, 5)
+    assert log.exists()
+    assert numbers(live) == [1, 2, 3, 5]
+
+
+def test_a_file_that_a_link_leads_to_is_watched_too(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    _make(directory / "real.db", 1)
+    link = tmp_path / "live.db"
+    link.symlink_to(directory / "real.db")
+    database = Database(f"sqlite:///{link}")
+    with closing(database):
+        database.enable_wal()
+        add(database, 2)
+        (directory / "real.db").rename(directory / "moved.db")
+        _make(directory / "real.db", 10)
+        with pytest.raises(DatabaseError, match="another file has taken the place"):
+            add(database, 3)
+        assert not (directory / "real.db-wal").exists()
+        add(database, 11)
+    assert numbers(link) == [10, 11]
+    assert numbers(directory / "moved.db") == [1, 2]
+
+
 def test_what_is_copied_over_the_file_is_not_mixed_with_its_log(
     database: Database, tmp_path: Path
 ) -> None:

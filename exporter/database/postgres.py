@@ -41,6 +41,9 @@ _LENIENCE_SECONDS = 1.0
 
 _USED_AT = "used_at"
 
+# What the driver takes from a program, and an address would give as a text that it cannot use.
+_DRIVERS_OWN = frozenset({"context", "cursor_factory", "row_factory"})
+
 
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection on which every wait for the server ends after `timeout` seconds.
@@ -98,6 +101,8 @@ def make_engine(url: URL, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: object, _record: object, args: Any, kwargs: Any) -> Any:
+        for option in _DRIVERS_OWN & url.query.keys():
+            raise psycopg.ProgrammingError(f'invalid connection option "{option}"')
         try:
             return BoundedConnection.connect(*args, **kwargs)
         except psycopg.Error:

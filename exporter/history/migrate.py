@@ -189,8 +189,9 @@ def _schema(connection: "Connection") -> str | None:
     schema, search_path, role = row
     if schema is None:
         raise DatabaseSetupError(
-            f"database: search_path is {search_path}, and no schema in it exists and may be used:"
-            f" CREATE SCHEMA, or GRANT USAGE, CREATE ON SCHEMA to {role}, or correct search_path"
+            f"database: search_path is {search_path or 'empty'}, and no schema in it exists and may"
+            f" be used: CREATE SCHEMA, or GRANT USAGE, CREATE ON SCHEMA to {role}, or correct"
+            " search_path"
         )
     return str(schema)
 

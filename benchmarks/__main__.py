@@ -1,6 +1,7 @@
 """`python -m benchmarks`: measures the exporter beside the floor and the peers.
 
-Prints the tables; with `--write`, docs/performance.md and docs/performance.json.
+Prints the tables; with `--write`, replaces docs/performance.md and docs/performance.json.
+`--render` measures nothing, and makes docs/performance.md from docs/performance.json.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from time import perf_counter
 
 from benchmarks import capacity, events, growth, parts, polls, reading, starts
 from benchmarks.report import as_markdown
-from benchmarks.results import Line, Section, as_json
+from benchmarks.results import Line, Section, as_json, from_json, machine
 from benchmarks.setting import ROOT, Setting
 
 Case = Callable[[Setting], "list[Line] | list[Section]"]
@@ -48,7 +49,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less of everything: two minutes")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
     parser.add_argument("--write", action="store_true", help="replace docs/performance.*")
+    parser.add_argument(
+        "--render", action="store_true", help="measure nothing; make the page again"
+    )
     arguments = parser.parse_args()
+    docs = ROOT / "docs"
+    if arguments.render:
+        document = json.loads((docs / "performance.json").read_text())
+        page = as_markdown(*from_json(document), facts=document["machine"], quick=False)
+        (docs / "performance.md").write_text(page)
+        return
 
     # So that everything is stopped that was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
@@ -73,13 +83,11 @@ def main() -> None:
                 if isinstance(line, Line):
                     sys.stderr.write(f"  {line.summary()}\n")
 
-    text = as_markdown(lines, sections, quick=arguments.quick)
+    text = as_markdown(lines, sections, facts=machine(), quick=arguments.quick)
     sys.stdout.write(text)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
     if arguments.write:
-        docs = ROOT / "docs"
-        docs.mkdir(exist_ok=True)
         (docs / "performance.md").write_text(text)
         (docs / "performance.json").write_text(
             json.dumps(as_json(lines, sections), indent=2, ensure_ascii=False) + "\n"

@@ -38,8 +38,8 @@ def growth(setting: Setting, *, on_postgres: bool) -> list[Section]:
                 "ms ",
             ),
             rows=rows,
-            note="A changed group costs two rows: one is closed, one opened. What time an unchanged"
-            " poll takes more with more groups is the answer's: it is read and hashed.",
+            note="A changed group costs two rows: one is closed, one is opened. An unchanged poll"
+            " of more groups takes longer because its response is longer, and is read and hashed.",
         )
     ]
 

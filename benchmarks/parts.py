@@ -18,7 +18,7 @@ def parts(setting: Setting) -> list[Section]:
             title="Where a poll's time goes: 25 groups, nothing changed",
             headings=["part", "SQLite", "Postgres"],
             rows=[[part, f"{sqlite[part]:.0%}", f"{postgres[part]:.0%}"] for part in sqlite],
-            note="Under Python's profiler, which makes calls in Python dearer than those in C. The"
-            " floor pays for the signature, for the simplest of HTTP and for one statement.",
+            note="Measured with Python's profiler, which makes calls in Python look more expensive"
+            " than calls in C. The floor pays for signing, plain HTTP and one statement only.",
         )
     ]

@@ -77,7 +77,7 @@ def small(setting: Setting, *, on_postgres: bool) -> list[Line]:
             ahead={"dlt": 60},
         ),
         Line(
-            case="in the exporter's place requests and SQLAlchemy alone, which write one row,"
+            case="the same by requests and SQLAlchemy alone, writing one row,"
             f" {_where(on_postgres)}",
             unit="ms",
             values=_packages_alone(wall),
@@ -236,8 +236,8 @@ def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
             at_most=0.5,
         ),
         Line(
-            case="in the exporter's place APScheduler, requests and SQLAlchemy alone, which write"
-            f" one row, {_where(on_postgres)}",
+            case="the same by APScheduler, requests and SQLAlchemy alone, writing one row,"
+            f" {_where(on_postgres)}",
             unit="/s",
             values=_packages_alone(rates),
             cpu=_packages_alone(cpu),

@@ -1,17 +1,43 @@
-"""docs/performance.md: the tables with what a reader needs to judge and repeat them."""
+"""docs/performance.md: what the figures mean, then the figures, then how to repeat them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from benchmarks.results import Line, Section, lines_as_markdown, machine, table
+from benchmarks.results import (
+    EXPORTER,
+    FLOOR,
+    Line,
+    Section,
+    as_text,
+    floor_table,
+    peer_table,
+    table,
+    times,
+)
 
-_HEAD = """\
-# Performance
+# The short table: what a row says, and how its cases begin.
+_SHORT = {
+    "one poll of 25 groups, nothing changed": "25 groups, nothing changed",
+    "one poll of 100,000 groups, nothing changed": "100,000 groups, nothing changed",
+    "the same, and 1.2 % changed": "100,000 groups, 1 % changed",
+    "the first poll of 100,000 groups": "the first poll of 100,000 groups",
+    "peak memory of these polls": "peak memory of all these polls",
+    "`run-once`, the whole process": "process: `run-once`",
+    "the daemon: polls per second of one core's time": "daemon, 100 accounts",
+    "a burst of events: events recorded per second": "a burst of",
+}
 
-Made by `python -m benchmarks --write`; do not edit. Each case stands beside its **floor**,
-the least that a poll which keeps a history can cost in Python, and beside **peers**, what people
-would use instead. All run in turn in one session against the same local exchange, which verifies
-every signature and keeps its answer ready; every subject is a process of its own. Values are
-medians, CPU is the exporter's own. Quote the ratios: the rest is the machine's.
+_METHOD = """\
+## How to read the figures
+
+Each case is compared with two things. The **floor** is the least that a poll which keeps a
+history can cost in Python. **Other tools** (dlt, a naive job, sqlite-utils) are what people would
+use instead. All run in turn in one session against the same local exchange, which verifies every
+signature and keeps its response ready. Every subject is a process of its own. Values are medians;
+CPU is the exporter's own. Quote the ratios: the absolute figures depend on the machine.
+
+`python -m benchmarks --write` makes this page and `performance.json`; do not edit them. To repeat
+it:
 
     python -m venv .venv
     .venv/bin/pip install '.[postgres,parquet]' -r benchmarks/requirements.txt
@@ -20,66 +46,169 @@ medians, CPU is the exporter's own. Quote the ratios: the rest is the machine's.
 """
 
 _TAIL = """\
-## What is missed, and why
+## Targets that are missed, and why
 
-- **25 groups, against dlt.** The target was set with a slower dlt. requests and SQLAlchemy alone,
-  which write one row, are not 60 times ahead of this one either: they have lines of their own.
-- **25 groups on Postgres.** Beyond what those two take, half as much again as the floor, there is
-  what the floor leaves out: the claim, a message and a small transaction, by which of several
-  exporters only one asks the exchange; and in the poll's own message the head and the stretch of
-  coverage, beside the one row that the floor writes.
-- **`run-once`, against dlt.** The imports of the packages alone, this case's floor, take more than
-  dlt's whole process divided by 4.5.
+- **25 groups, against dlt.** The target was set with an older, slower dlt. requests and
+  SQLAlchemy alone, writing one row, are not 60 times faster than the present dlt either: see
+  their rows.
+- **25 groups on Postgres.** Half of the floor's time on top of those two packages pays for what
+  the floor leaves out: the claim, a round trip and a small transaction by which only one of
+  several exporters polls; and, in the poll's own round trip, the account's head and its stretch
+  of coverage.
+- **`run-once`, against dlt.** Importing the packages alone, which is this case's floor, takes
+  more than dlt's whole process divided by 4.5.
 - **The daemon.** APScheduler, requests and SQLAlchemy alone do not reach half of the floor's rate
-  either: they have lines of their own.
-- **The database's bytes, against dlt.** The floor's database is as large as dlt's, with the columns
-  and the key that readers of the history are promised, and one index. dlt's has neither key nor
-  index, and does not tell accounts apart.
-- **As of an instant, by the plain rule.** It has a condition on the beginning of a state and one on
-  its end, and an ordinary index finds rows by one of them: in the middle of a history both
-  databases read the table, from which the first row comes at once. docs/queries.md has a form for
-  SQLite that goes through indexes alone; it is in the table too.
+  either: see their rows.
+- **The database's size, against dlt.** The floor's database is as large as dlt's, with the
+  columns and the key that readers of the history are promised, and one index. dlt's has neither
+  key nor index, and does not tell accounts apart.
+- **As of an instant, by the plain rule.** One condition is on the beginning of a state and one on
+  its end, and an ordinary index serves one of them. In the middle of a history both databases
+  read the table. [Queries](queries.md#as-of-an-instant) has a form for SQLite that uses indexes
+  alone; it is in the table too.
 
 ## What is compared
 
-**The floor** (`benchmarks/subjects/floor.py`): a signed GET on a kept `http.client`
-connection, BLAKE2b of the body; if it is another than before, `msgspec`, a comparison with a
-dictionary in memory, and what changed written with `sqlite3` or `psycopg` in one transaction, as
-durable as the exporter's (WAL and `synchronous=FULL`, or Postgres as it comes) into tables of the
-same columns and key. It has no deadlines, limits, retries, strict validation, confirmed removals,
-compare-and-swap, coverage, spool or logs, and no indexes by time.
+**The floor** (`benchmarks/subjects/floor.py`): a signed GET on a kept `http.client` connection
+and BLAKE2b of the body. If the body differs from the last one, it is decoded with `msgspec` and
+compared with a dictionary in memory, and the changes are written with `sqlite3` or `psycopg` in
+one transaction, as durable as the exporter's (WAL and `synchronous=FULL`, or Postgres as
+installed), into tables of the same columns and key. The floor has no deadlines, limits, retries,
+strict validation, confirmed removals, compare-and-swap, coverage, spool or logs, and no indexes
+by time.
 
-**dlt** with its `scd2` merge, into SQLite through its SQLAlchemy destination, and into Postgres:
-keeps what changed and when. It cannot tell an absent group from a poll that did not happen, nor
-confirm a removal; it stages and merges all groups whenever it runs, and guesses types.
+**dlt** with its `scd2` merge, into SQLite through its SQLAlchemy destination, and into Postgres.
+It keeps what changed and when. It cannot tell an absent group from a poll that did not happen,
+and cannot confirm a removal. It stages and merges all groups in each run, and infers types.
 
-**naive**, requests and SQLAlchemy Core, one row per group per poll: what changed has to be found
-by comparing all rows; what was not observed cannot be told from what was absent, since a poll
-without groups, and a failed one, leave no row.
+**naive**: requests and SQLAlchemy Core, one row per group per poll. To find changes, a reader
+compares all rows. A poll without groups and a failed poll leave no row, so an absent group and an
+unobserved one look the same.
 
-**sqlite-utils**, an upsert of the state and each answer appended as one JSON document: SQLite only;
-groups that are gone stay in the state; its history is whole documents.
+**sqlite-utils**: an upsert of the state, and each response appended as one JSON document. SQLite
+only. Groups that are gone stay in the state, and the history consists of whole documents.
 """
 
 
-def as_markdown(lines: Sequence[Line], sections: Sequence[Section], *, quick: bool) -> str:
-    """All of the document."""
-    facts = machine()
-    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
-    parts = [_HEAD]
+def as_markdown(
+    lines: Sequence[Line], sections: Sequence[Section], *, facts: Mapping[str, Any], quick: bool
+) -> str:
+    """Return the whole page.
+
+    Args:
+        lines: the cases.
+        sections: tables of other shapes.
+        facts: the machine and the packages, as `results.machine` describes them.
+        quick: whether less than usual was measured.
+    """
+    return "\n".join(_parts(lines, sections, facts, quick=quick))
+
+
+def _parts(
+    lines: Sequence[Line], sections: Sequence[Section], facts: Mapping[str, Any], *, quick: bool
+) -> Iterator[str]:
+    yield "# Performance\n"
+    yield (
+        "What a poll costs in time, memory and disk, beside the least that it could cost and beside"
+        " other tools.\n"
+    )
+    meaning = " ".join(_meaning(lines))
+    if meaning:
+        yield f"{meaning}\n"
+    short = list(_short(lines))
+    if short:
+        headings = ["", "SQLite", "Postgres", "of the floor", "dlt needs"]
+        yield table(headings, short) + "\n"
+    yield _METHOD
     if quick:
-        parts.append("This is a quick look: fewer groups, and fewer polls of each.\n")
-    parts.append(
-        f"Measured on {facts['cores']} cores of {facts['processor']}, {facts['system']},"
-        f" Python {facts['python']}; {packages}; with {facts['load']:.1f} processes at work on"
-        " average, which should be one or two.\n"
+        yield "This was a quick look: fewer groups, and fewer polls of each.\n"
+    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    yield (
+        f"Measured on {facts['cores']} cores of {facts['processor']}, {facts['system']}, Python"
+        f" {facts['python']}, with {facts['load']:.1f} processes at work on average (it should be"
+        f" one or two). Packages: {packages}.\n"
     )
     if lines:
-        parts.append(lines_as_markdown(lines) + "\n")
+        yield "## Beside the floor\n"
+        yield floor_table(lines) + "\n"
+        yield "## Beside other tools\n"
+        yield (
+            "In parentheses: how many times as much as the exporter, and whether the target was"
+            " met.\n"
+        )
+        yield peer_table(lines) + "\n"
     for section in sections:
-        parts.append(f"## {section.title}\n")
+        yield f"## {section.title}\n"
         if section.note:
-            parts.append(section.note + "\n")
-        parts.append(table(section.headings, section.rows) + "\n")
-    parts.append(_TAIL)
-    return "\n".join(parts)
+            yield f"{section.note}\n"
+        yield from _section(section)
+    yield _TAIL
+
+
+def _section(section: Section) -> Iterator[str]:
+    """A section's table; plans are too wide for a column, and follow as a list."""
+    if section.headings[-1] != "plan":
+        yield table(section.headings, section.rows) + "\n"
+        return
+    yield table(section.headings[:-1], [row[:-1] for row in section.rows]) + "\n"
+    yield "The plans:\n"
+    for row in section.rows:
+        plan = row[-1].replace("\\|", "|")
+        yield f"- {row[0]}: `{plan}`"
+    yield ""
+
+
+def _find(lines: Sequence[Line], beginning: str, database: str) -> Line | None:
+    found = (
+        line for line in lines if line.case.startswith(beginning) and f"{database}" in line.case
+    )
+    return next(found, None)
+
+
+def _meaning(lines: Sequence[Line]) -> Iterator[str]:
+    """Say in three sentences what the figures mean, as far as they were measured."""
+    small = _find(lines, "25 groups, nothing changed", "SQLite")
+    large = _find(lines, "100,000 groups, nothing changed", "SQLite")
+    if small is not None and large is not None:
+        yield (
+            f"A poll of 25 groups in which nothing changed takes {_value(small)}, and one of"
+            f" 100,000 groups {_value(large)}: {times(small.ratio)} and {times(large.ratio)} the"
+            " least that a Python program with a history needs."
+        )
+        ahead = [each.times_ahead("dlt") for each in (small, large)]
+        if None not in ahead:
+            yield (
+                f"A pipeline with dlt takes {times(ahead[0])} and {times(ahead[1])} as long for the"
+                " same history."
+            )
+    daemon = _find(lines, "daemon, 100 accounts", "SQLite")
+    start = _find(lines, "process: `run-once`", "")
+    if daemon is not None and start is not None:
+        yield (
+            f"One core is enough for {as_text(daemon.values[EXPORTER], daemon.unit)} polls of 25"
+            f" groups a second in the daemon, and a whole `run-once` takes {_value(start)}, of"
+            f" which {as_text(start.values[FLOOR], start.unit)} {start.unit} are imports."
+        )
+
+
+def _short(lines: Sequence[Line]) -> Iterator[list[str]]:
+    for what, beginning in _SHORT.items():
+        sqlite = _find(lines, beginning, "SQLite") or _find(lines, beginning, "")
+        if sqlite is None:
+            continue
+        pair = [sqlite]
+        if (postgres := _find(lines, beginning, "Postgres")) is not None:
+            pair.append(postgres)
+        ahead = [times(each.times_ahead("dlt")) for each in pair if "dlt" in each.values]
+        yield [
+            what,
+            _value(sqlite),
+            "" if postgres is None else _value(postgres),
+            ", ".join(times(each.ratio) for each in pair),
+            ", ".join(ahead),
+        ]
+
+
+def _value(line: Line) -> str:
+    unit = "a second" if line.more_is_better else line.unit
+    return f"{as_text(line.values[EXPORTER], line.unit)} {unit}"

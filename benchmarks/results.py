@@ -73,16 +73,28 @@ class Line:
         return f"{self.case}, {self.unit}: {', '.join(values)}{ratio}{cpu}"
 
     @property
+    def within_floor(self) -> bool | None:
+        """Whether the ratio to the floor is as good as it should be; None without a target."""
+        if self.at_most is None or self.ratio is None:
+            return None
+        return self.ratio >= self.at_most if self.more_is_better else self.ratio <= self.at_most
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a larger value is better."""
+        return self.unit == "/s"
+
+    def is_ahead(self, peer: str) -> bool | None:
+        """Return whether the exporter is as far ahead of a peer as it should be."""
+        ahead = self.times_ahead(peer)
+        return None if ahead is None or peer not in self.ahead else ahead >= self.ahead[peer]
+
+    @property
     def met(self) -> bool | None:
         """Whether all targets are met; None if there are none."""
-        met = []
-        if self.at_most is not None and self.ratio is not None:
-            more_is_better = self.unit == "/s"
-            met.append(self.ratio >= self.at_most if more_is_better else self.ratio <= self.at_most)
-        for peer, times in self.ahead.items():
-            if (ahead := self.times_ahead(peer)) is not None:
-                met.append(ahead >= times)
-        return all(met) if met else None
+        met = [self.within_floor, *map(self.is_ahead, self.ahead)]
+        known = [each for each in met if each is not None]
+        return all(known) if known else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,41 +122,53 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def lines_as_markdown(lines: Sequence[Line]) -> str:
-    """The main table."""
-    headings = ["case", "", "exporter", "CPU", "floor", "over floor", "CPU over floor", "target"]
-    headings += [f"{peer} (behind)" for peer in PEERS]
+def floor_table(lines: Sequence[Line]) -> str:
+    """Return the table that compares the exporter with the floor."""
     rows = []
     for line in lines:
-        more_is_better = line.unit == "/s"
-        target = []
-        if line.at_most is not None:
-            target.append(f"{'≥' if more_is_better else '≤'} {line.at_most:g} floor")
-        target += [f"≥ {times:g} {peer}" for peer, times in line.ahead.items()]
-        verdict = {True: "met: ", False: "**missed**: ", None: ""}[line.met]
-        row = [
-            line.case,
-            line.unit,
-            as_text(line.values[EXPORTER], line.unit),
-            as_text(line.cpu.get(EXPORTER), "ms"),
-            as_text(line.values.get(FLOOR), line.unit),
-            "-" if line.ratio is None else f"{line.ratio:.2f}",
-            "-" if line.cpu_ratio is None else f"{line.cpu_ratio:.2f}",
-            verdict + ", ".join(target),
-        ]
+        target = ""
+        if line.within_floor is not None:
+            sign = "≥" if line.more_is_better else "≤"
+            verdict = "met" if line.within_floor else "**missed**"
+            target = f"{sign} {line.at_most:g}: {verdict}"
+        rows.append(
+            [
+                line.case,
+                f"{as_text(line.values[EXPORTER], line.unit)} {line.unit}",
+                as_text(line.values.get(FLOOR), line.unit),
+                times(line.ratio),
+                times(line.cpu_ratio),
+                target,
+            ]
+        )
+    return table(["case", "exporter", "floor", "ratio", "ratio of CPU", "target"], rows)
+
+
+def peer_table(lines: Sequence[Line]) -> str:
+    """Return the table that compares the exporter with other tools, where one was measured."""
+    rows = []
+    for line in lines:
+        if not any(peer in line.values for peer in PEERS):
+            continue
+        row = [line.case, f"{as_text(line.values[EXPORTER], line.unit)} {line.unit}"]
         for peer in PEERS:
-            ahead = line.times_ahead(peer)
-            row.append(
-                "-"
-                if ahead is None
-                else f"{as_text(line.values[peer], line.unit)} ({_rounded(ahead)} x)"
-            )
+            text = as_text(line.values.get(peer), line.unit)
+            if (ahead := line.times_ahead(peer)) is not None:
+                text += f" ({times(ahead)})"
+            if (met := line.is_ahead(peer)) is not None:
+                text += f"; target {line.ahead[peer]:g}x: {'met' if met else '**missed**'}"
+            row.append(text)
         rows.append(row)
-    return table(headings, rows)
+    return table(["case", "exporter", *PEERS], rows)
+
+
+def times(ratio: float | None) -> str:
+    """Return a ratio as text."""
+    return "-" if ratio is None else f"{_rounded(ratio)}x"
 
 
 def _rounded(ratio: float) -> str:
-    return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.1f}"
+    return f"{ratio:.0f}" if ratio >= 20 else f"{ratio:.1f}" if ratio >= 2 else f"{ratio:.2f}"
 
 
 def machine() -> dict[str, Any]:
@@ -192,3 +216,12 @@ def as_json(lines: Sequence[Line], sections: Sequence[Section]) -> dict[str, Any
         ],
         "sections": [asdict(section) for section in sections],
     }
+
+
+def from_json(document: Mapping[str, Any]) -> tuple[list[Line], list[Section]]:
+    """Return the lines and sections of what `as_json` made."""
+    names = Line.__dataclass_fields__
+    return (
+        [Line(**{name: line[name] for name in names}) for line in document["lines"]],
+        [Section(**section) for section in document["sections"]],
+    )

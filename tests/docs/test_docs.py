@@ -1,6 +1,7 @@
 """The pages: no link leads nowhere, on GitHub or in the site, and what is generated is fresh."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from benchmarks.report import as_markdown
+from benchmarks.results import from_json
 from exporter.cli import main
 from exporter.config.keys import ACCOUNT, SECTIONS
 
@@ -156,3 +159,11 @@ def test_the_site_shows_recipes_as_blocks(site: Path) -> None:
     text = (site / "upgrading" / "index.html").read_text("utf-8")
     assert "```" not in text
     assert text.count('<div class="highlight">') > 3
+
+
+def test_the_page_on_performance_is_made_of_the_figures() -> None:
+    document = json.loads((ROOT / "docs" / "performance.json").read_text("utf-8"))
+    page = as_markdown(*from_json(document), facts=document["machine"], quick=False)
+    assert (ROOT / "docs" / "performance.md").read_text("utf-8") == page, (
+        "run: python -m benchmarks --render"
+    )

@@ -16,8 +16,8 @@ def page() -> str:
     """`docs/data-dictionary.md`."""
     introduction = (
         "# Data dictionary\n\n"
-        "What each view, table and column means. The same stands in the database itself: in the"
-        " table\n`data_dictionary`, and on Postgres as comments (`\\d+ polls` in psql).\n\n"
+        "What each view, table and column means. The same text is in the database: in the table\n"
+        "`data_dictionary`, and on Postgres as comments (`\\d+ polls` in psql).\n\n"
         "<!-- Made by docs/make_data_dictionary.py from exporter/history/dictionary.py. -->\n"
     )
     parts = [introduction]

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from benchmarks.report import as_markdown
 from benchmarks.results import from_json
 from exporter.cli import main
 from exporter.config.keys import ACCOUNT, SECTIONS
+from tests.support.browser import CHROME, Browser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -167,3 +169,29 @@ def test_the_page_on_performance_is_made_of_the_figures() -> None:
     assert (ROOT / "docs" / "performance.md").read_text("utf-8") == page, (
         "run: python -m benchmarks --render"
     )
+
+
+@pytest.mark.skipif(CHROME is None, reason="Chromium (Debian: chromium) is missing")
+@pytest.mark.parametrize("width", [1440, 390])
+def test_nothing_in_the_site_is_wider_than_the_window(
+    site: Path, width: int, tmp_path: Path
+) -> None:
+    with closing(Browser(tmp_path / "profile")) as browser:
+        browser.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
+        for page in PAGES[2:]:
+            path = page.relative_to(ROOT / "docs").with_suffix("")
+            place = site if path.name == "index" else site / path
+            url = (place / "index.html").as_uri()
+            browser.ask("Page.navigate", url=url)
+            browser.wait(f"location.href == '{url}' && document.readyState == 'complete'")
+            assert browser.run("document.documentElement.scrollWidth") <= width, page
+            if width > 1000:  # on a phone a table scrolls by itself
+                beyond = "[...document.querySelectorAll('.md-typeset__scrollwrap')]"
+                beyond += ".filter(each => each.scrollWidth > each.clientWidth + 1).length"
+                assert browser.run(beyond) == 0, page

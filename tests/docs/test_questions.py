@@ -352,3 +352,24 @@ def listen(database: Database) -> None:
                 cause=cause,  # type: ignore[arg-type]  # one of the literals
             )
         )
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/queries.md"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_the_queries_of_other_pages_run(
+    kind: str, page: str, request: pytest.FixtureRequest
+) -> None:
+    text = (DOCUMENT.parents[2] / page).read_text("utf-8")
+    blocks = re.findall(r"^```sql( \w+)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    queries = [
+        query
+        for label, block in blocks
+        if kind == "sqlite" or not label  # a labelled block is SQLite's
+        for query in re.split(r";\n", block)
+        if query.strip()
+    ]
+    assert len(queries) > 3
+    database: Database = request.getfixturevalue(kind)
+    with database.transaction() as connection:
+        for query in queries:
+            connection.exec_driver_sql(query).all()

@@ -3,7 +3,6 @@
 Nothing here relies on session state, because a pooler in transaction mode may be in between.
 """
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from exporter.database import sqlite, wal
 from exporter.database.circuit_breaker import CircuitBreaker
 from exporter.database.errors import translated_errors
 from exporter.database.sqlite_file import SqliteFile
+from exporter.database.turn import FairLock
 from exporter.errors import ConfigurationError, DatabaseError
 from exporter.installing import install_command
 from exporter.permissions import explain_directory, is_missing
@@ -48,8 +48,9 @@ class Database:
         watched = self.is_sqlite and self.writes
         self._file = SqliteFile(Path(self.url.database or "")) if watched else None
         # SQLite admits one writer. The threads of this process queue here rather than in SQLite's
-        # busy handler, which polls and is not fair.
-        self._turn = threading.Lock()
+        # busy handler, which polls and is not fair: no poll waits longer than for one burst of
+        # events, however many bursts there are.
+        self._turn = FairLock()
         self._breaker = CircuitBreaker(self._probe)
 
     @property

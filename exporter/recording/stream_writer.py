@@ -6,7 +6,6 @@ that events are durable within milliseconds and a burst costs few transactions.
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,8 +21,6 @@ from exporter.spool.stream import StreamSpool
 
 _log = logging.getLogger(__name__)
 
-_LARGE = 500  # events of a transaction after which polls come first
-_YIELD_SECONDS = 0.001
 _RETRY_SECONDS = 1.0  # between two attempts to reach a database that is away
 _TICK = timedelta(microseconds=1)
 
@@ -108,9 +105,6 @@ class StreamWriter:
             with self._lock:
                 for item in items:
                     self._handle(item)
-                    if isinstance(item, Heard) and len(item.events) >= _LARGE:
-                        # SQLite's lock is not fair: whoever waits for it must be running.
-                        time.sleep(_YIELD_SECONDS)
                 if self._spooled and elapsed() >= self._retry_at:
                     for account in sorted(self._spooled):
                         self._drain(account)

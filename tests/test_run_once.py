@@ -273,7 +273,8 @@ def test_an_account_that_another_exporter_polls_is_left_to_it(
         first.join()
     assert second.returncode == 75
     (line,) = second.stderr.splitlines()
-    assert "another exporter is polling this account. Claimed by " in line
+    assert "main: busy: another exporter is polling this account. Claimed by " in line
+    assert line.count("main") == 1
     # It is no poll: no request, no row.
     assert len(exchange.requests) == 1
     assert [row["outcome"] for row in rows(database_url, "SELECT outcome FROM polls")] == ["ok"]

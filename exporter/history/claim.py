@@ -104,7 +104,7 @@ def claim(
             parameters["predecessor"] = held.by
             row = database.execute_one(statement, parameters, durable=False)
         if row is None:
-            raise held.error(account, now)
+            raise held.error(now)
     return Head(*row)
 
 
@@ -129,20 +129,18 @@ class _Held:
     def holds(self, now: datetime) -> bool:
         return self.until is not None and self.until > now
 
-    def error(self, account: str, now: datetime) -> BusyError:
+    def error(self, now: datetime) -> BusyError:
         """Return the error that says why the account is left alone."""
         if self.by is not None and self.until is not None and self.holds(now):
             return BusyError(
-                f"{account}: another exporter is polling this account. Claimed by"
+                "another exporter is polling this account. Claimed by"
                 f" {short_name(self.by)} until {_time(self.until)}"
             )
         if self.cooldown_until is not None and self.cooldown_until > now:
-            return BusyError(
-                f"{account}: the exchange asked for a pause until {_time(self.cooldown_until)}"
-            )
+            return BusyError(f"the exchange asked for a pause until {_time(self.cooldown_until)}")
         by = "another exporter" if self.by is None else short_name(self.by)
         at = "just now" if self.polled_at is None else f"at {_time(self.polled_at)}"
-        return BusyError(f"{account}: {by} polled this account {at}")
+        return BusyError(f"{by} polled this account {at}")
 
 
 _NOBODY = (None, None, None, None)

@@ -135,11 +135,11 @@ def test_who_is_busy_says_whose_claim_it_is_and_until_when(database: Database) -
     second = Store(database, owner="second")
     claim(history, history.store, 0)
     assert busy(history, second, 1) == (
-        "main: another exporter is polling this account. Claimed by web-1:4242 until 00:00:10Z"
+        "another exporter is polling this account. Claimed by web-1:4242 until 00:00:10Z"
     )
     history.write(history.poll(2), history.claim(1.5))
     tick = ClaimPolicy(polled_within=54)
-    assert busy(history, second, 3, tick) == ("main: web-1:4242 polled this account at 00:00:02Z")
+    assert busy(history, second, 3, tick) == "web-1:4242 polled this account at 00:00:02Z"
 
 
 def test_who_ends_lets_its_claims_go(history: History, second: Store) -> None:

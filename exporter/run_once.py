@@ -41,6 +41,8 @@ def run(configuration: Configuration, accounts: Sequence[Account]) -> Exit:
         codes.update(
             zip((poller.account for poller in pollers), _polled(pollers, stop), strict=True)
         )
+        # A daemon that is gone may have left some.
+        recorder.drain_events()
     return max(codes.values())
 
 

@@ -199,9 +199,10 @@ def _stream_of(
     store: Store,
     spool: Spool,
 ) -> "StreamPlan":
-    from exporter.history.stream_store import StreamStore  # noqa: PLC0415  # a daemon's
+    from exporter.history.stream_store import StreamStore  # noqa: PLC0415  # if events are there
+    from exporter.recording.stream_backlog import StreamTarget  # noqa: PLC0415  # as above
     from exporter.recording.stream_source import sources_of  # noqa: PLC0415  # as above
-    from exporter.recording.stream_writer import StreamPlan, StreamTarget  # noqa: PLC0415  # as above
+    from exporter.recording.stream_writer import StreamPlan  # noqa: PLC0415  # as above
     from exporter.spool.stream import StreamSpool  # noqa: PLC0415  # as above
 
     return StreamPlan(

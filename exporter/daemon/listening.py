@@ -92,5 +92,5 @@ class Listening:
 
     def _has_backlog(self) -> bool:
         with suppress(SpoolError):  # the polls report it
-            return bool(self._recorder.stream.target.spool.pending())
+            return bool(self._recorder.stream.target.spool.accounts())
         return False

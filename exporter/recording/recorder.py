@@ -1,11 +1,13 @@
 """What one process shares to record any number of accounts; `wiring` makes it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from exporter.database.database import Database
+from exporter.errors import SpoolError
 from exporter.history.store import Store
 from exporter.kalshi.session import SignedSession
 from exporter.recording.poller import Poller
@@ -13,6 +15,8 @@ from exporter.spool.spool import Spool
 
 if TYPE_CHECKING:
     from exporter.recording.stream_writer import StreamPlan
+
+_DRAIN_SECONDS = 5.0
 
 MAX_CONCURRENT_POLLS = 64
 """Threads that poll at the same time. An exchange that hangs holds each for a whole deadline."""
@@ -28,7 +32,7 @@ class Recorder:
         sessions: what the pollers send with.
         pollers: one for each account.
         make_stream: returns what a daemon listens to, and where what it hears is kept. `run-once`
-            does not need it, nor the time that importing it takes.
+            needs it only if events wait in the spool: importing it takes time.
     """
 
     def __init__(
@@ -82,6 +86,12 @@ class Recorder:
         """Return the seconds for which an account's polls must not ask the exchange; 0 if none."""
         cooldown = self._cooldowns.get(account)
         return 0.0 if cooldown is None else cooldown.remaining()
+
+    def drain_events(self) -> None:
+        """Write the events that wait in the spool, for a few seconds, as a daemon's streams do."""
+        with suppress(SpoolError):  # the polls report it
+            if self.spool.is_there():
+                self.stream.target.drain_all(_DRAIN_SECONDS)
 
     def release(self) -> None:
         """Let go of all claims, so that other exporters need not wait until they expire."""

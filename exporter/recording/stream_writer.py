@@ -11,33 +11,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from exporter.clock import Clock, elapsed
-from exporter.errors import DatabaseError, ExporterError, PoisonPollError, SpoolError
-from exporter.history.stream_store import StreamStore
+from exporter.errors import ExporterError, PoisonPollError, SpoolError
 from exporter.hooks import EventsRecorded, Hooks
 from exporter.model import StreamBatch
+from exporter.recording.stream_backlog import StreamTarget, log_lost, loss_of
 from exporter.recording.stream_queue import Heard, Item, Member, NotListening, StreamQueue
 from exporter.recording.stream_source import StreamSource
-from exporter.spool.stream import StreamSpool
 
 _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0  # between two attempts to reach a database that is away
+# A long spool is written a part at a time. Meanwhile what is heard goes behind it: if it had to
+# wait, connections would overflow.
+_DRAIN_SECONDS = 1.0
 _TICK = timedelta(microseconds=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamTarget:
-    """Where what is heard is kept.
-
-    Attributes:
-        store: the database.
-        spool: where batches wait while it is away.
-        database: its name: spans that are claimed in one database are not claimed in another.
-    """
-
-    store: StreamStore
-    spool: StreamSpool
-    database: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +63,7 @@ class StreamWriter:
         self._target = target
         self._spooled: set[str] = set()  # accounts with batches that later ones must not overtake
         self._retry_at = 0.0
+        self._drain_until = 0.0
         self._is_down = False  # which is logged once
         self._thread = threading.Thread(target=self._run, name="stream writer", daemon=True)
 
@@ -91,7 +79,7 @@ class StreamWriter:
             self._retry_at = 0.0
             self._spooled.clear()
             try:
-                self._spooled.update(target.spool.pending())
+                self._spooled.update(target.spool.accounts())
             except SpoolError as error:
                 _log.warning("%s", error, extra={"event": "spool_failed"})
 
@@ -101,13 +89,21 @@ class StreamWriter:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (items := self._queue.take(_RETRY_SECONDS)) is not None:
+        while (items := self._queue.take(self._wait())) is not None:
             with self._lock:
+                self._drain_until = elapsed() + _DRAIN_SECONDS
                 for item in items:
                     self._handle(item)
-                if self._spooled and elapsed() >= self._retry_at:
-                    for account in sorted(self._spooled):
-                        self._drain(account)
+                self._drain_all()
+
+    def _wait(self) -> float:
+        """Return the seconds until there is something to do although nothing is heard."""
+        return max(0.0, self._retry_at - elapsed()) if self._spooled else _RETRY_SECONDS
+
+    def _drain_all(self) -> None:
+        for account in sorted(self._spooled):
+            if elapsed() < self._retry_at or not self._drain(account):
+                break
 
     def _handle(self, item: Item) -> None:
         try:
@@ -188,7 +184,9 @@ class StreamWriter:
         """Whether a batch may be written: nothing of its account waits any more."""
         if elapsed() < self._retry_at:
             return False
-        return account not in self._spooled or self._drain(account)
+        if account not in self._spooled:
+            return True
+        return elapsed() < self._drain_until and self._drain(account)
 
     def _put(self, batch: StreamBatch) -> bool:
         """Spool a batch; return whether it is kept."""
@@ -198,36 +196,21 @@ class StreamWriter:
         try:
             self._target.spool.put(batch)
         except SpoolError as error:
-            self._log_lost(batch, error)
+            log_lost(batch, error)
             return False
         self._announce(batch)
         return True
 
     def _drain(self, account: str) -> bool:
         """Write what waits in the spool for an account; return whether nothing waits any more."""
-        written = 0
-        spool = self._target.spool
         try:
-            for number, batch in spool.batches(account):
-                try:
-                    self._target.store.write(batch)
-                    written += len(batch.events)
-                except PoisonPollError as error:
-                    self._give_up(batch, error)
-                spool.remove(account, number, batch)
-        except SpoolError as error:
-            # What cannot be read stays where it is; all else is written.
-            _log.warning("%s", error, extra={"event": "spool_failed", "account": account})
+            if not self._target.drain(account, self._drain_until):
+                return False
         except ExporterError as error:
             self._is_away(error)
             return False
         self._spooled.discard(account)
         self._is_down = False
-        if written:
-            _log.info(
-                "events from the spool are in the database",
-                extra={"event": "events_drained", "account": account, "events": written},
-            )
         return True
 
     def _is_away(self, error: ExporterError) -> None:
@@ -236,22 +219,14 @@ class StreamWriter:
             _log.error("%s; events wait in the spool", error, extra={"event": "events_spooled"})
         self._retry_at = elapsed() + _RETRY_SECONDS
 
-    def _give_up(self, batch: StreamBatch, error: DatabaseError) -> None:
+    def _give_up(self, batch: StreamBatch, error: ExporterError) -> None:
         """Report a batch that the database will never hold as the cause of the gap it leaves."""
-        self._log_lost(batch, error)
-        first = min([batch.until, *(event.received_at for event in batch.events)])
-        report = StreamBatch(
-            account=batch.account,
-            own_groups_only=batch.own_groups_only,
-            since=None,
-            until=first,
-            cause="not_kept",
-        )
+        log_lost(batch, error)
         try:
-            self._target.store.write(report)
+            self._target.store.write(loss_of(batch))
         except ExporterError as failure:
             self._is_away(failure)
-            self._put(report)
+            self._put(loss_of(batch))
 
     def _announce(self, batch: StreamBatch) -> None:
         if batch.events:
@@ -260,11 +235,3 @@ class StreamWriter:
                     account=batch.account, events=batch.events, recorded_at=self._clock.now()
                 )
             )
-
-    def _log_lost(self, batch: StreamBatch, error: ExporterError) -> None:
-        _log.error(
-            "%s; %d events are kept nowhere and are lost",
-            error,
-            len(batch.events),
-            extra={"event": "events_lost", "account": batch.account, "events": len(batch.events)},
-        )

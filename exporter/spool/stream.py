@@ -190,22 +190,22 @@ class StreamSpool:
         with self._spool.lend(to_write=True) as connection:
             return connection.execute(statement, parameters).rowcount > 0
 
-    def pending(self) -> dict[str, int]:
-        """Return how many batches wait, by account; accounts without any are left out.
+    def accounts(self) -> set[str]:
+        """Return the accounts of which batches wait, or a loss.
 
         Raises:
             SpoolError: the disk failed.
         """
         if not self._spool.is_there():
-            return {}
+            return set(self._losses)
         with self._spool.lend(to_write=False) as connection:
-            return dict(
-                connection.execute(
-                    "SELECT account, COUNT(*) FROM batches"
-                    " WHERE database = :database OR :database IS NULL GROUP BY account",
-                    {"database": self._database},
-                )
+            waiting = connection.execute(
+                "SELECT account FROM batches WHERE database = :database"
+                " UNION SELECT account FROM lost_batches"
+                " WHERE database = :database AND first != ''",
+                {"database": self._database},
             )
+            return {account for (account,) in waiting} | set(self._losses)
 
     def _loss(self, connection: sqlite3.Connection, account: str) -> _Loss | None:
         row = connection.execute(

@@ -16,7 +16,7 @@ from exporter.demo.exchange import Exchange
 from tests.support.daemons import PATIENCE, Daemon, daemons, rows, wait_until
 
 if TYPE_CHECKING:
-    from tests.conftest import KeyPair, WriteConfig
+    from tests.conftest import KeyPair, RunCli, WriteConfig
 
 StartDaemon = Callable[[Path], Daemon]
 
@@ -382,14 +382,17 @@ def test_a_cooldown_that_polls_have_earned_holds_for_the_stream(
     assert daemon.stop() == 0
 
 
+@pytest.mark.parametrize("next_one", ["a daemon that does not listen", "cron"])
 def test_what_a_killed_daemon_left_in_the_spool_is_written_by_the_next(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     channel: Channel,
     write_config: "WriteConfig",
+    run_cli: "RunCli",
     start_daemon: StartDaemon,
     sqlite_url: str,
     tmp_path: Path,
+    next_one: str,
 ) -> None:
     config = write_config(database_url=sqlite_url, poll=SLOW, stream=LISTEN)
     daemon = start_daemon(config)
@@ -404,6 +407,9 @@ def test_what_a_killed_daemon_left_in_the_spool_is_written_by_the_next(  # noqa:
     time.sleep(1.0)  # the line comes before the batch is in the spool
     daemon.kill()
     (tmp_path / "away.db").rename(database)
-    # It listens no more, and writes what waits.
-    start_daemon(write_config(database_url=sqlite_url, poll=SLOW))
+    config = write_config(database_url=sqlite_url, poll=SLOW)
+    if next_one == "cron":
+        assert run_cli("--config", config, "run-once").returncode == 0
+    else:
+        start_daemon(config)
     has_events(sqlite_url, 2)

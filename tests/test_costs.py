@@ -10,15 +10,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from exporter.clock import Clock
 from exporter.config.load import load
+from exporter.daemon.listening import Listening
+from exporter.database.database import Database
 from exporter.demo.exchange import Exchange
 from exporter.demo.groups import Groups
 from exporter.errors import Exit
+from exporter.history.migrate import ensure_current
+from exporter.history.stream_store import StreamStore
+from exporter.hooks import Event, EventsRecorded, Hooks
+from exporter.model import StreamBatch
 from exporter.recording.poller import Poller
 from exporter.wiring import recorder_of
 from tests.support.traffic import Sent, listened, rows_written
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
     from tests.conftest import WriteConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Cost:
     """What a poll did to the database."""
 
@@ -63,6 +71,15 @@ def meter() -> Iterator[Meter]:
 def groups(exchange: Exchange, key_id: str) -> Groups:
     """The account's groups, none yet."""
     return exchange.groups(key_id)
+
+
+class Recorded(threading.Event):
+    """Set once events are durable."""
+
+    def receive(self, event: Event) -> None:
+        """Note that they are."""
+        if isinstance(event, EventsRecorded):
+            self.set()
 
 
 @contextmanager
@@ -141,6 +158,54 @@ def test_groups_that_come_and_go_cost_rows_of_their_own_alone(
             groups.delete(group["id"])
         assert meter.cost_of(poller).rows == 20 + 6, "each is missed"
         assert meter.cost_of(poller).rows == 20 + 6, "and its removal confirmed"
+
+
+def test_an_unchanged_poll_of_an_account_that_listens_costs_no_more(
+    write_config: "WriteConfig", exchange: Exchange, key_id: str, meter: Meter, database_url: str
+) -> None:
+    _create(exchange.groups(key_id), 25)
+    loaded = load(write_config(database_url=database_url, stream={"enabled": True}))
+    with recorder_of(loaded, loaded.accounts, stop=threading.Event()) as recorder:
+        recorder.prepare()
+        (poller,) = recorder.pollers
+        poller.poll()
+        before = min(meter.cost_of(poller) for _ in range(3))
+        recorded = Recorded()
+        hooks = Hooks(recorded)
+        listening = Listening(recorder, hooks=hooks, clock=Clock(), poll_soon=lambda _account: None)
+        listening.start()
+        try:
+            channel = exchange.channel(key_id)
+            channel.wait_for_subscribers(1)
+            channel.tell("triggered", "group-00000")
+            assert recorded.wait(10.0)
+            # The writer extends the stretch once a second at most: several polls fit in between.
+            while_listening = min(meter.cost_of(poller) for _ in range(5))
+        finally:
+            listening.begin_stop()
+            listening.stop()
+    assert while_listening == before
+
+
+def test_extending_a_stretch_of_stream_coverage_writes_one_row(
+    database_url: str,
+) -> None:
+    now = datetime(2026, 11, 1, tzinfo=UTC)
+    with closing(Database(database_url)) as database, listened() as sent:
+        ensure_current(database, auto_migrate=True)
+        store = StreamStore(database)
+
+        def extend(seconds: int) -> None:
+            until = now + timedelta(seconds=seconds)
+            store.write(StreamBatch(account="main", own_groups_only=False, since=now, until=until))
+
+        extend(0)
+        engine, before = sent[-1].engine, len(sent)
+        rows = rows_written(engine)
+        extend(1)
+        assert rows_written(engine) - rows == 1
+        # On SQLite, to begin the transaction is a statement of its own.
+        assert len(sent) - before == (2 if database.is_sqlite else 1)
 
 
 def test_an_unchanged_poll_writes_the_same_bytes_with_many_groups_and_a_long_history(

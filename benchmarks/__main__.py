@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
-from benchmarks import capacity, events, growth, parts, polls, reading, starts
+from benchmarks import accounts, capacity, events, growth, parts, polls, reading, starts, stream
 from benchmarks.report import as_markdown
 from benchmarks.results import Line, Section, as_json, from_json, machine
 from benchmarks.setting import ROOT, Setting
@@ -33,6 +33,15 @@ CASES: dict[str, Case] = {
     "daemon-postgres": partial(polls.daemon, on_postgres=True),
     "burst": partial(events.burst, on_postgres=False),
     "burst-postgres": partial(events.burst, on_postgres=True),
+    "burst-daemon": partial(stream.burst, on_postgres=False),
+    "burst-daemon-postgres": partial(stream.burst, on_postgres=True),
+    "latency": partial(stream.latency, on_postgres=False),
+    "latency-postgres": partial(stream.latency, on_postgres=True),
+    "accounts": accounts.accounts,
+    "report": partial(reading.report, on_postgres=False),
+    "report-postgres": partial(reading.report, on_postgres=True),
+    "status": partial(reading.status, on_postgres=False),
+    "status-postgres": partial(reading.status, on_postgres=True),
     "export": partial(reading.exports, on_postgres=False),
     "export-postgres": partial(reading.exports, on_postgres=True),
     "growth": partial(growth.growth, on_postgres=False),

@@ -1,6 +1,5 @@
 """How fast a burst of events is recorded, beside the raw driver: one transaction for each batch."""
 
-import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -10,6 +9,7 @@ from time import perf_counter
 from benchmarks.place import Place
 from benchmarks.results import EXPORTER, FLOOR, Line
 from benchmarks.setting import Samples, Setting
+from benchmarks.subjects.event_tables import Heard, event_table
 from exporter.database.database import Database
 from exporter.history.migrate import ensure_current
 from exporter.history.occurrences import Occurrences
@@ -18,11 +18,6 @@ from exporter.model import OrderGroupEvent, StreamBatch
 
 _BATCH = 10_000
 _START = datetime(2026, 11, 1, tzinfo=UTC)
-_TABLE = (
-    "CREATE TABLE events (account text, order_group_id text, event_type text, event_at {instant},"
-    " received_at {instant}, PRIMARY KEY (account, order_group_id, event_at, event_type))"
-)
-_INDEX = "CREATE INDEX events_event_at ON events (event_at)"
 
 
 def burst(setting: Setting, *, on_postgres: bool) -> list[Line]:
@@ -39,10 +34,7 @@ def burst(setting: Setting, *, on_postgres: bool) -> list[Line]:
     ]
     samples = Samples()
     for _ in range(3):
-        for subject, record in (
-            (FLOOR, _floor_on_postgres if on_postgres else _floor_on_sqlite),
-            (EXPORTER, _exporter),
-        ):
+        for subject, record in ((FLOOR, _floor), (EXPORTER, _exporter)):
             place = setting.place(on_postgres=on_postgres)
             with setting.temporary(place):
                 samples.add(subject, rate=count / record(place, heard))
@@ -62,53 +54,17 @@ def _batches(heard: Sequence[OrderGroupEvent]) -> Iterator[Sequence[OrderGroupEv
         yield heard[first : first + _BATCH]
 
 
-def _floor_on_sqlite(place: Place, heard: Sequence[OrderGroupEvent]) -> float:
-    with closing(sqlite3.connect(place.sqlite_file, isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(_TABLE.format(instant="text") + " WITHOUT ROWID")
-        connection.execute(_INDEX)
+def _floor(place: Place, heard: Sequence[OrderGroupEvent]) -> float:
+    with closing(event_table(place)) as table:
         began = perf_counter()
         for batch in _batches(heard):
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(
-                "INSERT INTO events VALUES ('main', ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            table.add(
                 [
-                    (
-                        event.order_group_id,
-                        event.event_type,
-                        str(event.event_at),
-                        str(event.received_at),
-                    )
+                    Heard(event.order_group_id, event.event_type, event.event_at, event.received_at)
                     for event in batch
-                ],
+                    if event.event_at is not None
+                ]
             )
-            connection.execute("COMMIT")
-        return perf_counter() - began
-
-
-def _floor_on_postgres(place: Place, heard: Sequence[OrderGroupEvent]) -> float:
-    import psycopg
-
-    assert place.postgres is not None
-    with psycopg.connect(place.postgres, autocommit=True) as connection:
-        connection.execute(_TABLE.format(instant="timestamptz"))
-        connection.execute(_INDEX)
-        began = perf_counter()
-        for batch in _batches(heard):
-            with connection.cursor() as cursor, connection.transaction():
-                cursor.executemany(
-                    "INSERT INTO events VALUES ('main', %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                    [
-                        (
-                            event.order_group_id,
-                            event.event_type,
-                            event.event_at,
-                            event.received_at,
-                        )
-                        for event in batch
-                    ],
-                )
         return perf_counter() - began
 
 

@@ -26,6 +26,8 @@ _ACCOUNT = (
     " refused_polls"
 )
 _COVERAGE = "account, started_at, ended_at, polls"
+_STREAM_COVERAGE = "account, started_at, ended_at, events, last_event_at, is_latest"
+_EVENT = "account, order_group_id, occurred_at, identity, event_type, event_at, received_at"
 
 Row = tuple[Any, ...]
 
@@ -106,6 +108,74 @@ def many_snapshots(place: Place, *, groups: int, days: int) -> datetime:
     _fill(place, "order_group_snapshots", _SNAPSHOT, snapshots())
     _fill(place, "accounts", _ACCOUNT, [("main", count, until, count, groups, START, 0, 0)])
     _fill(place, "coverage", _COVERAGE, [("main", START, until, count)])
+    _settle(place)
+    return until
+
+
+def many_accounts(place: Place, *, groups: int, polls: int) -> datetime:
+    """Let each account of a place have an hour behind it that began with a change of each group.
+
+    Each has polls, heard one event of each group, and listens still; where it ends.
+    """
+    until = START + timedelta(hours=1)
+    step = timedelta(hours=1) / polls
+    names = list(place.accounts)
+
+    def rows_of_polls() -> Iterator[Row]:
+        for number in range(polls):
+            at = START + (number + 1) * step
+            for name in names:
+                yield (name, at, at, at, "ok", 1, groups, 0, 0, 0, "0.1.0")
+
+    def snapshots() -> Iterator[Row]:
+        for name in names:
+            for number in range(groups):
+                group = (name, group_id(number))
+                changed = START + step
+                yield (
+                    *group,
+                    START,
+                    False,
+                    "1.00",
+                    0,
+                    "found",
+                    None,
+                    START,
+                    changed,
+                    "changed",
+                    1,
+                    1,
+                )
+                yield (
+                    *group,
+                    changed,
+                    True,
+                    "1.00",
+                    0,
+                    "changed",
+                    START,
+                    None,
+                    None,
+                    None,
+                    2,
+                    None,
+                )
+
+    def events() -> Iterator[Row]:
+        for name in names:
+            for number in range(groups):
+                at = START + step
+                identity = "1 - - triggered"
+                yield (name, group_id(number), at, identity, "triggered", at, at)
+
+    _fill(place, "polls", _POLL.removeprefix("id, "), rows_of_polls())
+    _fill(place, "order_group_snapshots", _SNAPSHOT, snapshots())
+    _fill(place, "order_group_events", _EVENT, events())
+    heads = [(name, polls, until, 1, groups, START, 0, 0) for name in names]
+    _fill(place, "accounts", _ACCOUNT, heads)
+    _fill(place, "coverage", _COVERAGE, [(name, START, until, polls) for name in names])
+    streams = [(name, START, until, groups, START + step, True) for name in names]
+    _fill(place, "stream_coverage", _STREAM_COVERAGE, streams)
     _settle(place)
     return until
 

@@ -1,7 +1,7 @@
 """What reading costs with 1,000,000 snapshots: queries as people write them, and exports."""
 
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from time import perf_counter
 from typing import Any
@@ -145,3 +145,51 @@ def exports(setting: Setting, *, on_postgres: bool) -> list[Line]:
                 ),
             ]
     return lines
+
+
+def report(setting: Setting, *, on_postgres: bool) -> list[Line]:
+    """`report` of 1,000,000 snapshots against the driver that reads them."""
+    groups, days = _shape(setting)
+    place = setting.place(on_postgres=on_postgres)
+    with setting.temporary(place):
+        history.make_schema(place)
+        now = history.many_snapshots(place, groups=groups, days=days)
+        case = f"report of {groups * days:,} snapshots"
+        return _read(setting, place, "report", now, case)
+
+
+def status(setting: Setting, *, on_postgres: bool) -> list[Line]:
+    """`status` of 1,000 accounts against the driver that reads the rows that it needs."""
+    count = 200 if setting.quick else 1_000
+    key_ids = [f"00000000-0000-4000-8002-{number:012}" for number in range(count)]
+    place = setting.place(key_ids=key_ids, on_postgres=on_postgres)
+    with setting.temporary(place):
+        history.make_schema(place)
+        now = history.many_accounts(place, groups=25, polls=60)
+        return _read(setting, place, "status", now, f"status of {count:,} accounts")
+
+
+def _read(setting: Setting, place: Place, what: str, now: datetime, case: str) -> list[Line]:
+    """Let the exporter and the driver read the same, in turn."""
+    samples = Samples()
+    with ExitStack() as stack:
+        told = place._replace(detail=f"{what} {now.isoformat()}")
+        processes = {
+            name: stack.enter_context(setting.start(subject, told))
+            for name, subject in ((EXPORTER, "exporter_reader"), (FLOOR, "driver_reader"))
+        }
+        for number in range(2 if setting.quick else 4):
+            for name, process in processes.items():
+                answer = process.ask()
+                if number:  # the first warms up
+                    samples.add(name, wall=answer["wall"], cpu=answer["cpu"])
+    return [
+        Line(
+            case=f"{case}, {'SQLite' if place.postgres is None else 'Postgres'}"
+            " (floor: the driver reads the rows)",
+            unit="ms",
+            values=samples.medians("wall"),
+            cpu=samples.medians("cpu"),
+            at_most=1.5,
+        )
+    ]

@@ -34,10 +34,12 @@ class Line:
 
     Attributes:
         case: what was done.
-        unit: "ms", "MB" or "/s"; values are in seconds, bytes and polls per second.
+        unit: "ms", "MB", "%" or "/s"; values are in seconds, bytes, parts of one, and polls or
+            events per second.
         values: medians, by subject.
         cpu: the process's own CPU seconds, by subject.
         at_most: of the floor; at least, if more is better.
+        above: at most so much more than the floor, for what is added to it.
         ahead: of a peer, at least so many times.
     """
 
@@ -46,6 +48,7 @@ class Line:
     values: Mapping[str, float]
     cpu: Mapping[str, float] = field(default_factory=dict)
     at_most: float | None = None
+    above: float | None = None
     ahead: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -74,7 +77,9 @@ class Line:
 
     @property
     def within_floor(self) -> bool | None:
-        """Whether the ratio to the floor is as good as it should be; None without a target."""
+        """Whether the value is as near to the floor as it should be; None without a target."""
+        if self.above is not None:
+            return self.values[EXPORTER] <= self.values[FLOOR] + self.above
         if self.at_most is None or self.ratio is None:
             return None
         return self.ratio >= self.at_most if self.more_is_better else self.ratio <= self.at_most
@@ -111,7 +116,7 @@ def as_text(value: float | None, unit: str) -> str:
     """A value in its unit, with as many digits as mean something."""
     if value is None:
         return "-"
-    scaled = {"ms": value * 1e3, "MB": value / 1e6, "/s": value}[unit]
+    scaled = {"ms": value * 1e3, "MB": value / 1e6, "%": value * 1e2, "/s": value}[unit]
     digits = 0 if scaled >= 100 else 1 if scaled >= 10 else 2
     return f"{scaled:,.{digits}f}"
 
@@ -130,7 +135,11 @@ def floor_table(lines: Sequence[Line]) -> str:
         if line.within_floor is not None:
             sign = "≥" if line.more_is_better else "≤"
             verdict = "met" if line.within_floor else "**missed**"
-            target = f"{sign} {line.at_most:g}: {verdict}"
+            if line.above is None:
+                bound = f"{line.at_most:g}"
+            else:
+                bound = f"floor + {as_text(line.above, line.unit)} {line.unit}"
+            target = f"{sign} {bound}: {verdict}"
         rows.append(
             [
                 line.case,

@@ -40,6 +40,7 @@ class Process:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.pid = self._process.pid
         self.greeting = self._answer()
 
     def ask(self, **order: Any) -> dict[str, Any]:
@@ -129,6 +130,21 @@ class Setting:
     def churn(self, *, changed: int, gone: int = 0, new: int = 0) -> None:
         """Let so many groups change, go and come."""
         self._exchange.ask(key_id=KEY_ID, changed=changed, gone=gone, new=new)
+
+    def pace(self, key_ids: Sequence[str], *, events: int, rate: float) -> dict[str, list[float]]:
+        """Send so many events to each of some accounts that listen, so many a second to each.
+
+        Returns:
+            When each was sent, in seconds since the epoch, by key.
+        """
+        sent: dict[str, list[float]] = self._exchange.ask(
+            pace=list(key_ids), events=events, rate=rate
+        )["sent"]
+        return sent
+
+    def burst(self, key_id: str, events: int) -> float:
+        """Send so many events at once to an account that listens; return when, as above."""
+        return float(self._exchange.ask(key_id=key_id, burst=events)["sent"])
 
     def place(
         self,

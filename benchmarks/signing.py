@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 PATH = "/trade-api/v2/portfolio/order_groups"
+STREAM_PATH = "/trade-api/ws/v2"
 
 _PADDING = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
 
@@ -26,10 +27,10 @@ class Signer:
         assert isinstance(key, RSAPrivateKey)
         self._key = key
 
-    def headers(self, key_id: str) -> dict[str, str]:
+    def headers(self, key_id: str, path: str = PATH) -> dict[str, str]:
         """Sign one request, now."""
         timestamp = str(int(time.time() * 1000))
-        signature = self._key.sign(f"{timestamp}GET{PATH}".encode(), _PADDING, hashes.SHA256())
+        signature = self._key.sign(f"{timestamp}GET{path}".encode(), _PADDING, hashes.SHA256())
         return {
             "KALSHI-ACCESS-KEY": key_id,
             "KALSHI-ACCESS-TIMESTAMP": timestamp,

@@ -15,8 +15,14 @@ from exporter.wiring import recorder_of
 from tests.support.traffic import Sent, listened, rows_written
 
 
-def write_configuration(place: Place, *, interval: str = "60s") -> Path:
-    """Write the configuration file for a place, one account per key."""
+def write_configuration(place: Place, *, interval: str = "60s", listen: bool = True) -> Path:
+    """Write the configuration file for a place, one account per key.
+
+    Args:
+        place: with the exchange, the keys and the database.
+        interval: between two polls of an account.
+        listen: whether a daemon listens to the accounts' events.
+    """
     accounts = "".join(
         f"""
 [[accounts]]
@@ -34,6 +40,8 @@ private_key_file = "{place.key_file}"
 url = "{place.sqlalchemy_url}"
 [poll]
 interval = "{interval}"
+[stream]
+enabled = {str(listen).lower()}
 [log]
 level = "ERROR"
 {accounts}"""

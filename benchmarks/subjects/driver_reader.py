@@ -1,0 +1,85 @@
+"""The drivers reading the rows that a report or the status of all accounts is made of."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from benchmarks.place import Place
+from exporter.history.schema import to_text
+
+_REPORT = (
+    (
+        "SELECT order_group_id, valid_from, valid_to, end_reason, not_before,"
+        " is_auto_cancel_enabled, contracts_limit, exchange_index, extra"
+        " FROM order_group_snapshots WHERE account = 'main'"
+    ),
+    "SELECT started_at, ended_at, gap_cause FROM coverage WHERE account = 'main'",
+    "SELECT started_at, outcome FROM polls WHERE account = 'main'",
+)
+_STATUS = (
+    "SELECT account, observed_at, stream_ended_at, stream_end_cause FROM accounts",
+    (
+        "SELECT a.account, p.started_at, p.outcome, p.error_code, p.error_message"
+        " FROM accounts a JOIN polls p ON p.account = a.account AND p.started_at ="
+        " (SELECT MAX(started_at) FROM polls WHERE account = a.account)"
+    ),
+    (
+        "SELECT account, COUNT(*), COUNT(missing_since) FROM order_group_snapshots"
+        " WHERE valid_to IS NULL GROUP BY account"
+    ),
+    (
+        "SELECT account, order_group_id, valid_from FROM order_group_snapshots"
+        " WHERE valid_from >= '{day}'"
+    ),
+    (
+        "SELECT account, order_group_id, valid_to FROM order_group_snapshots"
+        " WHERE valid_to >= '{day}' AND end_reason = 'removed'"
+    ),
+    "SELECT account, started_at, ended_at, last_event_at FROM stream_coverage WHERE is_latest",
+    (
+        "SELECT account, order_group_id, event_type, event_at FROM order_group_events"
+        " WHERE event_at >= '{day}'"
+    ),
+)
+
+
+class Driver:
+    """Reads all rows of some queries, over a connection of its own each time."""
+
+    def __init__(self, place: Place, queries: Sequence[str]) -> None:
+        self._place = place
+        self._queries = queries
+
+    def poll(self) -> dict[str, float]:
+        """Read them once."""
+        connection: Any
+        if self._place.postgres is None:
+            connection = sqlite3.connect(self._place.sqlite_file)
+        else:
+            import psycopg
+
+            connection = psycopg.connect(self._place.postgres)
+        rows = 0
+        for number, query in enumerate(self._queries):
+            # Not all rows at a time: the exporter does not hold them either.
+            if self._place.postgres is None:
+                cursor = connection.execute(query)
+            else:
+                cursor = connection.cursor(name=f"reader_{number}")
+                cursor.itersize = 10_000
+                cursor.execute(query)
+            for _ in cursor:
+                rows += 1
+        connection.close()
+        return {"rows": rows}
+
+
+@contextmanager
+def subject(place: Place) -> Iterator[Driver]:
+    """Give what `detail` names, as `exporter_reader` does."""
+    what, now = place.detail.split()
+    day = to_text(datetime.fromisoformat(now) - timedelta(days=1))
+    queries = _REPORT if what == "report" else [query.format(day=day) for query in _STATUS]
+    yield Driver(place, queries)

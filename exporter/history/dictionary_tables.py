@@ -35,18 +35,18 @@ TABLES: dict[str, tuple[str, Columns]] = {
             ),
             "end_reason?": (ENDED, "", EXPORTER),
             "first_poll_id": ("The poll at valid_from; it may have been pruned.", "polls.id", POLL),
-            "last_poll_id?": ("The poll at last_seen_at; null like that.", "polls.id", POLL),
+            "last_poll_id?": ("The poll at last_seen_at; null if that is.", "polls.id", POLL),
         },
     ),
     "polls": (
         "One row for each attempt to observe an account, whatever came of it.",
         {
-            "id": ("Counts up; never used again.", "", EXPORTER),
+            "id": ("Increases; never reused.", "", EXPORTER),
             "account": WHOSE["account"],
             "started_at": ("When the poll began.", UTC, CLOCK),
             "finished_at": ("When the poll ended, waits between attempts included.", UTC, CLOCK),
             "observed_at?": (
-                "When the last byte of the answer arrived; null unless outcome is `ok`.",
+                "When the last byte of the response arrived; null unless outcome is `ok`.",
                 UTC,
                 CLOCK,
             ),
@@ -132,7 +132,7 @@ TABLES: dict[str, tuple[str, Columns]] = {
             "observed_at?": ("The last observation; null before the first.", UTC, POLL),
             "last_poll_id?": ("The poll that made it; null before the first.", "polls.id", POLL),
             "digest?": (
-                "Of the last answer, if equal bytes mean no change; else null.",
+                "Hash of the last response if equal bytes mean no change; else null.",
                 "",
                 EXPORTER,
             ),
@@ -149,11 +149,15 @@ TABLES: dict[str, tuple[str, Columns]] = {
                 EXPORTER,
             ),
             "stream_end_cause?": (
-                "Why listening ended last; null if nobody said.",
+                "Why listening ended last; null if that is unknown.",
                 "",
                 EXPORTER,
             ),
-            "stream_ended_at?": ("When it ended; null like that.", UTC, EXPORTER),
+            "stream_ended_at?": (
+                "When listening ended last; null if that is unknown.",
+                UTC,
+                EXPORTER,
+            ),
             "exchange?": (
                 "`predictions` or `margin`, whence the history comes; null until it is known.",
                 "",

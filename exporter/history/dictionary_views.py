@@ -20,7 +20,7 @@ from exporter.history.dictionary_words import (
 
 VIEWS: dict[str, tuple[str, Columns]] = {
     "order_groups_current": (
-        "View: the groups that stand as of each account's last observation, one row each.",
+        "View: the groups that exist as of each account's last observation, one row each.",
         {
             **WHOSE,
             **STATE,
@@ -83,7 +83,7 @@ VIEWS: dict[str, tuple[str, Columns]] = {
                 VIEW,
             ),
             "ended_at?": (
-                "When it was reset or deleted, or the first poll that saw so; null if neither.",
+                "When it was reset or deleted, or the first poll that saw that; null if neither.",
                 UTC,
                 VIEW,
             ),
@@ -94,14 +94,14 @@ VIEWS: dict[str, tuple[str, Columns]] = {
                 VIEW,
             ),
             "evidence": (
-                "`event` if it was heard; `flag` if only a flag that went to true shows it.",
+                "`event` if it was heard; `flag` if only a flag that became true shows it.",
                 "",
                 VIEW,
             ),
         },
     ),
     "coverage_gaps": (
-        "View: when an account was not observed between two observations, one row for each gap.",
+        "View: when an account was not observed, one row for each gap between two stretches.",
         {
             "account": WHOSE["account"],
             "gap_start": ("The last observation before the gap.", UTC, POLL),
@@ -111,7 +111,7 @@ VIEWS: dict[str, tuple[str, Columns]] = {
         },
     ),
     "stream_gaps": (
-        "View: when nobody heard an account's events between two stretches, one row for each gap.",
+        "View: when an account's events were not heard, one row for each gap.",
         {
             "account": WHOSE["account"],
             "gap_start": ("The last instant of the stretch before the gap.", UTC, EXPORTER),

@@ -4,7 +4,7 @@ from exporter.causes import POLL_GAP_CAUSES, STREAM_GAP_CAUSES
 
 KALSHI = "Kalshi's response"
 CLOCK = "this machine's clock"
-POLL = "the instant at which a poll's response had arrived, or the poll's id"
+POLL = "a poll: when its response had arrived, or its id"
 STREAM = "the exchange's stream"
 EXPORTER = "the exporter"
 VIEW = "the view, from the tables"
@@ -40,7 +40,7 @@ STATE: Columns = {
     "extra?": (f"{FIELDS['extra'][0]}; null if none.", "JSON object", KALSHI),
 }
 
-NOT_BEFORE = "The last poll before it came about; null if it was there when first looked at."
+NOT_BEFORE = "The last poll before it; null if the account's first observation found it."
 
 MISSING = (
     "The first poll that missed the group, while its removal is not confirmed; null otherwise."
@@ -48,7 +48,7 @@ MISSING = (
 
 VALID: Columns = {
     "valid_from": ("The first poll that saw this state.", UTC, POLL),
-    "valid_to?": ("The first poll that saw otherwise; null while the state is open.", UTC, POLL),
+    "valid_to?": ("The first poll that did not see it; null while the state is open.", UTC, POLL),
 }
 
 CAUSE = "How most polls inside the gap ended, or why there were none: " + "; ".join(
@@ -57,7 +57,7 @@ CAUSE = "How most polls inside the gap ended, or why there were none: " + "; ".j
 
 OUTCOME = (
     "`ok`, `unauthorized`, `rejected`, `rate_limited`, `server_error`, `unreachable`, `timeout`,"
-    " `invalid_response`, or `superseded` if another exporter had written meanwhile."
+    " `invalid_response`, or `superseded` if another exporter wrote first."
 )
 
 STREAM_CAUSE = "What ended the stretch before it: " + "; ".join(
@@ -88,8 +88,8 @@ EVENT: Columns = {
 }
 
 BEGAN = (
-    "`changed`, `appeared`, or `found` if it was there when the account was first looked at; null"
-    " for states from before this column (schema 0007)."
+    "`changed`, `appeared`, or `found` by the account's first observation; null for states from"
+    " before this column (schema 0007)."
 )
 
 ENDED = "`changed` or `removed`; null while the state is open."

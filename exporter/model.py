@@ -100,6 +100,8 @@ class StreamBatch:
             been answered. With `cause`, where the span ended.
         events: those heard since the previous batch, in the order in which they came.
         cause: why listening ended, or could not begin; None while it goes on.
+        claimed_until: how far earlier batches of the span claimed, if that was too far, because a
+            message turns out to have been lost: what lies after `until` is taken back. Else None.
     """
 
     account: str
@@ -108,6 +110,7 @@ class StreamBatch:
     until: datetime
     events: tuple[OrderGroupEvent, ...] = ()
     cause: StreamGapCause | None = None
+    claimed_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

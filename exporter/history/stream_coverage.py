@@ -161,6 +161,54 @@ def claim(connection: Connection, account: str, span: Span) -> None:
         _begin_gap_after(connection, account, merged, span)
 
 
+def take_back(
+    connection: Connection,
+    account: str,
+    *,
+    after: datetime,
+    until: datetime,
+    cause: StreamGapCause,
+) -> None:
+    """Take back what a connection has claimed, because a message was lost in that span.
+
+    Another connection that listened all the time claims its part again with its next span.
+
+    Args:
+        connection: in a transaction that locks the account and its latest stretch.
+        account: whose stream.
+        after: the last instant that is certain.
+        until: the last instant that was claimed.
+        cause: of the gap between them.
+    """
+    found = _read(connection, account, _table.c.started_at <= after, _table.c.ended_at > after)
+    if until <= after or not found:
+        return
+    [stretch] = found
+    rest = stretch.ended_at > until  # which another connection has claimed
+    connection.execute(
+        update(_table)
+        .where(_table.c.account == account, _one(stretch.started_at))
+        .values(ended_at=after, is_latest=stretch.is_latest and not rest)
+    )
+    if rest:
+        following = replace(
+            stretch,
+            started_at=until + _TICK,
+            events=0,
+            last_event_at=None,
+            gap_started_at=after,
+            gap_cause=cause,
+        )
+        connection.execute(insert(_table), {"account": account} | dataclasses.asdict(following))
+    elif not stretch.is_latest:
+        [next_one] = _read(connection, account, _table.c.started_at > after, oldest=True)
+        connection.execute(
+            update(_table)
+            .where(_table.c.account == account, _one(next_one.started_at))
+            .values(gap_started_at=after, gap_cause=cause)
+        )
+
+
 def _merged(span: Span, since: datetime, touched: Sequence[_Stretch]) -> _Stretch:
     heard = [each.last_event_at for each in touched if each.last_event_at is not None]
     if span.last_event_at is not None:

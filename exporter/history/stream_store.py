@@ -155,6 +155,14 @@ def _claim(connection: Connection, batch: StreamBatch, *, added: int, ended_at: 
     if batch.since is not None and batch.since <= batch.until:
         stream_coverage.claim(connection, batch.account, _span(batch, added=added))
     if batch.cause is not None:
+        if batch.claimed_until is not None:
+            stream_coverage.take_back(
+                connection,
+                batch.account,
+                after=ended_at,
+                until=batch.claimed_until,
+                cause=batch.cause,
+            )
         stream_coverage.report_end(connection, batch.account, batch.cause, ended_at)
 
 

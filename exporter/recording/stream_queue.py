@@ -15,6 +15,9 @@ MAX_EVENTS = 2_500
 """Events that may wait for the database. What has gathered is one transaction, and on SQLite polls
 wait for it: so connections read no more until it is written."""
 
+_NOTICED_LATE: frozenset[StreamGapCause] = frozenset({"lost_messages", "overflow"})
+"""Only the next message shows that one before it was lost, although pings were answered since."""
+
 
 @dataclass(slots=True, eq=False)
 class Member:
@@ -53,12 +56,14 @@ class Heard:
 
     Attributes:
         cause: why listening ended at `until`; None while it goes on.
+        claimed_until: as in a `StreamBatch`.
     """
 
     members: tuple[Member, ...]
     events: Sequence[OrderGroupEvent]
     until: datetime
     cause: StreamGapCause | None = None
+    claimed_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +151,24 @@ class StreamQueue:
             self._touch(subscription)
 
     def end(self, subscription: Subscription, until: datetime, cause: StreamGapCause) -> None:
-        """Note why a subscription ended, and up to when no event is missing."""
+        """Note why a subscription ended, and up to when no event is missing.
+
+        This may be before what was certain so far, if the cause is one that is noticed late.
+        """
         with self._changed:
+            claimed_until = subscription.until
+            if cause not in _NOTICED_LATE:
+                until = max(until, claimed_until)
+            subscription.until = until
             self._flush(subscription)
-            until = max(until, subscription.until)
             self._ready.append(
-                Heard(members=subscription.members, events=(), until=until, cause=cause)
+                Heard(
+                    members=subscription.members,
+                    events=(),
+                    until=until,
+                    cause=cause,
+                    claimed_until=claimed_until if claimed_until > until else None,
+                )
             )
             self._changed.notify()
 

@@ -131,6 +131,7 @@ class StreamWriter:
             until=max(heard.until, since),
             events=tuple(heard.events),
             cause=heard.cause,
+            claimed_until=heard.claimed_until,
         )
         if self._keep(batch):
             member.joined_at = max(member.joined_at, batch.until)

@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS losses (
 CREATE TABLE IF NOT EXISTS batches (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     database TEXT NOT NULL, account TEXT NOT NULL, own_groups_only INTEGER NOT NULL,
-    since TEXT, until TEXT NOT NULL, cause TEXT, events INTEGER NOT NULL, packed BLOB
+    since TEXT, until TEXT NOT NULL, cause TEXT, claimed_until TEXT, events INTEGER NOT NULL,
+    packed BLOB
 );
 CREATE INDEX IF NOT EXISTS batches_account ON batches (database, account, id);
 CREATE TABLE IF NOT EXISTS lost_batches (

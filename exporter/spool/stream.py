@@ -17,7 +17,7 @@ from exporter.spool.spool import Spool
 _LOSS = 0  # the number of a loss, which no row has
 _TICK = timedelta(microseconds=1)
 
-_COLUMNS = "id, own_groups_only, since, until, cause, packed"
+_COLUMNS = "id, own_groups_only, since, until, cause, claimed_until, packed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,13 @@ class StreamSpool:
             return False
         return (
             connection.execute(
-                "UPDATE batches SET until = ?, cause = ? WHERE id = (SELECT MAX(id) FROM batches"
-                " WHERE database = ? AND account = ?) AND since = ? AND cause IS NULL",
+                "UPDATE batches SET until = ?, cause = ?, claimed_until = ?"
+                " WHERE id = (SELECT MAX(id) FROM batches WHERE database = ? AND account = ?)"
+                " AND since = ? AND cause IS NULL",
                 (
                     batch.until.isoformat(),
                     batch.cause,
+                    _text(batch.claimed_until),
                     self._database,
                     batch.account,
                     batch.since.isoformat(),
@@ -110,15 +112,16 @@ class StreamSpool:
         if batch.events:
             packed = zlib.compress(msgspec.json.encode(batch.events), level=1)
         connection.execute(
-            "INSERT INTO batches (database, account, own_groups_only, since, until, cause, events,"
-            " packed) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO batches (database, account, own_groups_only, since, until, cause,"
+            " claimed_until, events, packed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 self._database,
                 batch.account,
                 batch.own_groups_only,
-                None if batch.since is None else batch.since.isoformat(),
+                _text(batch.since),
                 batch.until.isoformat(),
                 batch.cause,
+                _text(batch.claimed_until),
                 len(batch.events),
                 packed,
             ),
@@ -241,15 +244,24 @@ def _as_batch(account: str, loss: _Loss) -> StreamBatch:
 
 
 def _decoded(account: str, row: tuple[Any, ...]) -> StreamBatch:
-    _number, own_groups_only, since, until, cause, packed = row
+    _number, own_groups_only, since, until, cause, claimed_until, packed = row
     events: tuple[OrderGroupEvent, ...] = ()
     if packed is not None:
         events = msgspec.json.decode(zlib.decompress(packed), type=tuple[OrderGroupEvent, ...])
     return StreamBatch(
         account=account,
         own_groups_only=bool(own_groups_only),
-        since=None if since is None else datetime.fromisoformat(since),
+        since=_instant(since),
         until=datetime.fromisoformat(until),
         events=events,
         cause=msgspec.convert(cause, StreamGapCause | None),
+        claimed_until=_instant(claimed_until),
     )
+
+
+def _text(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat()
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

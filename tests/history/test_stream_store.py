@@ -45,6 +45,7 @@ class Stream:
         *events: OrderGroupEvent,
         cause: StreamGapCause | None = None,
         own_groups_only: bool = False,
+        claimed_until: float | None = None,
     ) -> int:
         """Write one batch; return how many events it added."""
         batch = StreamBatch(
@@ -54,6 +55,7 @@ class Stream:
             until=self.history.at(until),
             events=events,
             cause=cause,
+            claimed_until=None if claimed_until is None else self.history.at(claimed_until),
         )
         return self.store.write(batch).added
 
@@ -206,6 +208,34 @@ def test_a_span_from_the_spool_fills_the_gap_that_it_heard(stream: Stream) -> No
     assert stream.gaps() == [(10, 40, "disconnected"), (120, 200, "disconnected")]
     stream.hear(5, 205)
     assert stream.stretches() == [(0, 210, 3)]
+
+
+def test_a_message_that_was_lost_long_ago_takes_back_what_was_claimed_since(
+    stream: Stream,
+) -> None:
+    stream.hear(0, 3600)
+    assert stream.hear(0, 10, cause="lost_messages", claimed_until=3600) == 0
+    assert stream.stretches() == [(0, 10, 0)]
+    stream.hear(3601, 3610)
+    assert stream.gaps() == [(10, 3601, "lost_messages")]
+    # It is written once more, as after a commit of which nobody knew whether it succeeded.
+    stream.hear(0, 10, cause="lost_messages", claimed_until=3600)
+    assert stream.gaps() == [(10, 3601, "lost_messages")]
+
+
+def test_of_what_is_taken_back_another_connection_claims_its_part_again(stream: Stream) -> None:
+    stream.hear(0, 100)
+    stream.hear(50, 120)  # another one, which came later
+    stream.hear(0, 10, cause="lost_messages", claimed_until=100)
+    assert [each[:2] for each in stream.stretches()] == [(0, 10), (100, 120)]
+    stream.hear(50, 130, stream.event(125))
+    assert stream.stretches() == [(0, 10, 0), (50, 130, 1)]
+    assert stream.gaps() == [(10, 50, "lost_messages")]
+    # The same, but before stretches that are later ones.
+    stream.hear(50, 60, cause="lost_messages", claimed_until=130)
+    stream.hear(200, 210)
+    stream.hear(0, 5, cause="lost_messages", claimed_until=10)
+    assert stream.gaps() == [(5, 50, "lost_messages"), (60, 200, "lost_messages")]
 
 
 def test_the_first_stretch_may_begin_later_than_one_from_the_spool(stream: Stream) -> None:

@@ -229,8 +229,9 @@ def as_json(lines: Sequence[Line], sections: Sequence[Section]) -> dict[str, Any
 
 def from_json(document: Mapping[str, Any]) -> tuple[list[Line], list[Section]]:
     """Return the lines and sections of what `as_json` made."""
-    names = Line.__dataclass_fields__
+    # A field that is newer than the document has its default.
+    names, lines = Line.__dataclass_fields__, document["lines"]
     return (
-        [Line(**{name: line[name] for name in names}) for line in document["lines"]],
+        [Line(**{name: line[name] for name in names if name in line}) for line in lines],
         [Section(**section) for section in document["sections"]],
     )

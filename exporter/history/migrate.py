@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 # but every version must use the same.
 _ADVISORY_LOCK = 0x6B616C736869
 
+# No other program has these two; every revision has them.
+_DISTINCTIVE = {"order_group_snapshots", "coverage"}
+
 # Seconds that a migration waits for another one, or for another session's lock.
 _WAIT_SECONDS = 60.0
 # No statement of a migration takes this long, unless the server hangs.
@@ -162,9 +165,11 @@ def _configuration() -> "Config":
 def _revision(connection: "Connection") -> str | None:
     # Only this schema counts: another one in search_path may belong to another program.
     if not inspect(connection).has_table("alembic_version", schema=_schema(connection)):
+        _refuse_unversioned_tables(connection, "is gone")
         return None
     revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
     if not revisions:
+        _refuse_unversioned_tables(connection, "is empty")
         return None
     # Revisions are numbered from 0001; the table has one name for all who use Alembic.
     if len(revisions) > 1 or not re.fullmatch(r"(?!0000)[0-9]{4}", revisions[0]):
@@ -196,13 +201,35 @@ def _schema(connection: "Connection") -> str | None:
     return str(schema)
 
 
-def _refuse_foreign_tables(connection: "Connection") -> None:
-    """Refuse to create the tables if another program has tables of the same names."""
+def _taken_names(connection: "Connection") -> set[str]:
     schema = _schema(connection)
     found = inspect(connection)
-    taken = {*found.get_table_names(schema), *found.get_view_names(schema)} & {*OBJECTS}
+    return {*found.get_table_names(schema), *found.get_view_names(schema)} & {*OBJECTS}
+
+
+def _refuse_unversioned_tables(connection: "Connection", state: str) -> None:
+    """Refuse the exporter's own tables of which nothing says the revision.
+
+    Args:
+        connection: to a database without a revision.
+        state: of the table alembic_version, such as "is gone".
+
+    Raises:
+        DatabaseSetupError: the tables are there; a migration would never leave them so.
+    """
+    if _taken_names(connection) >= _DISTINCTIVE:
+        raise DatabaseSetupError(
+            f"database: the table alembic_version, which holds the schema's revision, {state}:"
+            " restore a backup, or put back the table and its row"
+        )
+
+
+def _refuse_foreign_tables(connection: "Connection") -> None:
+    """Refuse to create the tables if another program has tables of the same names."""
+    taken = _taken_names(connection)
     if taken:
-        remedy = "a database" if schema is None else "a database, or a schema in search_path,"
+        is_file = connection.dialect.name == "sqlite"
+        remedy = "a database" if is_file else "a database, or a schema in search_path,"
         raise SchemaError(
             "database.url: the database has tables of another program's,"
             f" {', '.join(sorted(taken))}: give the exporter {remedy} of its own"

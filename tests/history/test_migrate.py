@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import inspect, literal_column, text
 
 from exporter.database.database import Database
-from exporter.errors import DatabaseError, SchemaError
+from exporter.errors import DatabaseError, DatabaseSetupError, SchemaError
 from exporter.history.migrate import current_revision, ensure_current, migrate
 from exporter.history.schema import REVISION, metadata
 
@@ -261,6 +261,22 @@ def test_a_database_with_several_heads_is_another_program_s(empty_database: Data
     )
     with pytest.raises(SchemaError, match="another program's"):
         current_revision(empty_database)
+
+
+@pytest.mark.parametrize(
+    ("statement", "state"),
+    [("DROP TABLE alembic_version", "is gone"), ("DELETE FROM alembic_version", "is empty")],
+)
+def test_tables_that_lost_their_revision_are_not_another_program_s(
+    empty_database: Database, statement: str, state: str
+) -> None:
+    migrate(empty_database)
+    execute(empty_database, statement)
+    before = schema_of(empty_database)
+    for use in (migrate, current_revision):
+        with pytest.raises(DatabaseSetupError, match=f"alembic_version, .*, {state}: restore"):
+            use(empty_database)
+    assert schema_of(empty_database) == before
 
 
 def test_tables_of_the_same_names_are_refused_and_left_as_they_are(

@@ -131,6 +131,11 @@ def _drop_table(place: Place) -> None:
         connection.execute("ALTER TABLE polls RENAME TO old_polls")
 
 
+def _drop_revision(place: Place) -> None:
+    with closing(sqlite3.connect(place.directory / "data" / "order_groups.db")) as connection:
+        connection.execute("DROP TABLE alembic_version")
+
+
 @pytest.mark.parametrize(
     ("mistake", "code", "said"),
     [
@@ -143,6 +148,7 @@ def _drop_table(place: Place) -> None:
         (_damage_page, 74, "is damaged"),
         (_damage_header, 78, "not a SQLite database, or its beginning is damaged"),
         (_drop_table, 78, "no such table"),
+        (_drop_revision, 78, "alembic_version, which holds the schema's revision, is gone"),
     ],
 )
 def test_a_database_that_only_a_person_can_mend(

@@ -53,6 +53,15 @@ def test_its_links_lead_somewhere_on_github(page: Path) -> None:
         assert not url.fragment or url.fragment in anchors(target), link
 
 
+_NAMED = re.compile(r"`((?:tests|soak|benchmarks|deploy|exporter)/[\w./-]+)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_files_that_it_names_exist(page: Path) -> None:
+    for name in _NAMED.findall(page.read_text("utf-8")):
+        assert (ROOT / name).exists(), name
+
+
 def generator(name: str) -> ModuleType:
     """Load one of the scripts of docs/ that make pages or pictures."""
     specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")

@@ -1,6 +1,6 @@
 """A local exchange over real sockets that verifies every request, for the demo and the tests.
 
-It imports nothing of what it judges; `market.py` makes things happen on it.
+It imports nothing of the exporter that it judges. `market.py` acts on it.
 """
 
 import base64
@@ -24,11 +24,11 @@ BASE_PATH = "/trade-api/v2"
 ENDPOINT = BASE_PATH + "/portfolio/order_groups"
 STREAM_PATH = "/trade-api/ws/v2"
 CLOCK_TOLERANCE = 20.0
-"""Seconds a request's clock may be off: the live service lets 10 pass and refuses 30."""
+"""Seconds by which a request's clock may be wrong: the live service accepts 10 and refuses 30."""
 HIGHEST_SUBACCOUNT = 63
 
 World: TypeAlias = Literal["predictions", "margin"]
-"""The two exchanges behind one address: groups of one are nothing to the other."""
+"""The two exchanges behind one address; each has its own groups."""
 
 _ENDPOINTS: dict[str, World] = {
     ENDPOINT: "predictions",
@@ -50,11 +50,11 @@ class Exchange:
     Attributes:
         base_url: with `/trade-api/v2`.
         stream_url: of the WebSocket of the predictions exchange; margin's has `/margin` after it.
-        page_size: groups per answer; None gives all in one, as the live service does. This one
-            and the next two may be set at any time.
+        page_size: groups per response; None gives all in one, as the live service does. This and
+            the next two may be set at any time.
         compress: whether to answer under gzip to clients that accept it.
         clock_offset: seconds that the exchange's clock is ahead of this machine's.
-        closing: set once the context ends, to wake answers that take their time.
+        closing: set once the context ends, to wake slow responses.
     """
 
     def __init__(self) -> None:
@@ -108,37 +108,37 @@ class Exchange:
         self._scopes[key_id] = scopes
 
     def groups(self, key_id: str, world: World = "predictions") -> Groups:
-        """The groups that this key sees, to look at and to change."""
+        """Return the groups that this key sees, to read and to change."""
         channel = self.channel(key_id, world)
         with self._changed:
             return self._accounts.setdefault((key_id, world), Groups(channel.tell))
 
     def channel(self, key_id: str, world: World = "predictions") -> Channel:
-        """The channel on which this key hears of its groups, to watch and to disturb."""
+        """Return the channel of this key's events, to watch and to disturb."""
         with self._changed:
             return self._channels.setdefault((key_id, world), Channel(self.now))
 
     def script(self, key_id: str, *answers: Script) -> None:
-        """Give the next requests of this key these answers, one each, after those scripted before.
+        """Script the responses to the next requests of this key, one each, after earlier scripts.
 
-        A request whose signature does not hold is refused all the same, and uses none of them up.
+        A request with a wrong signature is still refused, and uses none of them up.
         """
         with self._changed:
             self._scripts[key_id].extend(answers)
 
     def script_handshakes(self, key_id: str, *answers: Answer) -> None:
-        """Refuse the next handshakes of this key with these answers, in the same manner."""
+        """Refuse the next handshakes of this key with these responses, in the same manner."""
         with self._changed:
             self._handshake_scripts[key_id].extend(answers)
 
     def scripted(self, key_id: str) -> int:
-        """How many scripted answers of this key still wait for a request."""
+        """Return how many scripted responses of this key still wait for a request."""
         with self._changed:
             return len(self._scripts[key_id])
 
     @property
     def requests(self) -> list[Request]:
-        """The latest requests, oldest first, at most 10,000; each is here before its answer is."""
+        """The latest requests, oldest first, at most 10,000; each before its response is sent."""
         with self._changed:
             return list(self._requests)
 
@@ -149,21 +149,25 @@ class Exchange:
             return list(self._handshakes)
 
     def wait_for_requests(self, count: int, *, seconds: float = 10.0) -> None:
-        """Return once this many requests have come in all; TimeoutError if they do not in time."""
+        """Return once this many requests have come in total.
+
+        Raises:
+            TimeoutError: they did not come in time.
+        """
         with self._changed:
             if not self._changed.wait_for(lambda: self._request_count >= count, seconds):
                 raise TimeoutError(f"{self._request_count} requests in {seconds} s, not {count}")
 
     def drop_connections(self) -> None:
-        """Close every open connection without a word, as a proxy does with idle ones."""
+        """Close every open connection silently, as a proxy does with idle ones."""
         self._server.drop_connections()
 
     def now(self) -> float:
-        """Seconds since the epoch, by the exchange's clock."""
+        """Return the seconds since the epoch, by the exchange's clock."""
         return time.time() + self.clock_offset
 
     def answer(self, method: str, request: Request) -> Answer:
-        """Judge a request, answer it and remember it."""
+        """Check a request, record it and return its response."""
         answer = self._judge(method, request)
         status = None if answer.ending in {"closed", "reset"} else answer.status
         with self._changed:
@@ -173,7 +177,7 @@ class Exchange:
         return answer
 
     def listen(self, request: Request) -> Answer | Channel:
-        """Judge a handshake as a request is judged, and remember it."""
+        """Check a handshake as a request, and record it."""
         judged = self._judge_handshake(request)
         status = judged.status if isinstance(judged, Answer) else 101
         with self._changed:
@@ -209,7 +213,7 @@ class Exchange:
         return self.channel(key_id, world) if scripted is None else scripted
 
     def _refusal(self, method: str, request: Request) -> Answer | None:
-        """The reason not to serve a request, or None."""
+        """Return the refusal of a request; None if it is accepted."""
         timestamp = request.headers.get("kalshi-access-timestamp")
         signature = request.headers.get("kalshi-access-signature")
         if request.key_id is None or signature is None:
@@ -234,8 +238,9 @@ class Exchange:
             return "NOT_FOUND"
         if not _verifies(key, signature, message):
             return "INCORRECT_API_KEY_SIGNATURE"
-        # Stricter than the live service, to prove that each attempt is signed afresh. Ed25519 is
-        # let off: it signs the same millisecond alike each time, and loopback is that fast.
+        # A repeated signature is refused, which the live service does not do, to prove that each
+        # attempt has its own. Ed25519 is exempt: it gives the same signature twice in one
+        # millisecond, and loopback is that fast.
         if isinstance(key, rsa.RSAPublicKey):
             with self._changed:
                 if signature in self._seen_signatures:

@@ -1,4 +1,4 @@
-"""The order groups that the local exchange tells of, and the bytes in which it does."""
+"""The order groups of the local exchange, and the bytes of its responses."""
 
 import base64
 import gzip
@@ -22,7 +22,7 @@ class Groups:
         self._tell = tell
         self._lock = threading.Lock()
         self._groups: dict[str, tuple[int, dict[str, Any]]] = {}
-        # Each group's JSON is kept, so that after a change among 100,000 only one is encoded again.
+        # Each group's JSON is cached, so that a change among 100,000 groups encodes only one.
         self._encoded: dict[str, bytes] = {}
         self._bodies: dict[tuple[object, ...], bytes] = {}
 
@@ -40,7 +40,7 @@ class Groups:
         Args:
             group_id: unique over all subaccounts.
             is_auto_cancel_enabled: as sent; false in a fresh group, as far as is known.
-            subaccount: which has it; the answer does not say.
+            subaccount: the one that has it; the response does not name it.
             contracts_limit: sent as `contracts_limit_fp`, two decimals; None leaves it out.
             others: further fields, sent as they are.
 
@@ -57,9 +57,9 @@ class Groups:
             self._tell("created", group_id, contracts_limit)
 
     def change(self, group_id: str, **fields: Any) -> None:
-        """Set fields of a group by the names they have in the answer; None takes a field away.
+        """Set fields of a group by their names in the response; None removes a field.
 
-        Only another limit is an event.
+        Only a new limit sends an event.
         """
         with self._lock:
             self._change(group_id, **fields)
@@ -73,7 +73,7 @@ class Groups:
             self._tell("triggered", group_id, None)
 
     def reset(self, group_id: str) -> None:
-        """Let a group take orders again."""
+        """Let a triggered group accept orders again."""
         with self._lock:
             self._change(group_id, is_auto_cancel_enabled=False)
             self._tell("reset", group_id, None)
@@ -87,7 +87,7 @@ class Groups:
             self._tell("deleted", group_id, None)
 
     def replace(self, groups: Iterable[Mapping[str, Any]], *, subaccount: int = 0) -> None:
-        """Let a subaccount have exactly these groups, each as it stands in the answer; no event."""
+        """Replace all groups of a subaccount, each in the form of the response, without events."""
         with self._lock:
             for group_id in [own for own, (of, _) in self._groups.items() if of == subaccount]:
                 del self._groups[group_id]
@@ -97,7 +97,7 @@ class Groups:
             self._bodies.clear()
 
     def listing(self, subaccount: int | None = None) -> list[dict[str, Any]]:
-        """The groups of one subaccount, or of all, each as it stands in the answer."""
+        """Return the groups of one subaccount, or of all, each in the form of the response."""
         with self._lock:
             return [dict(group) for of, group in self._groups.values() if subaccount in {None, of}]
 
@@ -110,7 +110,7 @@ class Groups:
         page_size: int | None = None,
         compressed: bool = False,
     ) -> bytes:
-        """The answer's bytes; kept until a group changes.
+        """Return the bytes of a response, cached until a group changes.
 
         Args:
             subaccount: None for all of them.
@@ -128,7 +128,7 @@ class Groups:
                     if subaccount in {None, of} and group_id != without
                 ]
                 body = _assemble(selected, start, page_size)
-                # Level 1: what a service under load takes.
+                # A service under load uses level 1.
                 self._bodies[view] = gzip.compress(body, 1) if compressed else body
             return self._bodies[view]
 

@@ -1,6 +1,6 @@
-"""A small deterministic market: what happens to an account on the local exchange, step by step.
+"""A small deterministic market, which acts on an account of the local exchange step by step.
 
-The demo calls it on a timer; `exchange.py` is what it acts on.
+The demo calls it on a timer.
 """
 
 import random
@@ -15,14 +15,14 @@ _LIMITS = (1, 5, 10, 25, 50, 100, 250, 1_000)
 
 
 class Market:
-    """Creates, changes and deletes groups, with a fault after every third step.
+    """A market that creates, changes and deletes groups, with a fault after every third step.
 
     The same seed gives the same steps. Activities and faults are dealt like cards, so that every
     kind is seen within twenty steps.
 
     Args:
         exchange: with `key_id` registered.
-        key_id: the account that things happen to.
+        key_id: the account to act on.
         seed: of everything random.
         initial_groups: created right away.
     """
@@ -33,7 +33,7 @@ class Market:
         self._exchange = exchange
         self._key_id = key_id
         self._groups = exchange.groups(key_id)
-        # Seeded on purpose: a demonstration should be repeatable, and guards no secret.
+        # The generator has a seed, because a demonstration should repeat; it guards no secret.
         self._random = random.Random(seed)  # noqa: S311 - see above
         self._limits: dict[str, int] = {}
         self._triggered: set[str] = set()
@@ -43,7 +43,7 @@ class Market:
             self._create()
 
     def step(self) -> str:
-        """Let one thing happen and return a line that says what."""
+        """Do one step, and return a line that describes it."""
         if not self._steps:
             self._steps = self._deal()
         return self._steps.pop()()

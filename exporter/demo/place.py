@@ -1,6 +1,6 @@
 """The demo's directory: its database, its throw-away key and the configuration that names both.
 
-`run` asks for it; nothing in it that is not the demo's is ever touched.
+Files in it that are not the demo's are never touched.
 """
 
 import fcntl
@@ -46,7 +46,7 @@ private_key_file = "{_KEY}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a demo keeps its files.
+    """The directory in which a demo keeps its files.
 
     Attributes:
         directory: absolute; it exists.
@@ -58,7 +58,7 @@ class Place:
 
     @property
     def configuration(self) -> Path:
-        """The file that `--config` would name."""
+        """The configuration file, for `--config`."""
         return self.directory / "config.toml"
 
     @property
@@ -86,7 +86,7 @@ class Place:
             serialization.NoEncryption(),
         )
         text = _CONFIGURATION.format(base_url=base_url, key_id=key_id)
-        # The configuration comes first: its mark says whose the other files are.
+        # The configuration comes first, because its mark shows that the other files are a demo's.
         _write(self.configuration, text.encode())
         _write(self.directory / _KEY, pem)
         return key_id, key.public_key()

@@ -1,6 +1,6 @@
-"""The demo: the real daemon polls a local exchange on which things happen, and all of it is shown.
+"""The demo: run the real daemon against a busy local exchange, and show what happens.
 
-`place` has the files, `exchange` and `market` the other side, `show` and `summary` the words.
+`place` has the files, `exchange` and `market` the other side, `show` and `summary` the display.
 """
 
 import signal

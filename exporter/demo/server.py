@@ -1,4 +1,4 @@
-"""The local exchange's side of the sockets: a thread for each connection, answers at any pace."""
+"""The sockets of the local exchange: one thread per connection, responses at any pace."""
 
 import socket
 import struct
@@ -18,26 +18,26 @@ from exporter.demo.channel import Channel
 
 
 class Answering(Protocol):
-    """Who knows the answers.
+    """A source of responses.
 
     Attributes:
-        closing: once it is set, answers that take their time break off.
+        closing: once it is set, slow responses break off.
     """
 
     closing: threading.Event
 
     def now(self) -> float:
-        """Seconds since the epoch, for the header."""
+        """Return the seconds since the epoch, for the header."""
 
     def answer(self, method: str, request: Request) -> Answer:
-        """Answer a request."""
+        """Return the response to a request."""
 
     def listen(self, request: Request) -> Answer | Channel:
-        """Answer a handshake: a refusal, or the channel to be heard."""
+        """Return the response to a handshake: a refusal, or the channel to listen to."""
 
 
 class Server(HTTPServer):
-    """One daemon thread per connection; closing the server ends and joins them all."""
+    """A server with a daemon thread per connection; closing the server ends and joins them all."""
 
     request_queue_size = 128
 
@@ -77,23 +77,23 @@ class Server(HTTPServer):
 
     def _serve(self, connection: socket.socket, client_address: object) -> None:
         try:
-            # A client with a deadline goes away in the middle of an answer: no error of ours.
+            # A client with a deadline may go away in the middle of a response; that is no error.
             with suppress(ConnectionError):
                 self.finish_request(connection, client_address)
         finally:
-            # No shutdown before it: that would say goodbye where the answer was to be a reset.
+            # A shutdown before it would be an orderly goodbye, even if the script asks for a reset.
             connection.close()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads the requests of one connection and sends what the exchange answers."""
+    """A handler that reads the requests of one connection and sends the exchange's responses."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: Server
 
     def do_GET(self) -> None:
-        """Answer one request."""
+        """Respond to one request."""
         exchange = self.server.exchange
         url = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
             channel.serve(self.connection, handshake)
 
     def log_message(self, *_: object) -> None:
-        """Stay silent: `Exchange.requests` tells what happened."""
+        """Log nothing: `Exchange.requests` records what happened."""
 
     def _send(self, answer: Answer) -> None:
         exchange = self.server.exchange

@@ -91,21 +91,21 @@ def compare(
 def after(
     known: OpenSnapshots,
     observed: Mapping[str, OrderGroup],
-    difference: Changes,
+    changes: Changes,
     *,
     observed_at: datetime,
 ) -> OpenSnapshots:
-    """Return the open snapshots after a difference has been written.
+    """Return the open snapshots after changes have been written.
 
     Args:
         known: the open snapshots before.
         observed: the complete set of groups that was seen, by id.
-        difference: as `compare` gave it.
+        changes: as `compare` gave it.
         observed_at: the instant of the observation, from which missed groups are missing.
     """
     missing = {group_id: at for group_id, at in known.missing.items() if group_id not in observed}
-    missing.update(dict.fromkeys(difference.missed, observed_at))
-    for group_id in difference.removed:
+    missing.update(dict.fromkeys(changes.missed, observed_at))
+    for group_id in changes.removed:
         missing.pop(group_id, None)
     # A group stays open if it was seen, or if it is missing but not removed.
     groups = {**observed, **{each: known.groups[each] for each in missing}} if missing else observed

@@ -121,10 +121,10 @@ def update_poll(connection: Connection, poll: Poll, poll_id: int, **values: Any)
     )
 
 
-def counts_of(difference: Changes) -> dict[str, int]:
+def counts_of(changes: Changes) -> dict[str, int]:
     """Return how many groups the poll saw change; a removal counts once it is confirmed."""
     return {
-        "added": len(difference.added),
-        "changed": len(difference.changed),
-        "removed": len(difference.removed),
+        "added": len(changes.added),
+        "changed": len(changes.changed),
+        "removed": len(changes.removed),
     }

@@ -97,17 +97,17 @@ def confirmed_since(
 def write(
     connection: Connection,
     head: Head,
-    difference: Changes,
+    changes: Changes,
     *,
     observed_at: datetime,
     poll_id: int,
 ) -> None:
-    """Write a difference into the snapshots of an account.
+    """Write changes into the snapshots of an account.
 
     Args:
         connection: in the transaction that advances `head`.
         head: before this poll: its observation was the last to see what is not seen any more.
-        difference: from what is known to what was observed.
+        changes: between the open snapshots and the observation.
         observed_at: the instant of this observation.
         poll_id: the poll that made it.
     """
@@ -118,7 +118,7 @@ def write(
     _update(
         connection,
         head.account,
-        [group.id for group in difference.changed],
+        [group.id for group in changes.changed],
         valid_to=observed_at,
         end_reason="changed",
         missing_since=None,
@@ -127,25 +127,25 @@ def write(
     _update(
         connection,
         head.account,
-        difference.removed,
+        changes.removed,
         # The removal happened when the first poll missed the group, not when another confirmed it.
         valid_to=func.coalesce(snapshots.c.missing_since, literal(observed_at, Instant)),
         end_reason="removed",
         missing_since=None,
         **last_seen,
     )
-    _update(connection, head.account, difference.missed, missing_since=observed_at, **last_seen)
+    _update(connection, head.account, changes.missed, missing_since=observed_at, **last_seen)
     _update(
         connection,
         head.account,
-        difference.returned,
+        changes.returned,
         missing_since=None,
         last_seen_at=None,
         last_poll_id=None,
     )
-    if difference.changed or difference.added:
+    if changes.changed or changes.added:
         insert = _insert_on_sqlite if connection.dialect.name == "sqlite" else _insert_on_postgres
-        insert(connection, _rows(head, difference, observed_at=observed_at, poll_id=poll_id))
+        insert(connection, _rows(head, changes, observed_at=observed_at, poll_id=poll_id))
 
 
 def _update(connection: Connection, account: str, group_ids: Sequence[str], **values: Any) -> None:
@@ -190,13 +190,13 @@ def _insert_on_postgres(connection: Connection, rows: list[tuple[Any, ...]]) -> 
 
 
 def _rows(
-    head: Head, difference: Changes, *, observed_at: datetime, poll_id: int
+    head: Head, changes: Changes, *, observed_at: datetime, poll_id: int
 ) -> list[tuple[Any, ...]]:
     valid_from = to_text(observed_at)
     not_before = None if head.observed_at is None else to_text(head.observed_at)
     begun = {
-        "changed": difference.changed,
-        "found" if head.observed_at is None else "appeared": difference.added,
+        "changed": changes.changed,
+        "found" if head.observed_at is None else "appeared": changes.added,
     }
     return [
         (

@@ -261,19 +261,19 @@ class Store:
             return unchanged, self._known_at(head)
 
         known = self._known_at(head) or snapshots.read_open(connection, head.account)
-        difference = compare(
+        changes = compare(
             known,
             groups,
             confirmed_since=snapshots.confirmed_since(connection, head, known, confirm_removal),
         )
-        counts = counts_of(difference)
-        if difference:
-            set_statement_timeout(connection, rows=len(difference))
-            snapshots.write(connection, head, difference, observed_at=observed_at, poll_id=poll_id)
-            if difference.added:
+        counts = counts_of(changes)
+        if changes:
+            set_statement_timeout(connection, rows=len(changes))
+            snapshots.write(connection, head, changes, observed_at=observed_at, poll_id=poll_id)
+            if changes.added:
                 undecided_events.adopt(connection, head.account)
             update_poll(connection, poll, poll_id, **counts)
-            known = after(known, groups, difference, observed_at=observed_at)
+            known = after(known, groups, changes, observed_at=observed_at)
         # While a group is missing, the same response again means one more miss.
         digest = None if known.missing else observation.digest
         heads.remember_digest(connection, head.account, digest)

@@ -1,9 +1,9 @@
-"""All that knows Kalshi's API, and nothing that knows a database.
+"""Everything that knows Kalshi's API, and nothing that knows a database.
 
-In the order in which they are best read:
+In the order in which the modules are best read:
 
-    order_groups        the endpoint: all pages of it become an Observation
-    session             signed requests, attempts, back-off
+    order_groups        the endpoint: all its pages become an Observation
+    session             signed requests and their attempts; retry: back-off
     budget              the deadline of one poll, and what it has spent
     error_response      what an error response means
     decode              a body becomes order groups, or is not valid
@@ -16,5 +16,5 @@ In the order in which they are best read:
     strict_json         JSON without leniency
     exchanges           predictions and margin: paths and hosts
     auth                the headers that requests and handshakes carry
-    keys                private keys, and signatures made with them
+    keys                private keys and their signatures; key_file and pem read them
 """

@@ -5,18 +5,18 @@ import time
 from exporter.kalshi.keys import SigningKey
 
 SECRET_HEADERS = ("KALSHI-ACCESS-KEY", "KALSHI-ACCESS-SIGNATURE")
-"""Whatever repeats their values is cut out of errors and logs."""
+"""Headers whose values never reach errors or logs."""
 
 
 def auth_headers(key_id: str, key: SigningKey, path: str) -> dict[str, str]:
     """Return the headers that authenticate one GET, valid for a few seconds.
 
-    https://docs.kalshi.com/getting_started/api_keys says what is signed. The timestamp is part of
-    it, so that every request and every handshake needs headers of its own.
+    https://docs.kalshi.com/getting_started/api_keys defines the signed text. The timestamp is part
+    of it, so every request and every handshake needs headers of its own.
 
     Args:
         key_id: as the exchange issued it.
-        key: signs.
+        key: signs the request.
         path: as sent, without the query, such as "/trade-api/ws/v2".
     """
     timestamp = str(int(time.time() * 1000))

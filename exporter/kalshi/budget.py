@@ -28,7 +28,7 @@ class RequestBudget:
         return self._ends_at - elapsed()
 
     def check(self) -> None:
-        """Go on only inside the deadline.
+        """Return if the deadline has not passed.
 
         Raises:
             DeadlineError: the deadline has passed.

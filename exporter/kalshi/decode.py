@@ -1,8 +1,8 @@
-"""Decodes one page of the endpoint for `order_groups`: bytes become `OrderGroup`s, or an error.
+"""Decode one page of the endpoint for `order_groups`: bytes become `OrderGroup`s, or an error.
 
-Two ways lead to the same result. The short one is for what the exchange sends in fact: plain
-ASCII, known fields, limits with two decimals; it makes the groups at once. The long one is for
-everything else, takes each group by itself, and decides what is valid and says where it is not.
+Two paths lead to the same result. The fast path takes what the exchange really sends: plain ASCII,
+known fields, limits with two decimals; it decodes all groups at once. The strict path takes
+everything else: it decodes each group separately, decides what is valid, and says where it is not.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,21 +19,21 @@ from exporter.kalshi.strict_json import Surrogates
 from exporter.model import OrderGroup
 from exporter.text import sanitize
 
-# Goes into every digest: raise it whenever the same bytes would decode to something else, so that
-# equal digests keep meaning equal groups.
+# This version is part of every digest. Raise it whenever the same bytes would decode to something
+# else, so that equal digests still mean equal groups.
 VERSION = b"1"
 
 _LONGEST_CURSOR = 4096  # characters
 _SHOWN = 40  # characters of a wrong value that an error quotes
 
-# What a response may hold in memory, whatever its sender made of the bytes that it may have.
+# These limits bound the memory that a response takes, however its sender uses the allowed bytes.
 _MOST_GROUPS = 250_000  # two and a half times as many as a user may have
 _MOST_UNKNOWN = 32 * 1024 * 1024  # characters of all groups' `extra`
-_MOST_VALUES = 1_200_000  # on the long way: eleven fields of each of 100,000 groups
+_MOST_VALUES = 1_200_000  # on the strict path: eleven fields of each of 100,000 groups
 _MOST_NAMES = 1_000  # beside `order_groups`
-_MOST_QUOTES = 12 * _MOST_GROUPS + 6  # on the short way, with all the fields that it knows
+_MOST_QUOTES = 12 * _MOST_GROUPS + 6  # on the fast path, with all the fields that it knows
 
-_GROUPS_AT_A_TIME = 1_000  # between two looks at the clock
+_GROUPS_AT_A_TIME = 1_000  # between two checks of the deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Page:
     cursor: str | None
 
 
-class Room:
-    """What all pages of one answer together may hold and take.
+class ResponseLimits:
+    """The limits that hold for all pages of one response together.
 
     Args:
         check: called now and then while decoding; raises once time is used up.
@@ -57,13 +57,21 @@ class Room:
         self._unknown = _MOST_UNKNOWN
 
     def take_groups(self, count: int) -> None:
-        """Count groups; raises an InvalidResponseError for one too many."""
+        """Count groups.
+
+        Raises:
+            InvalidResponseError: there are too many.
+        """
         self._groups -= count
         if self._groups < 0:
             raise InvalidResponseError(f"the response has more than {_MOST_GROUPS} groups")
 
     def take_unknown(self, count: int) -> None:
-        """Count characters of unknown fields; raises an InvalidResponseError for one too many."""
+        """Count characters of unknown fields.
+
+        Raises:
+            InvalidResponseError: there are too many.
+        """
         self._unknown -= count
         if self._unknown < 0:
             raise InvalidResponseError(
@@ -72,22 +80,22 @@ class Room:
             )
 
 
-def decode(body: bytes, room: Room | None = None) -> Page:
-    """Decodes the body of a 200.
+def decode(body: bytes, bounds: ResponseLimits | None = None) -> Page:
+    """Return the page in the body of a 200.
 
     The fields are those of https://docs.kalshi.com/api-reference/orders/get-order-groups and those
     that the service has been seen to send: `contracts_limit_fp` and `exchange_index`, and
-    `contracts_limit` in older answers. Null in one of these three is the same as not sent.
+    `contracts_limit` in older responses. Null in one of these three means not sent.
 
     Args:
         body: as received.
-        room: that the pages before this one left.
+        bounds: the limits, of which earlier pages may have used a part; fresh ones if None.
 
     Raises:
         InvalidResponseError: the body is not one complete, valid page; the text says where.
     """
-    room = room or Room()
-    return _decode_fast(body, room) or _decode_strict(body, room)
+    bounds = bounds or ResponseLimits()
+    return _decode_fast(body, bounds) or _decode_strict(body, bounds)
 
 
 class _Page(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,10 +106,10 @@ class _Page(msgspec.Struct, forbid_unknown_fields=True):
 _decoder = msgspec.json.Decoder(_Page)
 
 
-def _decode_fast(body: bytes, room: Room) -> Page | None:
-    """The page, if it is as plain as it usually is; None if the long way has to be taken."""
-    # Without escapes, every string stands in the body as it is, and holds no control character:
-    # msgspec refuses bare ones.
+def _decode_fast(body: bytes, bounds: ResponseLimits) -> Page | None:
+    """Return the page if it has the common form; None if only the strict path can decode it."""
+    # In a body without escapes, every string has its plain form and holds no control character,
+    # because msgspec refuses bare ones.
     if not body.isascii() or b"\\" in body or b"\x7f" in body:
         return None
     quotes = body.count(b'"')
@@ -111,21 +119,21 @@ def _decode_fast(body: bytes, room: Room) -> Page | None:
         page = _decoder.decode(body)
         cursor = _next(page.cursor or None)
     except (msgspec.DecodeError, RecursionError, InvalidResponseError):
-        return None  # the long way finds it again, and says where
+        return None  # the strict path finds the fault again, and says where
     groups = page.order_groups
     limits = [group.contracts_limit for group in groups]
     indexes = [group.exchange_index for group in groups]
-    # msgspec takes the last of duplicate keys in silence. But a body in which nothing stands twice
-    # has two quotes for each string that was decoded, its keys included, and no more.
+    # msgspec silently takes the last of duplicate keys. Counting quotes detects them: a body
+    # without duplicates has exactly two quotes for each decoded string, keys included.
     strings = 1 + (page.cursor is not UNSET) + isinstance(page.cursor, str)
     strings += 6 * len(groups) - 2 * limits.count(None) - indexes.count(None)
     if quotes != 2 * strings or not all(map(is_canonical, set(limits))):
         return None
-    room.take_groups(len(groups))
+    bounds.take_groups(len(groups))
     return Page(groups, cursor)
 
 
-def _decode_strict(body: bytes, room: Room) -> Page:
+def _decode_strict(body: bytes, bounds: ResponseLimits) -> Page:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise InvalidResponseError(f"the response has more than {_MOST_VALUES} values")
     surrogates = Surrogates(body)
@@ -138,9 +146,9 @@ def _decode_strict(body: bytes, room: Room) -> Page:
     }
     elements = _elements(members.get("order_groups"))
     if elements is None:
-        # Only where nothing else is said does silence mean that there are no groups: an object
-        # with a cursor or an error in it was meant to be something else, and taking it for an
-        # empty list would end the history of every group.
+        # Only an otherwise empty object means that there are no groups. An object with a cursor or
+        # an error in it means something else, and taking it for an empty list would end the
+        # history of every group.
         if others:
             raise InvalidResponseError(
                 "the response has no order_groups, but " + sanitize(", ".join(sorted(others)), 100)
@@ -149,13 +157,13 @@ def _decode_strict(body: bytes, room: Room) -> Page:
     cursor = others.get("cursor")
     if cursor is not None and not isinstance(cursor, str):
         raise wrong("cursor", "a string", cursor)
-    room.take_groups(len(elements))
+    bounds.take_groups(len(elements))
     next_cursor = _next(cursor)
-    return Page(list(_groups(elements, surrogates, room)), next_cursor)
+    return Page(list(_groups(elements, surrogates, bounds)), next_cursor)
 
 
 class _Name:
-    """A key, not equal to another with the same text: so a dictionary holds both."""
+    """A key that is unequal to another with the same text, so that a dictionary holds both."""
 
     __slots__ = ("text",)
 
@@ -164,7 +172,7 @@ class _Name:
 
 
 def _members(body: bytes, surrogates: Surrogates) -> dict[str, msgspec.Raw]:
-    """What the response consists of, not yet decoded."""
+    """Return the members of the response, not yet decoded."""
     names: list[str] = []
 
     def name(_: type, text: str) -> _Name:
@@ -192,7 +200,7 @@ def _members(body: bytes, surrogates: Surrogates) -> dict[str, msgspec.Raw]:
 
 
 def _elements(groups: msgspec.Raw | None) -> list[msgspec.Raw] | None:
-    """The groups, not yet decoded; None if there are none because nothing or null was sent."""
+    """Return the groups, not yet decoded; None if the list was not sent, or null."""
     if groups is None:
         return None
     try:
@@ -203,16 +211,16 @@ def _elements(groups: msgspec.Raw | None) -> list[msgspec.Raw] | None:
 
 
 def _groups(
-    elements: list[msgspec.Raw], surrogates: Surrogates, room: Room
+    elements: list[msgspec.Raw], surrogates: Surrogates, bounds: ResponseLimits
 ) -> Iterator[OrderGroup]:
     elements.reverse()
     for index in range(len(elements)):
         if not index % _GROUPS_AT_A_TIME:
-            room.check()
+            bounds.check()
         where = f"order_groups[{index}]"
-        # Each gives up its memory to the group that it becomes.
+        # `pop` frees the memory of each element before the next one is decoded.
         group = _group(where, strict_json.decode(where, surrogates.restored(elements.pop())))
-        room.take_unknown(len(group.extra or ""))
+        bounds.take_unknown(len(group.extra or ""))
         yield group
 
 
@@ -233,7 +241,7 @@ def _group(where: str, fields: object) -> OrderGroup:
 
 
 def _next(cursor: str | None) -> str | None:
-    """The cursor of the next page; None if this is the last."""
+    """Return the cursor of the next page; None if this is the last."""
     if cursor is None or cursor == "":
         return None
     if len(cursor) > _LONGEST_CURSOR:

@@ -17,14 +17,14 @@ from exporter.errors import (
 from exporter.text import sanitize
 
 _QUOTED = 300  # characters of the body that one line may hold, and the most that is kept of a field
-_CODE = 100  # characters; a code is a word, with an identifier after a colon at most
+_CODE = 100  # characters; a code is a word, perhaps followed by a colon and an identifier
 _LONGEST_ERROR = 64 * 1024  # bytes; a longer body is no error's
 _ERROR_KEYS = frozenset({"error", "code", "message", "msg", "details"})
 
 # The exchange has accepted clock errors of about ten seconds, and refused thirty.
 _TOLERATED_SKEW = 10_000  # ms
 
-# What to do, by what the code, message or details of a 401 have been seen to hold.
+# The remedy, by words that the code, message or details of a 401 have been seen to hold.
 _REMEDIES = {
     "header_timestamp_expired": "check this machine's clock",
     "INCORRECT_API_KEY_SIGNATURE": "private_key_file is not the key that belongs to this key_id",
@@ -32,7 +32,7 @@ _REMEDIES = {
     "signature_is_missing": "something between here and the exchange removes headers",
 }
 
-# Kalshi does not document how it refuses a key for want of a scope.
+# Kalshi does not document how it refuses a key that lacks a scope.
 _SCOPE = re.compile("scope|permission|subaccount", re.IGNORECASE)
 
 _TITLE = re.compile(r"<title[^>]*>([^<]{1,300})", re.IGNORECASE)
@@ -43,10 +43,10 @@ _HTML = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorFacts:
-    """What an error body says, made harmless and bounded.
+    """The content of an error body, sanitized and bounded.
 
     Attributes:
-        code, message, details, service: None if not said.
+        code, message, details, service: None if not sent.
         from_exchange: whether it is a JSON object, as all of the exchange's errors are; otherwise a
             proxy or a content network wrote it.
         replaces_groups: whether that object has an error's keys and no list of groups.
@@ -62,7 +62,7 @@ class ErrorFacts:
     page: bool = False
 
     def quoted(self) -> str:
-        """Return what it says as one text, empty if it says nothing."""
+        """Return all fields as one text, empty if there are none."""
         return sanitize(
             "; ".join(part for part in (self.code, self.message, self.details) if part), _QUOTED
         )
@@ -80,8 +80,8 @@ def error_from_response(
 
     Args:
         status: any but 200.
-        body: as much of it as was read; anything at all.
-        retry_after: seconds, if the exchange asked us to wait.
+        body: the part of it that was read; it may hold anything.
+        retry_after: seconds, if the exchange asked for a pause.
         clock_skew_ms: this machine's clock minus the exchange's, if known.
         key_hint: the key's id as it may be shown.
     """
@@ -140,13 +140,13 @@ class InterceptedError(UnreachableError):
 
 
 def with_facts(error: InvalidResponseError, body: bytes) -> InvalidResponseError:
-    """Return the error of a 200 that holds no order groups, with what the body says instead.
+    """Return the error of a 200 that holds no order groups, with the error in its body.
 
     Kalshi has sent errors with status 200, and a captive portal or a content network sends a web
     page.
 
     Args:
-        error: what the decoder said of the body.
+        error: the decoder's error for the body.
         body: of the 200.
     """
     if len(body) > _LONGEST_ERROR:
@@ -180,7 +180,7 @@ def _phrase(status: int) -> str:
 
 
 def _why_unauthorized(status: int, text: str, clock_skew_ms: int | None) -> str:
-    """Say why the exchange refused the credentials, as far as its words and the clocks tell."""
+    """Return why the exchange refused the credentials, as far as its words and the clocks tell."""
     if clock_skew_ms is not None and (
         "header_timestamp_expired" in text or abs(clock_skew_ms) > _TOLERATED_SKEW
     ):
@@ -195,10 +195,10 @@ def _why_unauthorized(status: int, text: str, clock_skew_ms: int | None) -> str:
 
 
 def read_facts(body: bytes) -> ErrorFacts:
-    """Return what an error body says, in any of the forms seen.
+    """Return the content of an error body, in any form that has been seen.
 
     Args:
-        body: anything at all.
+        body: it may hold anything.
     """
     text = body.decode("utf-8", "replace")
     try:
@@ -227,7 +227,7 @@ def read_facts(body: bytes) -> ErrorFacts:
 
 
 def _field(value: object, limit: int) -> str | None:
-    """Return a field that should be text, whatever it is; None for nothing."""
+    """Return a field as text, whatever its type; None if it is missing, null or empty."""
     if value is None:
         return None
     if not isinstance(value, str):

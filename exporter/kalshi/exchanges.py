@@ -1,4 +1,4 @@
-"""Kalshi's two exchanges: where each has its order groups and its WebSocket.
+"""Kalshi's two exchanges: the paths of their order groups, and their WebSockets.
 
 https://docs.kalshi.com/getting_started/api_environments lists the hosts.
 """
@@ -12,7 +12,7 @@ ORDER_GROUPS_PATHS: Final[dict[ExchangeName, str]] = {
     "predictions": "/portfolio/order_groups",
     "margin": "/margin/order_groups",
 }
-"""After the base URL, which is the same for both: `exporter.config.keys` has it."""
+"""By exchange: the path after the base URL, which is the same for both."""
 
 STREAM_URLS: Final[dict[ExchangeName, dict[str, str]]] = {
     "predictions": {

@@ -1,4 +1,4 @@
-"""Checks single values from the exchange: each gets its type, or an error that says where it is."""
+"""Check single values from the exchange: each gets its type, or an error that says where it is."""
 
 import re
 from unicodedata import category
@@ -22,12 +22,12 @@ def identifier(where: str, value: object) -> str:
     """Return `value` if both databases can hold it as part of a key.
 
     Raises:
-        InvalidResponseError: not a string of 1 to 256 characters, or one with a control character.
+        InvalidResponseError: it is no string of 1 to 256 characters, or has a control character.
     """
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_ID_LENGTH:
         raise wrong(where, f"a string of 1 to {MAX_ID_LENGTH} characters", value)
     if not value.isprintable() and any(category(each) in {"Cc", "Cs"} for each in value):
-        # Nor a lone surrogate, which no database can store.
+        # No database can store a lone surrogate either.
         raise wrong(where, "a string without control characters", value)
     return value
 
@@ -43,8 +43,8 @@ def take_limit(where: str, fields: dict[str, object]) -> str | None:
     """
     limit = _fixed_point(f"{where}.contracts_limit_fp", fields.pop("contracts_limit_fp", None))
     older = _integer(f"{where}.contracts_limit", fields.get("contracts_limit"))
-    # If the older field contradicts the newer, that one holds, and the older goes where unknown
-    # fields go: nothing sent is lost.
+    # If the older field contradicts the newer one, the newer one counts, and the older one is kept
+    # among the unknown fields, so that nothing is lost.
     if older is None or limit in {None, older}:
         limit = limit or older
         fields.pop("contracts_limit", None)
@@ -55,22 +55,22 @@ def int64(where: str, value: object) -> int | None:
     """Return a decoded number as an integer, and None for null.
 
     Raises:
-        InvalidResponseError: not an integer of at most 64 bits.
+        InvalidResponseError: it is no integer of at most 64 bits.
     """
     if value is None:
         return None
     try:
-        # As on the fast path, which takes 1e3 for the integer that it is.
+        # The fast path takes 1e3 for an integer too.
         return msgspec.json.decode(value.text if isinstance(value, Number) else '""', type=Int64)
     except msgspec.ValidationError:
         raise wrong(where, "an integer of at most 64 bits", value) from None
 
 
 def decimal(text: str) -> str:
-    """A plain decimal with at least two decimals and no more than it needs: one form per value.
+    """Return a plain decimal with two decimals, or as many as it needs: one form per value.
 
     Raises:
-        InvalidResponseError: another form, such as an exponent, or more than 40 digits in this one.
+        InvalidResponseError: it has another form, such as an exponent, or more than 40 digits.
     """
     match = _DECIMAL.fullmatch(text)
     if match is None:
@@ -82,7 +82,7 @@ def decimal(text: str) -> str:
 
 
 def is_canonical(limit: str | None) -> bool:
-    """Whether a limit is in the form that `decimal` gives it; none at all is."""
+    """Return whether a limit has the form that `decimal` gives it; None has."""
     try:
         return limit is None or decimal(limit) == limit
     except InvalidResponseError:
@@ -90,7 +90,7 @@ def is_canonical(limit: str | None) -> bool:
 
 
 def wrong(where: str, expected: str, got: object) -> InvalidResponseError:
-    """Make the error for a decoded value that is not what it should be."""
+    """Return the error for a decoded value that is not valid."""
     match got:
         case str():
             shown = sanitize(f'"{got}"', _SHOWN)
@@ -115,7 +115,7 @@ def _fixed_point(where: str, value: object) -> str | None:
 
 
 def _integer(where: str, value: object) -> str | None:
-    """An integer as a decimal."""
+    """Return an integer as a decimal."""
     if value is None:
         return None
     if not isinstance(value, Number) or not _INTEGER.fullmatch(value.text):

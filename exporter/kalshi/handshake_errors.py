@@ -23,7 +23,7 @@ from exporter.kalshi.auth import SECRET_HEADERS
 from exporter.kalshi.error_response import error_from_response
 from exporter.text import sanitize
 
-_MAX_BODY = 64 * 1024  # bytes of an error's body that are looked at
+_MAX_BODY = 64 * 1024  # bytes of an error's body that are read
 _MAX_TEXT = 200  # characters of what a library or a peer says
 
 _CAUSES: dict[Outcome, StreamGapCause] = {
@@ -41,11 +41,11 @@ def error_from_refusal(
 
     Args:
         response: whatever the peer sent.
-        sent: the headers of our request, whose secrets the response may repeat.
+        sent: the headers of the request, whose secrets the response may repeat.
         began: when the handshake began, in seconds since 1970.
         key_hint: the key's id as it may be shown.
     """
-    # Of a header that is there twice the last one counts.
+    # If a header is there twice, the last one counts.
     headers = {name.title(): value for name, value in response.headers.raw_items()}
     skew = clock_skew_ms(headers, began, time.time())
     body = bytes(response.body[:_MAX_BODY])
@@ -80,7 +80,7 @@ def error_from_refusal(
 def error_from_exception(
     error: Exception, url: str, *, proxy: str | None, open_timeout: float
 ) -> StreamError:
-    """Return the error that a failure to connect or to shake hands amounts to.
+    """Return the error for a failure to connect or to shake hands.
 
     Args:
         error: what `websockets` or asyncio raised.

@@ -20,8 +20,8 @@ def read_secret_file(path: Path, kind: SecretKind) -> bytes:
     """Read the whole file.
 
     Raises:
-        PrivateKeyError: it is missing, unreadable, empty, too large or open to others; one line
-            says why and what to do.
+        PrivateKeyError: it is missing, unreadable, empty, too large or open to others; the text
+            says why and what to do, in one line.
     """
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
@@ -29,7 +29,7 @@ def read_secret_file(path: Path, kind: SecretKind) -> bytes:
     except (OSError, ValueError) as error:
         raise PrivateKeyError(_why_not_opened(path, kind, error)) from None
     try:
-        # The open file is judged, because a path can come to mean another file.
+        # The checks use the open file, because a path can come to mean another file.
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             raise PrivateKeyError(f"{path} is a directory: name the {kind} file in it")
@@ -55,7 +55,7 @@ def _why_not_opened(path: Path, kind: SecretKind, error: OSError | ValueError) -
     reason = error.strerror if isinstance(error, OSError) else str(error)
     if isinstance(error, PermissionError):
         return f"{path}, the {kind} file, cannot be read: {reason}{_owner(path)}"
-    # A name that leads to no file may be no name at all, but the secret itself.
+    # A path that leads to no file may be the secret itself.
     hidden = could_be_secret(path.name)
     if kind == "passphrase":
         hidden = hidden or not _FILE_NAME.fullmatch(path.name)
@@ -94,9 +94,9 @@ def _refuse_what_others_can_read(path: Path, descriptor: int, status: os.stat_re
     if not mode & _GROUP_AND_OTHERS:
         return
     if status.st_uid == 0 and mode & _GROUP_AND_OTHERS == stat.S_IRGRP:
-        return  # how a secret is handed to a service's group: only root could open it further
+        return  # a secret that root gave to a service's group, and only root can give to others
     if _is_a_systemd_credential(path):
-        return  # systemd guards the directory itself, and shows its access list as a group's mode
+        return  # systemd protects the directory, and its access list looks like a group's mode
     advice = f"run chmod 600 {path}"
     read_only = os.fstatvfs(descriptor).f_flag & os.ST_RDONLY
     if status.st_uid != os.geteuid():

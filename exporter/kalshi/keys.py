@@ -1,6 +1,6 @@
-"""Private keys: a file becomes a `SigningKey`, by which requests and handshakes are signed.
+"""Private keys: a file becomes a `SigningKey`, which signs requests and handshakes.
 
-`key_file` reads the file and `pem` undoes what happened to it on its way there.
+`key_file` reads the file, and `pem` undoes what editors and secret stores did to it.
 """
 
 import base64
@@ -25,7 +25,7 @@ _PADDING = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PS
 
 
 class SigningKey:
-    """A private key that signs requests, and shows nothing of itself but its kind."""
+    """A private key that signs requests, and shows only its kind."""
 
     __slots__ = ("_description", "_sign")
 
@@ -54,11 +54,11 @@ def load_private_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
 
     Args:
         path: of the file.
-        passphrase: for an encrypted key; one that is not needed does no harm.
+        passphrase: for an encrypted key; ignored if the key is not encrypted.
 
     Raises:
-        PrivateKeyError: the file or the key cannot be used; the text names the path, what is
-            wrong and what to do, and nothing of the key.
+        PrivateKeyError: the file or the key cannot be used; the text names the path, the fault
+            and the remedy, and shows nothing of the key.
     """
     content = read_secret_file(path, "private key")
     text = pem.plain(pem.decoded(content))
@@ -93,12 +93,12 @@ def load_passphrase(path: Path) -> bytes:
     Raises:
         PrivateKeyError: the file cannot be used; one line that says why and what to do.
     """
-    # A newline at the end is the editor's, not the passphrase's.
+    # An editor adds a newline at the end, which is not part of the passphrase.
     return read_secret_file(path, "passphrase").rstrip(b"\r\n")
 
 
 def _parse(content: bytes, text: str, passphrase: bytes | None) -> object:
-    """Read a key from whatever form it has.
+    """Return the key, whatever its form.
 
     Args:
         content: of the file.
@@ -116,7 +116,7 @@ def _parse(content: bytes, text: str, passphrase: bytes | None) -> object:
     try:
         return _load(load_pem_private_key, text.encode(), passphrase)
     except ValueError:
-        # The header may name another format than the body has, which DER alone tells.
+        # The header may name another format than the body has; in DER, the body itself tells.
         der = content if content.startswith(b"\x30") else pem.der_of(text)
         if der is None:
             raise
@@ -136,7 +136,7 @@ def _load(load: Callable[..., object], data: bytes, passphrase: bytes | None) ->
 
 
 def _fault(text: str, passphrase: bytes | None) -> str:
-    """Say what a text is that holds no readable private key, and what to do."""
+    """Return what is wrong with a text that holds no readable private key, and what to do."""
     if "BEGIN OPENSSH PRIVATE KEY" in text:
         return "is in OpenSSH's own format: use the PEM file that the exchange issued"
     if "ENCRYPTED" in text and passphrase is not None:
@@ -163,8 +163,8 @@ def _rsa(path: Path, key: RSAPrivateKey) -> SigningKey:
     def sign(message: bytes) -> bytes:
         return key.sign(message, _PADDING, hashes.SHA256())
 
-    # A key whose parts do not belong together would sign, and the exchange would answer that the
-    # signature is wrong, which sends the operator looking everywhere but here.
+    # A key whose parts do not belong together would sign, and the exchange would refuse its
+    # signature, so the operator would look for the fault everywhere but here.
     probe = b"kalshi-exporter"
     try:
         key.public_key().verify(sign(probe), probe, _PADDING, hashes.SHA256())

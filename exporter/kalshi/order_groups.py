@@ -16,9 +16,9 @@ from exporter.kalshi.session import SignedSession
 from exporter.model import Observation, OrderGroup
 from exporter.text import sanitize
 
-# A smaller body lives until the groups are by their ids: what is made after it was freed would lie
-# where it was, and the next one need as much again elsewhere. Of larger ones malloc(3) gives the
-# memory back to the system.
+# A body smaller than this is kept until the groups are built. If it were freed earlier, the groups
+# would take its place in memory, and the next body would need new memory. The memory of a larger
+# body goes back to the system, as malloc(3) says.
 _LARGE = 32 * 1024 * 1024  # bytes
 
 
@@ -36,10 +36,10 @@ def fetch_order_groups(
         session: of the account; its `max_response_size` holds for all pages together.
         budget: sets the deadline; holds attempts, status and clock skew afterwards, whether
             this returns or raises.
-        subaccount: the one to ask for; None for all of them in one answer.
+        subaccount: the one to ask for; None for all of them in one response.
         known_digest: of the latest observation of this account with this subaccount, if any. A
             response with the same digest is not decoded.
-        now: the instant in UTC; called when the last byte has arrived.
+        now: returns the instant in UTC; called when the last byte has arrived.
 
     Raises:
         ApiError: no complete, valid response came; it proves nothing about any group.
@@ -49,21 +49,21 @@ def fetch_order_groups(
     digest = _Digest()
     groups: list[OrderGroup] = []
     cursors: set[str] = set()
-    room = decode.Room(budget.check)
+    bounds = decode.ResponseLimits(budget.check)
     left = session.max_response_size
     try:
         while True:
             body = session.get(path, parameters, budget, left)
             observed_at = now()
-            # Checked after the clock is read: a suspended process cannot date an old response to
-            # now.
+            # The check comes after reading the clock, so that a process that was suspended cannot
+            # date an old response to now.
             budget.check()
             left -= len(body)
             digest.add(body)
             if not cursors and digest.text() == known_digest:
                 # The same bytes were one complete, valid page before.
                 return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
-            page = _decoded(body, room)
+            page = _decoded(body, bounds)
             groups += page.groups
             if page.cursor is not None or len(body) > _LARGE:
                 del body
@@ -82,9 +82,9 @@ def fetch_order_groups(
         raise
 
 
-def _decoded(body: bytes, room: decode.Room) -> decode.Page:
+def _decoded(body: bytes, bounds: decode.ResponseLimits) -> decode.Page:
     try:
-        return decode.decode(body, room)
+        return decode.decode(body, bounds)
     except InvalidResponseError as error:
         raise with_facts(error, body) from error
 
@@ -106,7 +106,7 @@ def _by_id(groups: list[OrderGroup]) -> dict[str, OrderGroup]:
 
 
 class _Digest:
-    """The digest of all pages of a response and of the decoder's version.
+    """Return the digest of all pages of a response and of the decoder's version.
 
     BLAKE2b takes 13 ms for 13 MB on every machine; SHA-256 takes 11 ms with hardware support, and
     30 ms without it.
@@ -116,7 +116,8 @@ class _Digest:
         self._hash = hashlib.blake2b(decode.VERSION, digest_size=32)
 
     def add(self, body: bytes) -> None:
-        # With its length, so that no two sequences of pages are the same bytes.
+        # Each page is preceded by its length, so that two different sequences of pages never give
+        # the same bytes.
         self._hash.update(len(body).to_bytes(8))
         self._hash.update(body)
 

@@ -1,7 +1,7 @@
 """Private keys as people keep them: a file's bytes become PEM or DER that cryptography reads.
 
-Editors, shells and secret stores change a key on its way into a file. What can be read without
-doubt is read; for the rest, the cause is named.
+Editors, shells and secret stores change a key on its way into a file. A text that can be read
+without doubt is read; for any other, the cause is named.
 """
 
 import base64
@@ -31,7 +31,7 @@ def plain(text: str) -> str:
     text = re.sub(r"(?:\\r)?\\n", "\n", text).strip().strip("'\"").strip()
     if "-----" in text:
         return text
-    # Base64 of the whole PEM file, as Kubernetes and CI variables keep it.
+    # Kubernetes and CI variables hold base64 of the whole PEM file.
     inner = _from_base64(text)
     if inner is not None and b"-----BEGIN" in inner:
         return decoded(inner).strip()
@@ -39,7 +39,7 @@ def plain(text: str) -> str:
 
 
 def der_of(text: str) -> bytes | None:
-    """Give a key's DER, whatever its header calls it; None if it is not plain base64.
+    """Return a key's DER, whatever its header calls it; None if it is not plain base64.
 
     Args:
         text: a PEM file as `plain` returns it, or the base64 between the lines BEGIN and END.
@@ -52,7 +52,7 @@ def der_of(text: str) -> bytes | None:
 
 
 def damage(text: str) -> str:
-    """Say what is wrong with a text that should be a private key in PEM, and repeat nothing of it.
+    """Return what is wrong with a text that should be a private key in PEM, without quoting it.
 
     Args:
         text: as `plain` returns it; it mentions a private key.
@@ -86,7 +86,7 @@ def _from_base64(text: str) -> bytes | None:
 
 
 def _length(der: bytes) -> int | None:
-    """The bytes that a DER sequence says it has, its header included; None if it is none."""
+    """Return the bytes that a DER sequence claims to have, header included; None if it is none."""
     if der[0] != 0x30:  # noqa: PLR2004  # ASN.1's tag of a sequence
         return None
     first = der[1]

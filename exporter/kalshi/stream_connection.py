@@ -1,7 +1,7 @@
 """One WebSocket to the exchange: connect, subscribe, read; a thin shell around `stream_protocol`.
 
-It has a deadline for everything and a bound on all that a peer can make it hold. It never
-reconnects: its user decides when, and each connection is signed for itself.
+Every step has a deadline, and everything that a peer sends has a bound. A connection never
+reconnects: its user decides when, and signs each connection anew.
 """
 
 import asyncio
@@ -40,10 +40,10 @@ from exporter.text import sanitize
 MAX_MESSAGE_SIZE: Final = 256 * 1024
 """Bytes of one message: a thousand times an event, which has about 200."""
 
-_MAX_FRAMES = 64  # that wait to be read: 16 MiB of them at the very worst
+_MAX_FRAMES = 64  # messages that wait to be read, with 16 MiB in the worst case
 _MAX_TEXT = 200  # characters of what a peer says when it closes
 
-# What this side closes with when a frame or a message breaks the rules.
+# These are the codes with which this side closes if a frame or a message breaks the rules.
 _INVALID = {CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
 
 _log = logging.getLogger(__name__)
@@ -52,23 +52,24 @@ _log = logging.getLogger(__name__)
 class StreamConnection:
     """A subscription to the events of one key on one exchange, for as long as its context lasts.
 
-    Entering connects, subscribes and waits for the acknowledgement. Iterating gives the events, and
-    always ends with a `StreamError`, as entering may. All of it happens on one event loop.
+    Entering the context connects, subscribes and waits for the acknowledgement; it may raise a
+    `StreamError`. Iterating yields the events, and always ends with a `StreamError`. All of this
+    happens on one event loop.
 
     Args:
         url: of the WebSocket.
         key_id: only its last four characters are ever shown.
         key: signs the handshake.
-        now: the instant in UTC, never one before the last.
-        tls: for wss; one for all connections, because each takes a megabyte.
+        now: returns the instant in UTC, never an earlier one than before.
+        tls: for wss; connections share it, because it takes a megabyte.
         proxy: the URL of an HTTP proxy that tunnels wss; None for none. It may hold a password.
         open_timeout: seconds for the connection and the handshake together.
         subscribe_timeout: seconds until the acknowledgement.
-        silence_timeout: seconds without a message or a ping after which the peer is gone.
+        silence_timeout: seconds without a message or a ping after which the peer counts as gone.
         close_timeout: seconds for a goodbye.
 
     Attributes:
-        subscribed_at: from when on no event is missing; UTC. Set once the context is entered.
+        subscribed_at: the instant from which no event is missing, UTC; set by entering.
     """
 
     subscribed_at: datetime
@@ -93,7 +94,7 @@ class StreamConnection:
         self._now = now
         is_tls = url.startswith("wss:")
         self._tls = tls if is_tls else None
-        # A server on this machine, which alone may be plain, is reached directly.
+        # Only a server on this machine may be without TLS, and it is reached directly.
         self._proxy = proxy if is_tls else None
         self._open_timeout = open_timeout
         self._subscribe_timeout = subscribe_timeout
@@ -122,26 +123,26 @@ class StreamConnection:
         await self.close()
 
     async def close(self) -> None:
-        """Say goodbye and close the connection; does nothing if it is closed."""
+        """Close the connection with a goodbye; do nothing if it is closed."""
         if self._socket is not None:
             await self._socket.close()
 
     @property
     def certain_until(self) -> datetime:
-        """Up to when no event is missing, UTC; read it when all events given so far are handled.
+        """The instant up to which no event is missing, UTC; read it after handling all events.
 
-        An event that arrives proves nothing about those on their way. So this is when the last
-        ping left that the exchange has answered: what it had sent until then has arrived. An
-        exchange that answers no ping gets the benefit of the doubt: its last message counts.
+        An event that arrives proves nothing about those in flight. So this is the sending of the
+        last ping that the exchange has answered: all that it had sent until then has arrived. For
+        an exchange that answers no pings, the arrival of its last message counts.
         """
         self._prove()
         return self._received_at if self._proven_until is None else self._proven_until
 
     async def __aiter__(self) -> AsyncIterator[OrderGroupEvent]:
-        """Give the events in the order sent.
+        """Yield the events in the order sent.
 
         Raises:
-            StreamError: always, in the end: why the stretch ended, and up to when it is certain.
+            StreamError: always, at the end: why the stretch ended, and up to when it is certain.
         """
         socket = self._opened()
         while True:
@@ -226,7 +227,7 @@ class StreamConnection:
         return output
 
     def _prove(self) -> None:
-        """Let a proof count once all messages that came before it have been read."""
+        """Accept a proof once all messages that arrived before it have been read."""
         socket = self._opened()
         if socket.proof is not None and self._taken >= socket.proof[0]:
             self._proven_until = socket.proof[1]

@@ -1,7 +1,7 @@
-"""Decodes one message of the channel `order_group_updates`; `stream_protocol` says what it means.
+"""Decode one message of the channel `order_group_updates`; `stream_protocol` interprets it.
 
-As for the list of groups there is a fast path for what the exchange sends in fact, and a strict
-one for everything else, which decides what is valid and says where it is not.
+As for the list of groups, a fast path takes what the exchange really sends, and a strict path takes
+everything else, decides what is valid and says where it is not.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ CHANNEL: Final = "order_group_updates"
 
 _MAX_TEXT = 200  # characters of the exchange's own words that are kept
 
-_MAX_FAST_LIMIT = 64  # characters, so that what is kept of limits is bounded
+_MAX_FAST_LIMIT = 64  # characters; this bounds the cache of limits
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TS = 253_402_300_799_999  # ms: the end of the year 9999, the last that datetime knows
@@ -75,7 +75,7 @@ def decode(message: bytes, received_at: datetime) -> Message:
         received_at: UTC; goes into the event.
 
     Raises:
-        InvalidResponseError: it cannot be understood; one line that says where and why.
+        InvalidResponseError: it cannot be understood; the text says where and why, in one line.
     """
     return _decode_fast(message, received_at) or _decode_strict(message, received_at)
 
@@ -106,8 +106,8 @@ _is_canonical = lru_cache(maxsize=256)(is_canonical)
 
 def _decode_fast(message: bytes, received_at: datetime) -> EventMessage | None:
     """Decode an event in its common form; None if the strict path has to be taken."""
-    # Without escapes, every string stands in the message as it is, and holds no control
-    # character: msgspec refuses bare ones.
+    # In a message without escapes, every string has its plain form and holds no control character,
+    # because msgspec refuses bare ones.
     if not message.isascii() or b"\\" in message or b"\x7f" in message:
         return None
     try:
@@ -116,8 +116,8 @@ def _decode_fast(message: bytes, received_at: datetime) -> EventMessage | None:
         return None
     fields = envelope.msg
     limit = None if fields.contracts_limit_fp is UNSET else fields.contracts_limit_fp
-    # msgspec takes the last of duplicate keys in silence. But a message in which nothing stands
-    # twice has two quotes for each string that was decoded, its keys included.
+    # msgspec silently takes the last of duplicate keys. Counting quotes detects them: a message
+    # without duplicates has exactly two quotes for each decoded string, keys included.
     strings = 9 + (envelope.sending_ts_ms is not UNSET) + (fields.ts_ms is not UNSET)
     strings += 2 * (limit is not None)
     if message.count(b'"') != 2 * strings or not (limit is None or _is_canonical(limit)):

@@ -1,8 +1,8 @@
 """One subscription to `order_group_updates` without a socket: messages in, typed outputs out.
 
-What is concluded from messages is strict, their form is not: the stretch of coverage goes on only
-as long as every message is understood and none is missing, while unknown messages, fields and
-event types do no harm. `stream_connection` feeds it.
+Conclusions are strict, but the form of messages is not: the stretch of coverage continues only as
+long as every message is understood and none is missing, while unknown messages, fields and event
+types do no harm. `stream_connection` passes the messages in.
 """
 
 from dataclasses import dataclass
@@ -44,13 +44,13 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class SequenceGap:
-    """Messages were lost, or came in another order.
+    """A gap in the sequence numbers: messages were lost, or came in another order.
 
     Attributes:
         expected, received: sequence numbers.
-        intact_until: up to when no event is missing, as far as the messages tell; UTC.
-        event: of the message that revealed the gap, if it holds one: heard, though outside of any
-            stretch.
+        intact_until: the instant up to which the messages prove that no event is missing, UTC.
+        event: the one in the message that revealed the gap, if any: it was heard, but lies outside
+            of any stretch.
     """
 
     cause: ClassVar[StreamGapCause] = "lost_messages"
@@ -70,7 +70,7 @@ class ChannelError:
     """The exchange refused or ended the subscription.
 
     Attributes:
-        code: of the error; None if it named none, or if it unsubscribed this client unasked.
+        code: of the error; None if it named none, or if it sent "unsubscribed" without an error.
         text: the exchange's own, harmless and bounded.
         intact_until: as in `SequenceGap` if the error says that events were dropped, else None.
     """
@@ -91,14 +91,14 @@ class ChannelError:
 
 @dataclass(frozen=True, slots=True)
 class InvalidMessage:
-    """A message that cannot be understood, and might have been an event; `reason` says why."""
+    """A message that cannot be understood and might have been an event; `reason` says why."""
 
     cause: ClassVar[StreamGapCause] = "invalid_message"
     reason: str
 
 
 End: TypeAlias = SequenceGap | ChannelError | InvalidMessage
-"""What ends the subscription: each has a `cause` and a `reason`, and nothing follows it."""
+"""The ends of a subscription: each has a `cause` and a `reason`, and no output follows it."""
 
 Output: TypeAlias = Subscribed | OrderGroupEvent | Ignored | End
 
@@ -108,7 +108,7 @@ class StreamProtocol:
 
     Attributes:
         subscribed: whether the exchange has acknowledged the subscription, and not ended it.
-        end: what ended it, if something did.
+        end: what ended it; None while it lasts.
     """
 
     def __init__(self) -> None:
@@ -158,13 +158,13 @@ class StreamProtocol:
                 end = self._end_by_other(decoded)
                 ignored = Ignored(f"a message of type {decoded.type}")
                 is_answer = decoded.type in {"ok", "unsubscribed"}
-        # Answers may leave out the subscription, since there is but one.
+        # A reply may leave out the subscription, because there is only one.
         sid = self._sid if decoded.sid is None and is_answer else decoded.sid
         if end is not None and (sid == self._sid or not self.subscribed):
             return end
         if sid is None or decoded.seq is None:
             return ignored
-        # Whatever is sent on a subscription takes a number of its series.
+        # Every message on a subscription takes a number of its sequence.
         return self._in_sequence(sid, decoded.seq, ignored, received_at)
 
     def _acknowledged(self, message: SubscribedMessage, received_at: datetime) -> Output:
@@ -176,7 +176,7 @@ class StreamProtocol:
         return Subscribed(message.sid)
 
     def _end_by_error(self, message: ErrorMessage) -> ChannelError | None:
-        """Return what an error ends if it is about our subscription, or None if nothing."""
+        """Return the end that an error of this subscription means, or None."""
         if not _is_ours(message.id):
             return None
         cause: StreamGapCause
@@ -206,12 +206,12 @@ class StreamProtocol:
         if sid != self._sid or self._intact_until is None:
             return Ignored(f"a message of subscription {sid}, which is not ours")
         event = output if isinstance(output, OrderGroupEvent) else None
-        # The first number that is seen is the base.
+        # The first number seen is the base.
         expected = seq if self._seq is None else self._seq + 1
         if seq != expected:
             return SequenceGap(expected, seq, self._intact_until, event)
         self._seq = seq
-        # The next message may have been sent before this one arrived, but tells of nothing that
+        # A later message may have been sent before this one arrived, but it reports nothing that
         # happened before the event in this one.
         happened_at = event.event_at if event and event.event_at else received_at
         self._intact_until = max(self._intact_until, min(happened_at, received_at))

@@ -1,7 +1,7 @@
-"""The WebSocket under a `stream_connection`: refuses redirects, and notices when the peer is gone.
+"""The WebSocket of a `stream_connection`: it refuses redirects and detects that the peer is gone.
 
-websockets lets a subclass of its connection be named for that; `process_event` sees each frame,
-pings among them, which have no other sign.
+It subclasses the connection of websockets, because only `process_event` sees each frame, pings
+included.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,9 @@ _MAX_UNSENT = 64 * 1024  # bytes of pongs that a peer leaves unread
 
 
 class HandshakeRefusedError(Exception):
-    """The peer answered the handshake with something else than a WebSocket.
+    """The peer responded to the handshake without opening a WebSocket.
 
-    It stands for `InvalidStatus`, on which `connect` would follow a redirect with our headers.
+    This replaces `InvalidStatus`, on which `connect` would follow a redirect with our headers.
     """
 
     def __init__(self, response: Response) -> None:
@@ -37,14 +37,14 @@ class HandshakeRefusedError(Exception):
 class StreamSocket(ClientConnection):
     """A connection that a silent peer cannot keep open, and that proves what has arrived.
 
-    After each message and ping it sends a ping itself: once that is answered, whatever the peer
-    had sent until then is here.
+    After each message and ping it sends a ping itself. Once the pong is here, so is everything
+    that the peer sent before it received the ping.
 
     Attributes:
         messages: how many have arrived, read or not.
-        proof: a number of messages, and when the ping left whose answer came after them; for the
-            reader to take away once it has read that many.
-        verdict: why this side gave the connection up, if it did.
+        proof: a number of messages, and the sending of the ping whose pong came after them. The
+            reader takes it away once it has read that many messages.
+        verdict: why this side gave the connection up; None if it did not.
     """
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
@@ -64,7 +64,7 @@ class StreamSocket(ClientConnection):
         self._end_timer: TimerHandle | None = None
 
     async def handshake(self, *args: Any, **keywords: Any) -> None:
-        """Shake hands, but never to be sent elsewhere."""
+        """Shake hands, but never follow a redirect."""
         try:
             await super().handshake(*args, **keywords)
         except InvalidStatus as error:
@@ -73,7 +73,7 @@ class StreamSocket(ClientConnection):
     def data_received(self, data: bytes) -> None:
         """Take data, and end the connection once either side has said goodbye.
 
-        The library would wait for the peer to end it, and take all that it sends until then.
+        The library would wait for the peer to end it, and accept everything sent until then.
         """
         super().data_received(data)
         if self.protocol.state is State.CLOSING and self._end_timer is None:
@@ -81,7 +81,7 @@ class StreamSocket(ClientConnection):
             self._end_timer = self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
 
     def process_event(self, event: Event) -> None:
-        """Note what a frame says of the peer, then let it take its course."""
+        """Note what a frame says about the peer, then process it as usual."""
         if isinstance(event, Frame):
             if event.opcode in DATA_OPCODES:
                 if event.fin:
@@ -97,11 +97,11 @@ class StreamSocket(ClientConnection):
         super().process_event(event)
 
     def watch(self, silence_timeout: float, now: Callable[[], datetime]) -> None:
-        """Begin to prove, and to give up after so many seconds without a message or a ping.
+        """Begin to send pings, and to watch for silence.
 
         Args:
-            silence_timeout: seconds.
-            now: the instant in UTC.
+            silence_timeout: seconds without a message or a ping after which to give up.
+            now: returns the instant in UTC.
         """
         self._now = now
         self._silence_timeout = silence_timeout
@@ -113,10 +113,10 @@ class StreamSocket(ClientConnection):
         """Return the next message, text or binary.
 
         Raises:
-            ConnectionClosed: there is none.
+            ConnectionClosed: there are no more.
         """
-        # Only the time spent here counts: while messages wait to be read, nothing is read from
-        # the peer, and it is not to blame.
+        # Only time spent waiting here counts as silence: while messages wait to be read, the
+        # socket is not read, and the peer is not to blame.
         self._silent_since = self.loop.time()
         self._waiting = True
         try:
@@ -152,14 +152,14 @@ class StreamSocket(ClientConnection):
         self._unproven = False
         self._next_probe = self.loop.time() + _PROBE_INTERVAL
         self._probed_at = self._now()
-        # Not `ping`, which would need a task: with a thousand idle connections that is felt.
+        # `ping` would need a task for each ping, which is slow with a thousand idle connections.
         self.protocol.send_ping(_PROBE)
         self.send_data()
 
     def _answered(self, data: bytes) -> None:
         if data != _PROBE or self._probed_at is None:
             return
-        # A proof that waits for its messages to be read comes before one that waits for more.
+        # A later proof must not replace one whose messages have not all been read.
         if self.proof is None or self.proof[0] == self.messages:
             self.proof = (self.messages, self._probed_at)
         self._probed_at = None

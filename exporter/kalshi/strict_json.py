@@ -1,7 +1,7 @@
-"""JSON without leniency, and in one form: for the parts of a response that no schema describes.
+"""Decode JSON strictly and encode it canonically, for parts of a response without a schema.
 
-Python's own decoder takes NaN and the last of duplicate keys, and makes floats of numbers that are
-none. Here each number stays the text that was sent.
+Python's own decoder accepts NaN and duplicate keys, and rounds numbers to floats. Here each number
+stays the text that was sent.
 """
 
 import json
@@ -15,13 +15,13 @@ import msgspec
 from exporter.errors import InvalidResponseError
 from exporter.text import sanitize
 
-_LARGEST = 4 * 1024 * 1024  # bytes: text takes up to four times as much while it is decoded
+_LARGEST = 4 * 1024 * 1024  # bytes; text takes up to four times as much while it is decoded
 _MOST_VALUES = 200_000  # each takes a hundred times what it costs its sender
 _DEEPEST = 100  # levels of nesting
 
 
 class Number:
-    """A number as it was sent; it means nothing until somebody gives it a type."""
+    """The text of a number as it was sent, without a type."""
 
     __slots__ = ("text",)
 
@@ -33,11 +33,11 @@ def decode(where: str, text: bytes | msgspec.Raw) -> object:
     """Decode one value into dict, list, str, bool, None and `Number`.
 
     Args:
-        where: names the value in errors.
+        where: the name of the value in errors.
         text: JSON.
 
     Raises:
-        InvalidResponseError: not valid JSON in UTF-8, a key twice in an object, or too large.
+        InvalidResponseError: it is no valid JSON in UTF-8, is too large, or has a key twice.
     """
     if len(text) > _LARGEST:
         raise InvalidResponseError(f"{where}: larger than {_LARGEST} bytes")
@@ -56,10 +56,10 @@ def decode(where: str, text: bytes | msgspec.Raw) -> object:
 
 
 def canonical(where: str, value: object) -> str:
-    """Give a decoded value as JSON in ASCII with sorted keys, without spaces, its numbers as sent.
+    """Return a decoded value as JSON in ASCII with sorted keys, no spaces, and numbers as sent.
 
     Raises:
-        InvalidResponseError: nested too deep for the databases.
+        InvalidResponseError: it is nested too deep for the databases.
     """
     try:
         return _canonical(value, _DEEPEST)
@@ -85,33 +85,33 @@ def _canonical(value: object, levels: int) -> str:
             for name in sorted(value)
         )
         return f"{{{','.join(members)}}}"
-    assert isinstance(value, list)  # noqa: S101 - JSON has no more types
+    assert isinstance(value, list)  # noqa: S101  # JSON has no more types
     return f"[{','.join(_canonical(each, levels - 1) for each in value)}]"
 
 
 class Surrogates:
-    r"""Hides the escaped surrogates of a document while msgspec takes it apart.
+    r"""A substitute for the escaped surrogates of a document while msgspec splits it.
 
-    msgspec refuses lone ones, such as `\ud800`, even in what it passes over; but JSON has them.
+    msgspec refuses lone ones, such as `\ud800`, even in parts that it skips; but JSON allows them.
     """
 
     _ESCAPE = re.compile(rb"(?<=\\)u(?=[dD][89a-fA-F])")
 
     def __init__(self, document: bytes) -> None:
-        # By chance, so that nobody can have written it into the document.
+        # The mark is random, so that no sender can have written it into the document.
         mark = b"u0000" + os.urandom(8).hex().encode()
         self._mark = mark if self._ESCAPE.search(document) else None
 
     def hidden(self, document: bytes) -> bytes:
-        """The document without surrogates."""
+        """Return the document without surrogates."""
         return document if self._mark is None else self._ESCAPE.sub(self._mark, document)
 
     def restored(self, value: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
-        """A part of it as it was."""
+        """Return a part of the document with its surrogates."""
         return value if self._mark is None else bytes(value).replace(self._mark, b"u")
 
     def restored_name(self, name: str) -> str:
-        """A decoded key of it as it was."""
+        """Return a decoded key of the document with its surrogates."""
         if self._mark is None:
             return name
         restored: str = json.loads(bytes(self.restored(json.dumps(name).encode())))

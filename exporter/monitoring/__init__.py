@@ -1,1 +1,1 @@
-"""Who is told how recording goes: metrics, systemd, a dead man's switch."""
+"""Report on the recording: metrics, systemd, a dead man's switch."""

@@ -20,8 +20,8 @@ from exporter.monitoring.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
-_REQUEST_SECONDS = 5.0  # that a client may take to send its request
-_RETRY_SECONDS = 60.0  # while the port is taken
+_REQUEST_SECONDS = 5.0  # how long a client may take to send its request
+_RETRY_SECONDS = 60.0  # how long to wait while the port is taken
 
 
 class Endpoint:
@@ -31,8 +31,8 @@ class Endpoint:
     endpoint tries again each minute.
 
     Args:
-        metrics: what `/metrics` shows.
-        health: what the other two show.
+        metrics: served at `/metrics`.
+        health: served at `/livez` and `/readyz`.
         host, port: to listen on.
     """
 
@@ -46,7 +46,7 @@ class Endpoint:
 
     @property
     def port(self) -> int | None:
-        """The port that it listens on; None while there is none."""
+        """The port that it listens on; None while it does not listen."""
         return None if self._server is None else self._server.server_address[1]
 
     def receive(self, event: Event) -> None:
@@ -104,7 +104,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, functools.partial(_Handler, metrics, health))
 
     def server_bind(self) -> None:
-        """Bind without asking the name service for this host's name, which may take long."""
+        """Bind without http.server's lookup of this host's name, which may take long."""
         socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request: object, client_address: object) -> None:

@@ -1,4 +1,4 @@
-"""How fresh each account's data is, and whether the scheduler moves."""
+"""Track how fresh each account's data is, and whether the scheduler is alive."""
 
 import threading
 from collections.abc import Mapping
@@ -20,14 +20,16 @@ from exporter.model import COVERAGE_INTERVALS
 from exporter.text import counted
 
 HEARTBEAT_SECONDS = 5.0
-"""How often the daemon's scheduler emits a heartbeat, at least."""
+"""Seconds between two heartbeats of the daemon's scheduler, at most."""
 
-_STALLED_AFTER = 6 * HEARTBEAT_SECONDS  # without a heartbeat, a scheduler counts as stalled
+_STALLED_AFTER = (
+    6 * HEARTBEAT_SECONDS
+)  # seconds without a heartbeat after which the scheduler counts as stalled
 
 
 @dataclass(slots=True)
 class AccountHealth:
-    """What this process knows of one account.
+    """The health of one account, as far as this process knows.
 
     Attributes:
         interval: seconds between two polls.
@@ -50,7 +52,7 @@ class AccountHealth:
 
     @property
     def stale(self) -> bool:
-        """Whether the last success is too long ago: the gap that a poll would end now."""
+        """Return whether the last success is so old that the next poll would end a gap."""
         age = self.seconds_since_success()
         return age is None or age > COVERAGE_INTERVALS * self.interval
 
@@ -62,7 +64,7 @@ class AccountHealth:
 
 
 class Health:
-    """Keep what events say about each account; for any number of threads."""
+    """Track the health of each account from events; for any number of threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,7 +79,7 @@ class Health:
             case PollFinished():
                 self._note_poll(event)
             case TickSkipped():
-                # Whether the account is fresh, the exporter that polls it knows.
+                # Another exporter polls the account, and knows whether its data is fresh.
                 with self._lock:
                     if event.account in self._accounts:
                         self._accounts[event.account].succeeded(None, 0.0)
@@ -115,7 +117,7 @@ class Health:
             health.outcome = None if event.reason is None else outcome_of(event)
             if event.last_success_at is not None:
                 age = (datetime.now(UTC) - event.last_success_at).total_seconds()
-                # What this very poll saw is fresh, whatever the wall clock did meanwhile.
+                # The observation of this poll is fresh, whatever the wall clock did meanwhile.
                 health.succeeded(event.last_success_at, age if event.groups is None else 0.0)
             if event.groups is not None:
                 health.groups = event.groups
@@ -131,7 +133,7 @@ class Health:
         return self.stalled_seconds <= _STALLED_AFTER
 
     def stale(self) -> dict[str, str]:
-        """Return the accounts that are not fresh, each with a line: since when, and why."""
+        """Return the accounts whose data is not fresh, each with a line that says why."""
         with self._lock:
             return {
                 account: _explained(health, health.reason)

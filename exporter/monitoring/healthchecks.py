@@ -25,7 +25,7 @@ from exporter.monitoring.health import Health, outcome_of
 
 _log = logging.getLogger(__name__)
 
-_SECONDS = 4.0  # that one ping may take, name lookup and all
+_SECONDS = 4.0  # how long one ping may take, name lookup included
 _RESPONSE_LIMIT = 16 * 1024  # bytes
 _BODY_LIMIT = 500  # bytes
 _PERIOD = 60.0  # seconds: the service limits how often it may be pinged
@@ -46,7 +46,7 @@ _Ping = tuple[str, str | None]
 
 
 class Healthcheck:
-    """Ping one address in a thread of its own: no poll ever waits for it.
+    """Ping one address from a thread of its own, so that no poll waits for it.
 
     Args:
         url: a secret; whoever knows it can say that all is well.
@@ -62,20 +62,20 @@ class Healthcheck:
         self._failing = False
 
     def start(self) -> None:
-        """Ping that it begins."""
+        """Send a ping that the run begins."""
         self._thread.start()
         self._pings.put(("/start", None))
 
     def succeed(self) -> None:
-        """Ping that all is well."""
+        """Send a ping that all is well."""
         self._pings.put(("", None))
 
     def fail(self, code: int, detail: str = "") -> None:
-        """Ping that it is not.
+        """Send a ping that something failed.
 
         Args:
-            code: the exit code, of which the body says the meaning.
-            detail: more of this module's own words, for the body.
+            code: the exit code, whose meaning is in the body.
+            detail: further words for the body, which must be this module's own.
         """
         meaning = _MEANINGS.get(code, f"exit code {code}")
         self._pings.put((f"/{int(code)}", f"{meaning}: {detail}" if detail else meaning))
@@ -93,7 +93,7 @@ class Healthcheck:
         with requests.Session() as session:
             session.trust_env = False
             session.proxies = self._proxies
-            # Polls say what is wrong with the authorities; pings then fail by themselves.
+            # If the certificate authorities cannot be used, polls say so, and pings simply fail.
             with suppress(ConfigurationError):
                 session.verify = certificate_authorities() or session.verify
             for scheme in ("https://", "http://"):
@@ -116,7 +116,7 @@ class Healthcheck:
                 accepted = response.ok and not response.is_redirect
                 fault: object = None if accepted else response.status_code
         except Exception as error:  # noqa: BLE001  # whatever it is, it is no poll's failure
-            # Its text would repeat the URL.
+            # The error's text would repeat the URL, which is a secret.
             fault = type(error).__name__
         if fault is None:
             self._failing = False
@@ -129,18 +129,18 @@ class Healthcheck:
 
 
 class RunHealth:
-    """Collect how the polls of one `run-once` ended."""
+    """Collect the results of the polls of one `run-once`."""
 
     def __init__(self) -> None:
         self._outcomes: dict[str, str] = {}
 
     def receive(self, event: Event) -> None:
-        """Note how a poll ended that was not all well."""
+        """Note the result of a poll that did not end with exit code 0."""
         if isinstance(event, PollFinished) and event.exit_code != Exit.OK:
             self._outcomes[event.account] = outcome_of(event)
 
     def ping(self, healthcheck: Healthcheck, codes: Mapping[str, Exit]) -> None:
-        """Ping how the run ended.
+        """Send a ping with the result of the run.
 
         Args:
             healthcheck: to ping.
@@ -150,7 +150,7 @@ class RunHealth:
         if not failed:
             healthcheck.succeed()
         elif not self._outcomes:
-            # Runs overlap: the other one pings how its polls end.
+            # Two runs overlap: the other one sends pings for its own polls.
             healthcheck.note("another exporter is polling")
         else:
             places = _by_place(codes, self._outcomes)
@@ -190,9 +190,9 @@ class DaemonHealth:
             self._thread.start()
 
     def close(self, code: int = Exit.OK) -> None:
-        """Ping no more; if the daemon failed, ping with its exit code first.
+        """Stop pinging; if the daemon failed, first send a ping with its exit code.
 
-        An end that was asked for is not a failure: if it lasts, the pings are missed.
+        A requested end is no failure. If the daemon stays down, the service misses the pings.
         """
         self._ended.set()
         if self._thread is not None:
@@ -201,7 +201,7 @@ class DaemonHealth:
             self._healthcheck.close()
 
     def _ping_on(self) -> None:
-        # The first ping comes as soon as all is well, later ones as often as there is news.
+        # The first ping is sent as soon as all is well, later ones at the interval of polls.
         for _ in range(int(self._period)):
             if self._ended.wait(1.0) or not self._health.stale():
                 break
@@ -219,7 +219,7 @@ class DaemonHealth:
 
 
 def _by_place(accounts: Iterable[str], what: Mapping[str, str]) -> Iterator[str]:
-    """Name accounts by their place, so that their names go to nobody."""
+    """Return accounts by their place in the configuration, because their names are private."""
     for place, account in enumerate(accounts):
         if account in what:
             yield f"accounts[{place}] {what[account]}"

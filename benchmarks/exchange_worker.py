@@ -1,7 +1,7 @@
-"""The local exchange in a process of its own: does what standard input says.
+"""Run the local exchange in a process of its own, controlled through standard input.
 
-Each line is a JSON object; an answer follows when the exchange is ready to serve the new state,
-so that no subject pays for making the body.
+Each line is a JSON object. A reply follows once the exchange is ready to serve the new state, so
+that no subject's time includes making the body.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a poll costs as the account and its history grow: rows, statements and time."""
+"""Measure how the cost of a poll grows with the account and its history."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ _COUNTS = ("statements", "rows")
 
 
 def growth(setting: Setting, *, on_postgres: bool) -> list[Section]:
-    """Polls without changes and with 100, by the number of groups and of polls before."""
+    """Measure polls without changes and with 100, by the number of groups and earlier polls."""
     sizes = (1_000, 10_000) if setting.quick else (1_000, 10_000, 100_000)
     histories = (1, 1_000) if setting.quick else (1, 1_000, 10_000)
     rows = []
@@ -54,9 +54,9 @@ def _measured(setting: Setting, place: Place) -> list[str]:
                 if changes:
                     setting.churn(changed=changes)
                 answer = process.ask()
-                if number > 0:  # the first after another kind of poll writes the digest too
+                if number > 0:  # the first poll after another kind also writes the digest
                     samples.add("", wall=answer["wall"])
-            # Apart from what is timed: asking Postgres what was written makes the next poll slow.
+            # This is not timed: asking Postgres for its statistics makes the next poll slow.
             counts = []
             for _ in range(4):
                 if changes:

@@ -1,4 +1,4 @@
-"""Makes a long history at once, with the drivers: what years of polls would have left."""
+"""Make a long history at once, with the drivers, as years of polls would have left it."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -39,9 +39,9 @@ def make_schema(place: Place) -> None:
 
 
 def polls_behind(place: Place, account: str, count: int, *, changes: int) -> None:
-    """Let an account have `count` polls behind it, each of which changed so many groups.
+    """Give an account `count` earlier polls, each of which changed some groups.
 
-    All of these groups have come and gone, so that what follows is a first poll.
+    All of these groups have come and gone, so the next poll is like a first one.
     """
     second = timedelta(seconds=60)
 
@@ -72,12 +72,12 @@ def polls_behind(place: Place, account: str, count: int, *, changes: int) -> Non
 
 
 def group_id(number: int) -> str:
-    """An id such as the exchange gives: in no order."""
+    """Return an id like the exchange's, which are in no order."""
     return f"{number * 2654435761 % 2**32:08x}-0000-4000-8000-{number:012}"
 
 
 def many_snapshots(place: Place, *, groups: int, days: int) -> datetime:
-    """Let each group of an account change once a day, at a time of its own; where it ends."""
+    """Make each group of an account change once a day; return the end of the history."""
     day = timedelta(days=1)
     step = day / groups
 
@@ -98,7 +98,7 @@ def many_snapshots(place: Place, *, groups: int, days: int) -> datetime:
                 ended = (None, None, None) if last else (seen, at + day, "changed")
                 number_of_poll = number * groups + group + 1
                 polls = (number_of_poll, None if last else number_of_poll + groups - 1)
-                # One comes after the other: only the first was there when somebody first looked.
+                # States follow each other: only the first was there at the first observation.
                 began = "changed" if number else "appeared" if group else "found"
                 not_before = None if began == "found" else at - step
                 yield (*state, began, not_before, *ended, *polls)
@@ -206,7 +206,7 @@ def _value(value: Any) -> Any:
 
 
 def _settle(place: Place) -> None:
-    """Leave nothing to be done later in the midst of what is measured."""
+    """Make the database do its pending work now, not in the middle of a measurement."""
     if place.postgres is not None:
         _on_postgres(place, "VACUUM ANALYZE")
         _on_postgres(place, "CHECKPOINT")

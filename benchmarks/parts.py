@@ -1,11 +1,11 @@
-"""Where a small poll's time goes: why no tuning of ours brings it to the floor."""
+"""Measure where a small poll's time goes, and why tuning cannot bring it to the floor."""
 
 from benchmarks.results import Section
 from benchmarks.setting import Setting
 
 
 def parts(setting: Setting) -> list[Section]:
-    """25 groups, nothing changed: the share of each package, on both databases."""
+    """Measure the share of each package, with 25 unchanged groups, on both databases."""
     setting.fill(25)
     shares = []
     for on_postgres in (False, True):

@@ -1,4 +1,4 @@
-"""Where a subject works: an exchange, keys, a database. Passed between processes as JSON."""
+"""The environment of a subject, passed between processes as JSON: exchange, keys, database."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,16 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Place(NamedTuple):
-    """What a subject is told.
+    """The environment of a subject.
 
     Attributes:
         base_url: of the local exchange.
         key_ids: one per account; all share the key in `key_file`.
         key_file: RSA 2048 in PEM.
-        directory: of the subject's own.
-        postgres: libpq's URL of a database of the subject's own, over a Unix socket; None to use
+        directory: the subject's own.
+        postgres: libpq's URL of the subject's own database, over a Unix socket; None to use
             SQLite, in `directory`.
-        detail: what else a subject may want to know.
+        detail: further arguments of a subject.
     """
 
     base_url: str
@@ -50,11 +50,11 @@ class Place(NamedTuple):
         return parse_qs(url.query)["host"][0], url.path.removeprefix("/")
 
     def to_json(self) -> str:
-        """Write all of it on one line."""
+        """Return all of it on one line."""
         return json.dumps(self)
 
     @classmethod
     def from_json(cls, text: str) -> "Place":
-        """Read what `to_json` wrote."""
+        """Return the place that `to_json` encoded."""
         base_url, key_ids, *others = json.loads(text)
         return cls(base_url, tuple(key_ids), *others)

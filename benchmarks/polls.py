@@ -1,4 +1,4 @@
-"""Cases of polls: steady ones and first ones, in processes that stay, in turn."""
+"""Cases of polls, steady ones and first ones: long-lived processes take turns."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -30,12 +30,12 @@ def _in_turn(
     before: Callable[[], None] = lambda: None,
     seldom: int = 1,
 ) -> Samples:
-    """Let each subject poll once a round; dlt, at 0.1 s and more, every `seldom` rounds."""
+    """Let each subject poll once a round, and dlt, which takes 0.1 s, every `seldom` rounds."""
     samples = Samples()
     names = list(processes)
     for number in range(rounds):
         before()
-        # Nobody is always the one who comes after the slowest.
+        # The order rotates, so that no subject always follows the slowest.
         names = [*names[1:], names[0]]
         for name in names:
             if name == "dlt" and number % seldom:
@@ -54,7 +54,7 @@ def _where(on_postgres: bool) -> str:
 
 
 def small(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """25 groups, nothing changes."""
+    """Measure polls of 25 groups in which nothing changes."""
     setting.fill(25)
     with ExitStack() as stack:
         processes = {}
@@ -91,13 +91,13 @@ def _but_packages(values: dict[str, float]) -> dict[str, float]:
 
 
 def _packages_alone(values: dict[str, float]) -> dict[str, float]:
-    """What the packages alone measured, in the exporter's place; beside the floor and dlt."""
+    """Return the result of the packages alone, in place of the exporter's."""
     beside = {name: values[name] for name in (FLOOR, "dlt") if name in values}
     return {EXPORTER: values[_PACKAGES], **beside}
 
 
 def large(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """100,000 groups: the first poll, nothing changes, and 1.2 % does; and the peak of memory."""
+    """Measure polls of 100,000 groups: first, unchanged, with 1.2 % changed; and peak memory."""
     where = _where(on_postgres)
     groups = _FEWER if setting.quick else _MANY
     setting.fill(groups)
@@ -163,7 +163,7 @@ def large(setting: Setting, *, on_postgres: bool) -> list[Line]:
 
 
 def stored(setting: Setting) -> list[Line]:
-    """10,000 groups, and the database's bytes after 100 polls with 1 % churn."""
+    """Measure the database's bytes after 100 polls of 10,000 groups with 1 % churn."""
     groups, polls = (1_000, 20) if setting.quick else (10_000, 100)
     setting.fill(groups)
     with ExitStack() as stack:
@@ -194,7 +194,7 @@ def stored(setting: Setting) -> list[Line]:
 
 
 def _bytes(database: Path) -> int:
-    """The bytes of a SQLite database, which dlt spreads over several files."""
+    """Return the bytes of a SQLite database, which dlt spreads over several files."""
     return sum(
         file.stat().st_size
         for file in database.parent.glob(f"{database.stem}*")
@@ -203,7 +203,7 @@ def _bytes(database: Path) -> int:
 
 
 def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """How many accounts one core can poll in a second."""
+    """Measure how many accounts one core can poll in a second."""
     accounts = 100
     interval = 500  # ms
     key_ids = [f"00000000-0000-4000-8000-{number:012}" for number in range(1, accounts + 1)]

@@ -1,4 +1,4 @@
-"""What reading costs with 1,000,000 snapshots: queries as people write them, and exports."""
+"""Measure the cost of reading 1,000,000 snapshots: ordinary queries, and exports."""
 
 import sqlite3
 from contextlib import ExitStack, closing
@@ -25,7 +25,7 @@ def _shape(setting: Setting) -> tuple[int, int]:
 
 
 def queries(setting: Setting, *, on_postgres: bool) -> list[Section]:
-    """As of an instant, the present, and a day's changes: plans, first row and all rows."""
+    """Measure queries as of an instant, for now and for a day's changes: plans and times."""
     groups, days = _shape(setting)
     place = setting.place(on_postgres=on_postgres)
     with setting.temporary(place):
@@ -109,7 +109,7 @@ def _cells(times: list[tuple[float, float]], count: int, plan: str) -> tuple[str
 
 
 def exports(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """`export history` to csv and parquet against the driver's own reading and writing."""
+    """Measure `export history` to csv and parquet against reading and writing by the driver."""
     groups, days = _shape(setting)
     lines = []
     place = setting.place(on_postgres=on_postgres)

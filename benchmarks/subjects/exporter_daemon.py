@@ -1,4 +1,4 @@
-"""The exporter's daemon with many accounts: counts the polls and the CPU of some seconds."""
+"""The exporter's daemon with many accounts: count its polls and CPU during some seconds."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ def passed(polls: Callable[[], int], seconds: float) -> dict[str, float]:
 
 
 class ExporterDaemon:
-    """A daemon that polls already."""
+    """A running daemon."""
 
     def __init__(self, place: Place, seconds: float) -> None:
         self._accounts = len(place.key_ids)
@@ -31,18 +31,18 @@ class ExporterDaemon:
         self._engine = create_engine(place.sqlalchemy_url)
 
     def polls(self) -> int:
-        """How many there are in the database."""
+        """Return how many polls there are in the database."""
         with self._engine.connect() as connection:
             return int(connection.scalar(text("SELECT COUNT(*) FROM polls WHERE outcome = 'ok'")))
 
     def poll(self) -> dict[str, float]:
-        """Let some seconds pass, and tell what was done in them."""
+        """Let some seconds pass, and return the work done in them."""
         return passed(self.polls, self._seconds)
 
 
 @contextmanager
 def subject(place: Place) -> Iterator[ExporterDaemon]:
-    """Give a daemon that has polled each account; `detail` is "MILLISECONDS SECONDS"."""
+    """Return a daemon that has polled each account; `detail` is "MILLISECONDS SECONDS"."""
     interval, seconds = place.detail.split()
     configuration = configure(place, interval=f"{interval}ms")
     stop = threading.Event()
@@ -51,7 +51,7 @@ def subject(place: Place) -> Iterator[ExporterDaemon]:
         scheduler = Scheduler(recorder, stop=stop)
         measured = ExporterDaemon(place, float(seconds))
         scheduler.start()
-        # First polls are spread over an interval, but over five seconds at most.
+        # First polls are spread over an interval, but at most over five seconds.
         while measured.polls() < 2 * len(recorder.pollers):
             time.sleep(0.2)
         yield measured

@@ -9,7 +9,7 @@ from exporter.reading.export import export
 
 
 class Export:
-    """Exports everything, each time."""
+    """A job that exports everything."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -28,7 +28,7 @@ class Export:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Export]:
-    """Give the export, ready to run."""
+    """Return the export, ready to run."""
     if place.detail == "parquet":
         import pyarrow.parquet  # noqa: F401  # a cost of the process, not of a row
     yield Export(place)

@@ -57,7 +57,7 @@ def configure(place: Place, *, interval: str = "60s") -> Configuration:
 
 
 class Exporter:
-    """Polls each account."""
+    """A job that polls each account."""
 
     def __init__(self, ready: Sequence[Poller]) -> None:
         self._pollers = ready
@@ -69,7 +69,7 @@ class Exporter:
 
 
 class CountedExporter(Exporter):
-    """The same, which counts what goes to the database."""
+    """The same job, which also counts the statements sent to the database."""
 
     def __init__(self, ready: Sequence[Poller], sent: list[Sent]) -> None:
         super().__init__(ready)
@@ -77,18 +77,18 @@ class CountedExporter(Exporter):
 
     @property
     def statements(self) -> int:
-        """Sent since the start."""
+        """Return the number of statements since the start."""
         return len(self._sent)
 
     @property
     def rows(self) -> int:
-        """WriteResult by the process, or into the database, which nobody else writes to."""
+        """Return the bytes written by the process, or by the database, which has no other user."""
         return sum(map(rows_written, {each.engine for each in self._sent}))
 
 
 @contextmanager
 def subject(place: Place) -> Iterator[Exporter]:
-    """Give the exporter, its schema prepared, ready to poll."""
+    """Return the exporter, its schema prepared, ready to poll."""
     configuration = configure(place)
     with (
         listened() if place.detail == "count" else nullcontext() as sent,

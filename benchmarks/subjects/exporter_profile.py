@@ -1,4 +1,4 @@
-"""The exporter under a profiler: whose code the time of a small poll goes to."""
+"""The exporter under a profiler: find out whose code takes the time of a small poll."""
 
 import cProfile
 import pstats
@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.place import Place
 from benchmarks.subjects import exporter_poller
 
-# By what a function's file or, of those written in C, its name has in it; the first that fits.
+# A function belongs to the first part of which its file, or for C its name, contains a word.
 PARTS = {
     "signing: cryptography": ("cryptography", "RSAPrivateKey"),
     "HTTP: requests, urllib3, http.client, sockets": (
@@ -28,14 +28,14 @@ OTHER = "Python's own: context managers, dictionaries, dates and so on"
 
 
 class Profiled:
-    """Polls under the profiler."""
+    """A job that polls under the profiler."""
 
     def __init__(self, polled: exporter_poller.Exporter, rounds: int) -> None:
         self._polled = polled
         self._rounds = rounds
 
     def poll(self) -> dict[str, Any]:
-        """Poll some hundred times; `parts` tells what share of the time each part takes."""
+        """Poll some hundred times; return, in `parts`, each part's share of the time."""
         profile = cProfile.Profile()
         for _ in range(self._rounds):
             profile.enable()
@@ -58,7 +58,7 @@ class Profiled:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Profiled]:
-    """Give the exporter after its first polls."""
+    """Return the exporter after its first polls."""
     with exporter_poller.subject(place) as polled:
         for _ in range(3):
             polled.poll()

@@ -1,14 +1,15 @@
 """The floor: the least that a poll which keeps a history can cost in Python.
 
-A GET on a kept connection (`http.client`), signed; the body's digest; if it is the one of the poll
-before, a row in `polls` and nothing else. Otherwise `msgspec` decodes, a dictionary in memory tells
-what is new, changed or gone, and the drivers themselves write that alone and the row in `polls`,
-in one transaction: on SQLite with `executemany`, in WAL mode with `synchronous=FULL` as the
-exporter does; on Postgres with one UPDATE of an array of ids and a COPY.
+It sends a signed GET on a kept connection (`http.client`) and takes the body's digest. If that is
+the digest of the poll before, it writes a row to `polls` and nothing else. Otherwise `msgspec`
+decodes, a dictionary in memory finds the groups that are new, changed or gone, and the drivers
+write only these and the row in `polls`, in one transaction: on SQLite with `executemany`, in WAL
+mode with `synchronous=FULL` as the exporter does; on Postgres with one UPDATE of an array of ids
+and a COPY.
 
 Its tables have the columns of the public contract, the key that it demands, and the index by which
-the database enforces one open snapshot per group. What it leaves out: deadlines, limits on size,
-retries, every check of the answer but msgspec's, removals confirmed by a second poll, claims and
+the database enforces one open snapshot per group. It leaves out deadlines, limits on size, retries,
+every check of the response but msgspec's, removals confirmed by a second poll, claims and
 compare-and-swap against a second exporter, coverage and gaps, the spool, logs, the indexes by time.
 """
 
@@ -30,7 +31,7 @@ from benchmarks.signing import PATH, Signer
 
 
 class Group(msgspec.Struct, gc=False):
-    """An order group as the answer has it."""
+    """An order group in the form of the response."""
 
     id: str
     is_auto_cancel_enabled: bool
@@ -39,7 +40,7 @@ class Group(msgspec.Struct, gc=False):
 
 
 class Answer(msgspec.Struct):
-    """The answer."""
+    """The response."""
 
     order_groups: list[Group]
 
@@ -65,15 +66,15 @@ CREATE UNIQUE INDEX IF NOT EXISTS order_group_snapshots_open
 
 
 class Book(ABC):
-    """What the floor asks of a driver."""
+    """The operations that the floor needs of a driver."""
 
     @abstractmethod
     def last_digest(self, account: str) -> str | None:
-        """The digest of the account's last answer."""
+        """Return the digest of the account's last response."""
 
     @abstractmethod
     def open_groups(self, account: str) -> dict[str, Group]:
-        """The account's open snapshots."""
+        """Return the account's open snapshots."""
 
     @abstractmethod
     def write(
@@ -95,7 +96,7 @@ def _text(instant: datetime | None) -> str | None:
 
 
 class SqliteBook(Book):
-    """On `sqlite3`."""
+    """The driver `sqlite3`."""
 
     def __init__(self, place: Place) -> None:
         self._connection = sqlite3.connect(place.sqlite_file, isolation_level=None)
@@ -178,7 +179,7 @@ class SqliteBook(Book):
 
 
 class PostgresBook(Book):
-    """On `psycopg`."""
+    """The driver `psycopg`."""
 
     def __init__(self, place: Place) -> None:
         import psycopg
@@ -267,7 +268,7 @@ class PostgresBook(Book):
 
 
 class Account:
-    """One account, and what is known of it."""
+    """One account, with its groups in memory."""
 
     def __init__(self, place: Place, name: str, signer: Signer, book: Book) -> None:
         self._name = name
@@ -303,7 +304,7 @@ class Account:
                 elif before != group:
                     opened.append(group)
                     closed.append((each, "changed"))
-            # In the key's order, in which a B-tree takes them several times as fast.
+            # A B-tree takes rows in the key's order several times as fast.
             opened.sort(key=attrgetter("id"))
             changed = len(closed)
             closed += [(each, "removed") for each in known.keys() - observed.keys()]
@@ -348,7 +349,7 @@ class Floor:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Floor]:
-    """Give the floor, ready to poll."""
+    """Return the floor, ready to poll."""
     floor = Floor(place)
     try:
         yield floor

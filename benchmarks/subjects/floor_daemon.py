@@ -1,4 +1,4 @@
-"""The floor with many accounts: polls them in turn for some seconds, and counts polls and CPU."""
+"""The floor with many accounts: poll them in turn for some seconds, and count polls and CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ class FloorDaemon:
         self._seconds = seconds
 
     def poll(self) -> dict[str, float]:
-        """Poll for some seconds, and tell what was done in them."""
+        """Poll for some seconds, and return the work done in them."""
         polls, wall, cpu = 0, perf_counter(), process_time()
         while perf_counter() - wall < self._seconds:
             self._floor.poll()
@@ -27,7 +27,7 @@ class FloorDaemon:
 
 @contextmanager
 def subject(place: Place) -> Iterator[FloorDaemon]:
-    """Give the floor after each account's first poll; `detail` as the daemon's."""
+    """Return the floor after each account's first poll; `detail` as for the exporter's daemon."""
     _, seconds = place.detail.split()
     with floor.subject(place) as polled:
         polled.poll()

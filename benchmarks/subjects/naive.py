@@ -1,7 +1,7 @@
-"""What one would write first: requests and SQLAlchemy Core, one row per group per poll.
+"""The first program one would write: requests and SQLAlchemy Core, one row per group per poll.
 
-It tells neither what changed nor when, but by comparing all of two polls in SQL; nor whether an
-absent row means an absent group or a missed poll. A transport error ends it.
+What changed, and when, can be found only by comparing all rows of two polls in SQL. An absent row
+may mean an absent group or a missed poll. A transport error ends the program.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ _order_groups = Table(
 
 
 class Naive:
-    """Polls one account."""
+    """A job that polls one account."""
 
     def __init__(self, place: Place) -> None:
         self._url = place.base_url + "/portfolio/order_groups"
@@ -49,7 +49,7 @@ class Naive:
         _metadata.create_all(self._engine)
 
     def poll(self) -> None:
-        """Ask once, and write all of the answer."""
+        """Send one request, and write the whole response."""
         response = self._session.get(
             self._url, headers=self._signer.headers(self._key_id), timeout=20
         )
@@ -67,7 +67,7 @@ class Naive:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Naive]:
-    """Give the job, ready to poll."""
+    """Return the job, ready to poll."""
     naive = Naive(place)
     try:
         yield naive

@@ -1,7 +1,7 @@
-"""The packages alone: what is left of the floor once they are used in the simplest of ways.
+"""The packages alone: the cost of requests and SQLAlchemy, used in the simplest way.
 
-requests asks on a kept connection, SQLAlchemy's Core inserts one row in one transaction. Nothing
-else that the exporter does is done: no deadline, no claim, no version, no coverage, no gap.
+requests sends a request on a kept connection, and SQLAlchemy's Core inserts one row in one
+transaction. There is no deadline, no claim, no version, no coverage and no gap.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def _engine(place: Place) -> Engine:
 
 
 class PackagesAccount:
-    """One account, polled in whatever thread."""
+    """One account, which any thread may poll."""
 
     def __init__(self, engine: Engine, place: Place, signer: Signer, name: str) -> None:
         self._engine = engine
@@ -70,7 +70,7 @@ class PackagesAccount:
         self._session.trust_env = False
 
     def poll(self) -> None:
-        """Ask once, and write a row."""
+        """Send one request, and write a row."""
         started = datetime.now(UTC)
         headers = self._signer.headers(self._key_id)
         response = self._session.get(self._url, headers=headers, timeout=20)
@@ -93,7 +93,7 @@ class PackagesAccount:
 
 @contextmanager
 def accounts(place: Place) -> Iterator[list[PackagesAccount]]:
-    """Give all accounts of a place, and a table for their polls."""
+    """Return all accounts of a place, with a table for their polls."""
     engine = _engine(place)
     _POLLS.create(engine)
     signer = Signer(place.key_file)
@@ -108,7 +108,7 @@ def accounts(place: Place) -> Iterator[list[PackagesAccount]]:
 
 @contextmanager
 def subject(place: Place) -> Iterator[PackagesAccount]:
-    """Give a place's only account."""
+    """Return a place's only account."""
     with accounts(place) as ready:
         (account,) = ready
         yield account

@@ -16,7 +16,7 @@ from exporter.recording.recorder import MAX_CONCURRENT_POLLS
 
 
 class PackagesDaemon:
-    """Jobs that run already."""
+    """Running jobs."""
 
     def __init__(
         self, ready: list[packages.PackagesAccount], interval: float, seconds: float
@@ -38,18 +38,18 @@ class PackagesDaemon:
             self._count += 1
 
     def polls(self) -> int:
-        """How many there have been."""
+        """Return how many polls there have been."""
         with self._lock:
             return self._count
 
     def poll(self) -> dict[str, float]:
-        """Let some seconds pass, and tell what was done in them."""
+        """Let some seconds pass, and return the work done in them."""
         return passed(self.polls, self._seconds)
 
 
 @contextmanager
 def subject(place: Place) -> Iterator[PackagesDaemon]:
-    """Give jobs that have run; `detail` as the exporter's daemon."""
+    """Return jobs that have run; `detail` as for the exporter's daemon."""
     interval, seconds = place.detail.split()
     with packages.accounts(place) as ready:
         daemon = PackagesDaemon(ready, float(interval) / 1000, float(seconds))

@@ -1,7 +1,7 @@
-"""sqlite-utils: the state upserted by id, and each poll's answer appended as one row of JSON.
+"""sqlite-utils: upsert the state by id, and append each poll's response as one row of JSON.
 
-SQLite only. The state's table keeps groups that are gone; when a group changed is only in the
-JSON of the answers, which grow by a whole answer each poll.
+It writes SQLite only. The table of the state keeps groups that are gone. The time of a change is
+only in the JSON of the responses, which grow by a whole response each poll.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from benchmarks.signing import Signer
 
 
 class SqliteUtilsJob:
-    """Polls one account."""
+    """A job that polls one account."""
 
     def __init__(self, place: Place) -> None:
         self._url = place.base_url + "/portfolio/order_groups"
@@ -26,7 +26,7 @@ class SqliteUtilsJob:
         self._database = sqlite_utils.Database(place.sqlite_file)
 
     def poll(self) -> None:
-        """Ask once; upsert the state and append the snapshot."""
+        """Send one request; upsert the state and append the response."""
         response = self._session.get(
             self._url, headers=self._signer.headers(self._key_id), timeout=20
         )
@@ -44,7 +44,7 @@ class SqliteUtilsJob:
 
 @contextmanager
 def subject(place: Place) -> Iterator[SqliteUtilsJob]:
-    """Give the job, ready to poll."""
+    """Return the job, ready to poll."""
     job = SqliteUtilsJob(place)
     try:
         yield job

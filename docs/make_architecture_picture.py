@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 - a script beside what it makes, part of no package
+# ruff: noqa: INP001  # a script beside its picture, not part of a package
 """Draw the way of the data as docs/images/architecture.svg.
 
 Run it after a change: `python docs/make_architecture_picture.py`. A test compares.

@@ -1,5 +1,5 @@
-# ruff: noqa: INP001 - a script beside what it makes, part of no package
-"""Writes what the commands say of themselves as a page.
+# ruff: noqa: INP001  # a script beside its page, not part of a package
+"""Write the commands' own help as a page.
 
 Run it after a change of a command: `python docs/make_commands.py`. A test compares.
 """
@@ -113,7 +113,7 @@ def _argument(argument: click.Argument) -> str:
 
 
 def _value(parameter: click.Parameter) -> str:
-    """What stands for a value; spelled here, because Click's own spelling changes with it."""
+    """Return the placeholder of a value; Click's own spelling varies between its versions."""
     if isinstance(parameter.type, click.Choice):
         return "/".join(parameter.type.choices)  # a table has another use for |
     return parameter.type.name.partition(" ")[0].upper()

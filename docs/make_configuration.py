@@ -1,4 +1,4 @@
-# ruff: noqa: INP001 - a script beside what it makes, part of no package
+# ruff: noqa: INP001  # a script beside its page, not part of a package
 """Write every configuration key as a page: its text from the example file, its form from the code.
 
 Run it after a change of either: `python docs/make_configuration.py`. A test compares.
@@ -70,7 +70,7 @@ def _lines() -> Iterator[str]:
 
 
 def _form(key: Key) -> str:
-    """Say what a key may hold, and its default."""
+    """Return a sentence on what a key may hold, and its default."""
     if key.required:
         default = "Required."
     elif key.default is None:
@@ -98,7 +98,7 @@ def _entries(text: str) -> Iterator[_Entry]:
         elif line.startswith("#"):
             comment.append(line.removeprefix("#").removeprefix(" "))
         else:
-            # What stands between blank lines alone is about the whole file.
+            # A comment between blank lines is about the whole file.
             comment = []
 
 

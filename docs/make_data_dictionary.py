@@ -1,5 +1,5 @@
-# ruff: noqa: INP001 - a script beside what it makes, part of no package
-"""Writes what `exporter.history.dictionary` says as a page, and as metadata for Datasette.
+# ruff: noqa: INP001  # a script beside its page, not part of a package
+"""Write the dictionary, `exporter.history.dictionary`, as a page and as metadata for Datasette.
 
 Run it after a change of the dictionary: `python docs/make_data_dictionary.py`. A test compares.
 """

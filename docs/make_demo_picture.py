@@ -1,5 +1,5 @@
-# ruff: noqa: INP001 - a script beside its picture, part of no package
-"""Draws docs/demo.svg: runs the real demo in a pseudo-terminal and sets what it prints as text.
+# ruff: noqa: INP001  # a script beside its picture, not part of a package
+"""Draw docs/demo.svg: run the real demo in a pseudo-terminal, and set its output as text.
 
 Run it where the package is installed, after the demo's words have changed.
 """
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _output() -> str:
-    """What the demo prints on a terminal, colours included."""
+    """Return the demo's output on a terminal, colours included."""
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     process = subprocess.Popen(
@@ -90,12 +90,12 @@ def _output() -> str:
 
 
 def _last_state(line: str) -> str:
-    """What a line shows in the end: what follows its last carriage return."""
+    """Return what a line finally shows: the part after its last carriage return."""
     return line.rstrip("\r").rpartition("\r")[2]
 
 
 def _story(lines: list[str]) -> list[str]:
-    """The part of the output that tells most: a fault and what surrounds it, and the result."""
+    """Return the most telling part of the output: a fault with its context, and the result."""
     plain = [_COLOR.sub("", line) for line in lines]
     blank = plain.index("")
     failed = next(number for number, line in enumerate(plain) if " failed (503" in line)
@@ -118,7 +118,7 @@ def _dim(text: str) -> str:
 
 
 def _marked_up(line: str) -> str:
-    """A line with its colours as SVG."""
+    """Return a line with its colours as SVG."""
     return "".join(
         f'<tspan class="{" ".join(classes)}">{escape(text)}</tspan>' if classes else escape(text)
         for classes, text in _spans(line.rstrip())
@@ -126,7 +126,7 @@ def _marked_up(line: str) -> str:
 
 
 def _spans(line: str) -> Iterator[tuple[list[str], str]]:
-    """Pieces of the line, each with the classes that hold for it."""
+    """Yield pieces of the line, each with its classes."""
     parts = _COLOR.split(line)
     classes: list[str] = []
     for number, part in enumerate(parts):

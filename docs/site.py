@@ -1,5 +1,5 @@
-# ruff: noqa: INP001 - MkDocs loads it by its path
-"""Lets the pages be a site too: what they link to outside of docs/ comes along.
+# ruff: noqa: INP001  # MkDocs loads it by its path
+"""Let the pages be a site too: add the files outside of docs/ that they link to.
 
 On GitHub `../deploy/…` is the file in the repository. In the site it is a copy, below
 `repository/`.
@@ -16,7 +16,7 @@ _ROOT = Path(__file__).parent.parent
 _PLACE = "repository"
 
 _LINK = re.compile(r"\]\(((?:\.\./)+[^)#]+)")
-# Fences say which recipe a block is, for the tests; the site knows languages alone.
+# Fences name the recipe of a block, for the tests; the site understands only the language.
 _FENCE = re.compile(r"^( *```\w+) .*$", re.MULTILINE)
 
 
@@ -32,7 +32,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Point these links to the copies."""
+    """Return the page with its links to these files replaced by links to the copies."""
     place = posixpath.dirname(page.file.src_uri)
     if place == _PLACE:  # the changelog, whose links start from the repository's root
         return markdown.replace("](docs/", "](../")
@@ -47,6 +47,6 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _outside(source: str, link: str) -> str | None:
-    """The path in the repository of what a page links to, if it is not below docs/."""
+    """Return the path in the repository that a page links to, if it is not below docs/."""
     path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(source), link))
     return None if path.startswith(("docs/", "..")) else path

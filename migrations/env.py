@@ -1,8 +1,8 @@
-"""How Alembic runs the revisions: on the connection that the exporter hands over, or for writers.
+"""Run the revisions, as Alembic asks, on the connection that the exporter passes.
 
 `exporter/history/migrate.py` passes a connection with a transaction begun, so that a revision is
-applied whole or not at all, on SQLite too. Developers who call `alembic revision` have none, and
-need none.
+applied whole or not at all, on SQLite too. `alembic revision`, which developers call, passes none
+and needs none.
 """
 
 from alembic import context
@@ -16,12 +16,12 @@ if connection is not None:
     context.configure(
         connection=connection,
         target_metadata=metadata,
-        # Another schema in search_path may have a table of that name too.
+        # Another schema in search_path may also have a table of that name.
         version_table_schema=context.config.attributes.get("schema"),
         # SQLite's DDL is transactional once BEGIN is sent, which the exporter's engine does.
         transactional_ddl=True,
     )
     context.run_migrations()
-    # Not a revision's task: what this version says of the database holds for its newest schema.
+    # No revision does this, because this version's descriptions fit only its newest schema.
     if context.get_context().get_current_revision() == REVISION:
         describe(connection)

@@ -1,6 +1,6 @@
 """The tables and their indexes.
 
-Self-contained, as every revision: what `exporter.history.schema` says later must not change what
+Every revision is self-contained: a later change of `exporter.history.schema` must not change what
 this one did.
 """
 

@@ -1,6 +1,6 @@
 """The index on `valid_to` leaves out open states, which the index of open states has already.
 
-So a first poll, which may open 100,000 of them, writes nothing into it.
+A first poll may open 100,000 states, and now writes nothing into this index.
 """
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the index anew."""
+    """Replace the index."""
     op.drop_index("order_group_snapshots_valid_to", "order_group_snapshots")
     op.create_index(
         "order_group_snapshots_valid_to",

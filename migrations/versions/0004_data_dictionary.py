@@ -1,6 +1,6 @@
 """The table that describes every table, view and column.
 
-Its rows are written after each upgrade, by `env.py`: a better word needs no revision.
+`env.py` writes its rows after each upgrade, so a better description needs no revision.
 """
 
 import sqlalchemy as sa

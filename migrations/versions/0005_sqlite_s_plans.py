@@ -1,7 +1,7 @@
-"""SQLite's planner, which keeps no statistics by itself, is told what a history is like.
+"""Statistics for SQLite's planner, which does not collect any by itself.
 
-Without them it takes an account for ten rows, and reads the whole history of one for its present
-state, at every poll, and for a day's changes. Postgres finds all of this out for itself.
+Without them it assumes ten rows per account, and reads an account's whole history for its present
+state, at every poll, and for a day's changes. Postgres collects statistics by itself.
 """
 
 import sqlalchemy as sa
@@ -14,9 +14,9 @@ depends_on = None
 
 _SNAPSHOTS = "order_group_snapshots"
 
-# As ANALYZE writes them: the rows of an index, then how many share its first column, its first
-# two, and so on. Of a history that is worth planning for; the ratios matter, not the numbers. With
-# 20 accounts, one is worth less than a span with two ends, and more than one with a single end.
+# These are in ANALYZE's form: the rows of an index, then how many share its first column, its first
+# two, and so on. They describe a long history; the ratios matter, not the numbers. With 20
+# accounts, an account is less selective than a span with two ends, but more than one with one end.
 _STATISTICS = {
     _SNAPSHOTS: "1000000 50000 10 1",  # the primary key
     "order_group_snapshots_open": "100000 5000 1",
@@ -29,9 +29,9 @@ def upgrade() -> None:
     """Change SQLite's index and view, and write statistics unless somebody has made some."""
     if op.get_bind().dialect.name != "sqlite":
         return
-    # For the view of changes alone, which repeats what is true of every row. Else it would be
-    # taken for "as of an instant" too, and each row that it finds looked up in the table, which
-    # takes ten times as long as to read the table from one end to the other.
+    # Only the view of changes uses this index, by repeating a condition that every row meets.
+    # Otherwise SQLite would use it for "as of an instant" too and look up each row in the table,
+    # which takes ten times as long as a scan of the table.
     op.drop_index("order_group_snapshots_valid_from", _SNAPSHOTS)
     op.create_index(
         "order_group_snapshots_valid_from",

@@ -1,4 +1,4 @@
-"""A pause that the exchange asks for binds all daemons of an account: they read it here."""
+"""The end of a pause that the exchange asked for, which all daemons of an account observe."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
-"""Each state says how it began, and SQLite's index by its first instant holds appearances alone.
+"""A column for how each state began; SQLite's index by the first instant holds only appearances.
 
-A change is found by the end of the state before, and what was there when an account was first
-looked at by the account's first stretch of coverage: most of that index was there in other forms.
+Other indexes already lead to all other states: a change is found by the end of the state before it,
+and a state that was there at an account's first observation by the first stretch of coverage.
 """
 
 import sqlalchemy as sa
@@ -15,12 +15,12 @@ depends_on = None
 _SNAPSHOTS = "order_group_snapshots"
 _AS_IN_0005 = "100000 5000 1"
 
-# What older exporters, and people, wrote says nothing of it, and stays in the index.
+# Rows of older exporters, or of people, do not say how they began, and stay in the index.
 _MAY_HAVE_APPEARED = "COALESCE(begin_reason, 'appeared') = 'appeared'"
 
 
 def upgrade() -> None:
-    """Add the column, change SQLite's index, and let the view of changes go by both."""
+    """Add the column, change SQLite's index, and make the view of changes use both."""
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     op.add_column(_SNAPSHOTS, sa.Column("begin_reason", sa.Text()))
     first_stretch = sa.text("gap_started_at IS NULL")
@@ -41,12 +41,12 @@ def upgrade() -> None:
         )
         _tell_planner()
         op.execute("DROP VIEW order_group_changes")
-    # In place on Postgres, where other views may stand on it.
+    # Postgres replaces the view in place, because other views may depend on it.
     op.execute(f"CREATE {'' if on_sqlite else 'OR REPLACE'} VIEW order_group_changes AS {_CHANGES}")
 
 
 def _tell_planner() -> None:
-    """Give SQLite statistics of the new index, as 0005 did, or count if somebody has counted."""
+    """Give SQLite statistics as 0005 did, or run ANALYZE again if somebody has run it."""
     counts = "SELECT stat FROM sqlite_stat1 WHERE idx = 'order_group_snapshots_open'"
     if op.get_bind().execute(sa.text(counts)).scalar() != _AS_IN_0005:
         op.execute("ANALYZE order_group_snapshots_valid_from")
@@ -65,7 +65,7 @@ _NEW = """
     NULL AS old_extra, s.extra AS new_extra
 """
 
-# CROSS JOIN keeps SQLite to that order: from the few accounts that began in a span to their states.
+# CROSS JOIN fixes SQLite's join order: from the few accounts that began in a span to their states.
 _CHANGES = f"""
 SELECT p.account, p.order_group_id, p.valid_to AS changed_at, s.not_before, 'changed' AS change,
        p.is_auto_cancel_enabled AS old_is_auto_cancel_enabled,

@@ -1,4 +1,4 @@
-"""SQLite's views count seconds exactly, and the head's pause has the field's name, a cooldown.
+"""Exact seconds in SQLite's views, and a new name, cooldown, for the pause in the head.
 
 SQLite's `strftime('%s', x)` rounds to milliseconds first, so that an instant from .9995 on counted
 as the next second: durations were a second off in one row of a thousand. Postgres was exact.
@@ -32,13 +32,13 @@ _OURS = ("order_groups_current", "order_group_history", "order_group_changes", "
 
 
 def _rename_on_sqlite() -> None:
-    """Rename the column although a view that somebody made may be broken, which SQLite refuses."""
+    """Rename the column even if somebody's own view is broken, which SQLite would refuse."""
     connection = op.get_bind()
     rows = connection.execute(
         sa.text("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type DESC")
     ).all()
     views = {row.name: row.sql for row in rows if row.type == "view" and row.name not in _OURS}
-    # They go with their views.
+    # Triggers on views are dropped together with them.
     triggers = [row.sql for row in rows if row.type == "trigger" and row.tbl_name in views]
     for name in views:
         connection.exec_driver_sql(f"DROP VIEW {_quoted(name)}")
@@ -54,8 +54,8 @@ def _quoted(name: str) -> str:
 def _seconds(start: str, end: str) -> str:
     """Return SQLite's expression for the seconds between two instants.
 
-    The sum of microseconds is an integer, so that the one division rounds to the double that is
-    nearest: the one that Postgres gives for the same instants.
+    The sum of microseconds is an integer, so the only division rounds to the nearest double, which
+    is also the result of Postgres for the same instants.
     """
     whole = f"strftime('%s', substr({end}, 1, 19)) - strftime('%s', substr({start}, 1, 19))"
     rest = f"substr({end}, 21, 6) - substr({start}, 21, 6)"

@@ -1,6 +1,6 @@
-"""What the exchange's stream tells: events, the coverage of the stream, and the triggers.
+"""The exchange's stream: events, the coverage of the stream, and triggers.
 
-The views say how events explain what polls saw: see `docs/stream.md`.
+The views relate events to what polls saw: see `docs/stream.md`.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which exchange an account's history comes from, so that none mixes two."""
+"""A column for the exchange that an account's history comes from, so that none mixes two."""
 
 import sqlalchemy as sa
 from alembic import op

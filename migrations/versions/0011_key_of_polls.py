@@ -1,7 +1,7 @@
-"""On Postgres the key of `polls` begins with the account, so that it can be partitioned by it.
+"""A key of `polls` that begins with the account on Postgres, which can then partition by it.
 
-It takes the place of the index on account and start: one index instead of two, which is a third
-smaller. SQLite keeps its own: there the id is the table's row number.
+The key replaces the index on account and start: one index instead of two, and a third smaller.
+SQLite keeps its key, because the id is the table's row number there.
 """
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ _KEY = ["account", "started_at", "id"]
 
 
 def upgrade() -> None:
-    """Change the key, unless a partitioned table has been given another that begins so."""
+    """Change the key, unless a partitioned table already has one that begins with the account."""
     connection = op.get_bind()
     if connection.dialect.name == "sqlite":
         return

@@ -11,9 +11,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
-from time import perf_counter
+from typing import Any
 
 from benchmarks import accounts, capacity, events, growth, parts, polls, reading, starts, stream
+from benchmarks.conditions import observed
 from benchmarks.report import as_markdown
 from benchmarks.results import Line, Section, as_json, from_json, machine
 from benchmarks.setting import ROOT, Setting
@@ -55,7 +56,7 @@ CASES: dict[str, Case] = {
 def main() -> None:
     """Run the cases that the command line chooses."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less of everything: two minutes")
+    parser.add_argument("--quick", action="store_true", help="less of everything: four minutes")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
     parser.add_argument("--write", action="store_true", help="replace docs/performance.*")
     parser.add_argument(
@@ -74,32 +75,35 @@ def main() -> None:
     lines: list[Line] = []
     sections: list[Section] = []
     failed: list[str] = []
+    conditions: list[dict[str, Any]] = []
     with Setting(quick=arguments.quick) as setting:
         for name in arguments.cases:
-            started = perf_counter()
             sys.stderr.write(f"{name} …")
             sys.stderr.flush()
             try:
-                results = CASES[name](setting)
+                with observed(name) as condition:
+                    results = CASES[name](setting)
             except Exception:  # noqa: BLE001  # one failure must not cost the other cases
                 sys.stderr.write(f"\n{traceback.format_exc()}")
                 failed.append(name)
                 continue
+            conditions.append(condition)
             lines += [each for each in results if isinstance(each, Line)]
             sections += [each for each in results if isinstance(each, Section)]
-            sys.stderr.write(f" {perf_counter() - started:.0f} s\n")
+            sys.stderr.write(f" {condition['seconds']:.0f} s\n")
             for line in results:
                 if isinstance(line, Line):
                     sys.stderr.write(f"  {line.summary()}\n")
 
-    text = as_markdown(lines, sections, facts=machine(), quick=arguments.quick)
+    facts = machine() | {"cases": conditions}
+    text = as_markdown(lines, sections, facts=facts, quick=arguments.quick)
     sys.stdout.write(text)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
     if arguments.write:
         (docs / "performance.md").write_text(text)
         (docs / "performance.json").write_text(
-            json.dumps(as_json(lines, sections), indent=2, ensure_ascii=False) + "\n"
+            json.dumps(as_json(lines, sections, facts=facts), indent=2, ensure_ascii=False) + "\n"
         )
 
 

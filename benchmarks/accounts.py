@@ -74,6 +74,6 @@ def _idle(setting: Setting, key_ids: list[str], *, listen: bool) -> _Usage:
             # The exchange pings every ten seconds.
             time.sleep(2 if setting.quick else 11)
             used, began = cpu(daemon.pid), time.monotonic()
-            time.sleep(5 if setting.quick else 30)
+            time.sleep(5 if setting.quick else 20)
             share = (cpu(daemon.pid) - used) / (time.monotonic() - began)
             return _Usage(memory(daemon.pid), share)

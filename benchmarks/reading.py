@@ -24,37 +24,45 @@ def _shape(setting: Setting) -> tuple[int, int]:
     return (1_000, 100) if setting.quick else (10_000, 100)
 
 
+def _long_history(setting: Setting, *, on_postgres: bool) -> tuple[Place, datetime]:
+    """Give a place with a history of many snapshots, and when it ends; it is made once."""
+    groups, days = _shape(setting)
+
+    def make(place: Place) -> datetime:
+        history.make_schema(place)
+        return history.many_snapshots(place, groups=groups, days=days)
+
+    return setting.keep("many snapshots", make, on_postgres=on_postgres)
+
+
 def queries(setting: Setting, *, on_postgres: bool) -> list[Section]:
     """Measure queries as of an instant, for now and for a day's changes: plans and times."""
     groups, days = _shape(setting)
-    place = setting.place(on_postgres=on_postgres)
-    with setting.temporary(place):
-        history.make_schema(place)
-        until = history.many_snapshots(place, groups=groups, days=days)
-        recent, middle = until - timedelta(hours=12), until - timedelta(days=days / 2)
-        asked = {
-            "as of half a day ago": _AS_OF.format(t=_quoted(recent)),
-            "as of the middle": _AS_OF.format(t=_quoted(middle)),
-            "as of the middle, of one account": _AS_OF.format(t=_quoted(middle)) + _OF_ACCOUNT,
-            "as of the middle, one group": _AS_OF.format(t=_quoted(middle))
-            + _OF_ACCOUNT
-            + f" AND order_group_id = '{history.group_id(0)}'",
-            "the present: order_groups_current": "SELECT * FROM order_groups_current",
-            "the last day's changes": "SELECT * FROM order_group_changes"
-            f" WHERE changed_at >= {_quoted(until - timedelta(days=1))}",
-            "a day's changes in the middle": "SELECT * FROM order_group_changes"
-            f" WHERE changed_at >= {_quoted(middle)}"
-            f" AND changed_at < {_quoted(middle + timedelta(days=1))}",
-        }
-        if not on_postgres:
-            form = "as of half a day ago, by docs/queries.md's form for SQLite"
-            asked[form] = standing_at(to_text(recent))
-            asked["the first day's changes"] = (
-                "SELECT * FROM order_group_changes"
-                f" WHERE changed_at < {_quoted(history.START + timedelta(days=1))}"
-            )
-        answer = _on_postgres if on_postgres else _on_sqlite
-        rows = [(name, *answer(place, query)) for name, query in asked.items()]
+    place, until = _long_history(setting, on_postgres=on_postgres)
+    recent, middle = until - timedelta(hours=12), until - timedelta(days=days / 2)
+    asked = {
+        "as of half a day ago": _AS_OF.format(t=_quoted(recent)),
+        "as of the middle": _AS_OF.format(t=_quoted(middle)),
+        "as of the middle, of one account": _AS_OF.format(t=_quoted(middle)) + _OF_ACCOUNT,
+        "as of the middle, one group": _AS_OF.format(t=_quoted(middle))
+        + _OF_ACCOUNT
+        + f" AND order_group_id = '{history.group_id(0)}'",
+        "the present: order_groups_current": "SELECT * FROM order_groups_current",
+        "the last day's changes": "SELECT * FROM order_group_changes"
+        f" WHERE changed_at >= {_quoted(until - timedelta(days=1))}",
+        "a day's changes in the middle": "SELECT * FROM order_group_changes"
+        f" WHERE changed_at >= {_quoted(middle)}"
+        f" AND changed_at < {_quoted(middle + timedelta(days=1))}",
+    }
+    if not on_postgres:
+        form = "as of half a day ago, by docs/queries.md's form for SQLite"
+        asked[form] = standing_at(to_text(recent))
+        asked["the first day's changes"] = (
+            "SELECT * FROM order_group_changes"
+            f" WHERE changed_at < {_quoted(history.START + timedelta(days=1))}"
+        )
+    answer = _on_postgres if on_postgres else _on_sqlite
+    rows = [(name, *answer(place, query)) for name, query in asked.items()]
     return [
         Section(
             title=f"Reading {groups * days:,} snapshots of {groups:,} groups,"
@@ -112,50 +120,43 @@ def exports(setting: Setting, *, on_postgres: bool) -> list[Line]:
     """Measure `export history` to csv and parquet against reading and writing by the driver."""
     groups, days = _shape(setting)
     lines = []
-    place = setting.place(on_postgres=on_postgres)
-    with setting.temporary(place):
-        history.make_schema(place)
-        history.many_snapshots(place, groups=groups, days=days)
-        for form in ("csv", "parquet"):
-            samples = Samples()
-            for _ in range(1 if setting.quick or on_postgres else 3):
-                for name, subject in ((EXPORTER, "exporter_export"), (FLOOR, "driver_export")):
-                    with setting.start(subject, place._replace(detail=form)) as process:
-                        answer = process.ask()
-                    assert answer["rows"] == groups * days
-                    samples.add(
-                        name,
-                        wall=answer["wall"],
-                        cpu=answer["cpu"],
-                        memory=answer["peak"] - answer["peak_before"],
-                    )
-            where = "Postgres" if on_postgres else "SQLite"
-            lines += [
-                Line(
-                    case=f"export of {groups * days:,} snapshots to {form}, {where}",
-                    unit="ms",
-                    values=samples.medians("wall"),
-                    cpu=samples.medians("cpu"),
-                    at_most=2,
-                ),
-                Line(
-                    case=f"memory that this export takes, {where}",
-                    unit="MB",
-                    values=samples.medians("memory"),
-                ),
-            ]
+    place, _ = _long_history(setting, on_postgres=on_postgres)
+    for form in ("csv", "parquet"):
+        samples = Samples()
+        for _ in range(1 if setting.quick or on_postgres else 3):
+            for name, subject in ((EXPORTER, "exporter_export"), (FLOOR, "driver_export")):
+                with setting.start(subject, place._replace(detail=form)) as process:
+                    answer = process.ask()
+                assert answer["rows"] == groups * days
+                samples.add(
+                    name,
+                    wall=answer["wall"],
+                    cpu=answer["cpu"],
+                    memory=answer["peak"] - answer["peak_before"],
+                )
+        where = "Postgres" if on_postgres else "SQLite"
+        lines += [
+            Line(
+                case=f"export of {groups * days:,} snapshots to {form}, {where}",
+                unit="ms",
+                values=samples.medians("wall"),
+                cpu=samples.medians("cpu"),
+                at_most=2,
+            ),
+            Line(
+                case=f"memory that this export takes, {where}",
+                unit="MB",
+                values=samples.medians("memory"),
+            ),
+        ]
     return lines
 
 
 def report(setting: Setting, *, on_postgres: bool) -> list[Line]:
     """`report` of 1,000,000 snapshots against the driver that reads them."""
     groups, days = _shape(setting)
-    place = setting.place(on_postgres=on_postgres)
-    with setting.temporary(place):
-        history.make_schema(place)
-        now = history.many_snapshots(place, groups=groups, days=days)
-        case = f"report of {groups * days:,} snapshots"
-        return _read(setting, place, "report", now, case)
+    place, now = _long_history(setting, on_postgres=on_postgres)
+    return _read(setting, place, "report", now, f"report of {groups * days:,} snapshots")
 
 
 def status(setting: Setting, *, on_postgres: bool) -> list[Line]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.conditions import as_table, in_a_sentence
 from benchmarks.results import (
     EXPORTER,
     FLOOR,
@@ -24,7 +25,11 @@ _SHORT = {
     "peak memory of these polls": "peak memory of all these polls",
     "`run-once`, the whole process": "process: `run-once`",
     "the daemon: polls per second of one core's time": "daemon, 100 accounts",
-    "a burst of events: events recorded per second": "a burst of",
+    "an event, from its sending to its commit: median": "an event, from its sending",
+    "a burst of events: events written per second": "a burst of",
+    "the same through the whole daemon": "a burst through the daemon",
+    "report of 1,000,000 snapshots": "report of",
+    "status of 1,000 accounts": "status of",
 }
 
 _METHOD = """\
@@ -41,7 +46,7 @@ it:
 
     python -m venv .venv
     .venv/bin/pip install '.[postgres,parquet]' -r benchmarks/requirements.txt
-    .venv/bin/python -m benchmarks              # some ten minutes; --quick: two
+    .venv/bin/python -m benchmarks              # about 15 minutes; --quick: four
     .venv/bin/python -m benchmarks --cases small large
 """
 
@@ -76,6 +81,13 @@ one transaction, as durable as the exporter's (WAL and `synchronous=FULL`, or Po
 installed), into tables of the same columns and key. The floor has no deadlines, limits, retries,
 strict validation, confirmed removals, compare-and-swap, coverage, spool or logs, and no indexes
 by time.
+
+**The floor of listening** (`benchmarks/subjects/floor_listener.py`): websockets reads, msgspec
+decodes, and the driver writes what has gathered in one transaction, into a table with the same key
+and index. It proves nothing about what it may have missed, has no bounds and no reconnection, and
+does not poll. An event's delay is measured between two processes on one machine, so on one clock.
+The burst goes through the real command `daemon`, which polls a second account meanwhile. Idle
+connections are measured without TLS.
 
 **dlt** with its `scd2` merge, into SQLite through its SQLAlchemy destination, and into Postgres.
 It keeps what changed and when. It cannot tell an absent group from a poll that did not happen,
@@ -122,11 +134,11 @@ def _parts(
     yield _METHOD
     if quick:
         yield "This was a quick look: fewer groups, and fewer polls of each.\n"
+    cases = facts.get("cases", ())
     packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     yield (
         f"Measured on {facts['cores']} cores of {facts['processor']}, {facts['system']}, Python"
-        f" {facts['python']}, with {facts['load']:.1f} processes at work on average (it should be"
-        f" one or two). Packages: {packages}.\n"
+        f" {facts['python']}. {in_a_sentence(cases)} Packages: {packages}.\n"
     )
     if lines:
         yield "## Beside the floor\n"
@@ -142,6 +154,9 @@ def _parts(
         if section.note:
             yield f"{section.note}\n"
         yield from _section(section)
+    if cases:
+        yield "## How quiet the machine was\n"
+        yield as_table(cases) + "\n"
     yield _TAIL
 
 

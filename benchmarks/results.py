@@ -191,7 +191,6 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "load": os.getloadavg()[2],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": packages,
@@ -209,10 +208,12 @@ def _processor() -> str:
     return platform.machine()
 
 
-def as_json(lines: Sequence[Line], sections: Sequence[Section]) -> dict[str, Any]:
-    """Everything, for programs."""
+def as_json(
+    lines: Sequence[Line], sections: Sequence[Section], *, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything, for programs; `facts` say on what machine it was measured, and how quiet."""
     return {
-        "machine": machine(),
+        "machine": facts,
         "lines": [
             asdict(line)
             | {

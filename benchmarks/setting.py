@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -87,6 +88,7 @@ class Setting:
         self._stack = ExitStack()
         self._numbers = count()
         self._postgres: str | None = None
+        self._kept: dict[str, tuple[Place, datetime]] = {}
 
     def __enter__(self) -> Self:
         # pip compiles modules when it installs. If Python may not write the result, each start
@@ -166,6 +168,22 @@ class Setting:
             postgres=self._new_postgres(f"benchmark_{number}") if on_postgres else None,
             detail=detail,
         )
+
+    def keep(
+        self, name: str, make: Callable[[Place], datetime], *, on_postgres: bool
+    ) -> tuple[Place, datetime]:
+        """Give a place that several cases read; the first of them makes what is in it.
+
+        Args:
+            name: of what is in it.
+            make: fills the place, and returns when its history ends.
+            on_postgres: whether the place is on Postgres.
+        """
+        key = f"{name}, {on_postgres}"
+        if key not in self._kept:
+            place = self.place(on_postgres=on_postgres)
+            self._kept[key] = place, make(place)
+        return self._kept[key]
 
     @contextmanager
     def temporary(self, place: Place) -> Iterator[Place]:

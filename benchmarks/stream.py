@@ -21,7 +21,7 @@ def _where(on_postgres: bool) -> str:
 
 def latency(setting: Setting, *, on_postgres: bool) -> list[Line]:
     """Ten events a second: from the exchange's send until the commit has returned."""
-    count = 100 if setting.quick else 500
+    count = 100 if setting.quick else 400
     keys = {FLOOR: KEY_ID, EXPORTER: _OTHER_KEY_ID}
     for key_id in keys.values():
         setting.fill(25, key_id)
@@ -96,7 +96,7 @@ def burst(setting: Setting, *, on_postgres: bool) -> list[Line]:
                 polls = witness.rows(before)[0][0]
                 witness.wait_for(before, polls + 2)
                 samples.add(EXPORTER, gap=_longest_gap(witness))
-    case = f"a burst of {count:,} events through the daemon, {_where(on_postgres)}"
+    case = f"a burst through the daemon, {count:,} events, {_where(on_postgres)}"
     return [
         Line(case=case, unit="/s", values=samples.medians("rate"), at_most=0.5),
         Line(case=f"peak memory of {case}", unit="MB", values=samples.most("memory"), above=60e6),

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,10 @@ class Listening:
             self.start()
         else:
             self._streams.use(recorder)
+
+    def hanging(self, seconds: float) -> Sequence[str]:
+        """Return the threads that have not moved for so many seconds."""
+        return () if self._streams is None else self._streams.hanging(seconds)
 
     def begin_stop(self) -> None:
         """Begin to end all connections and to write what they heard, in a thread of its own."""

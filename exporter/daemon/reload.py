@@ -11,8 +11,9 @@ from exporter.daemon import process
 from exporter.daemon.listeners import DaemonListeners
 from exporter.daemon.listening import Listening
 from exporter.daemon.scheduler import Scheduler
+from exporter.daemon.watch import HANGS_AFTER
 from exporter.errors import ConfigurationError, DatabaseError, Exit, ExporterError
-from exporter.hooks import DaemonReloaded, DaemonReloadFailed, Hooks
+from exporter.hooks import AccountsChanged, DaemonReloaded, DaemonReloadFailed, Hooks
 from exporter.recording.recorder import Recorder
 from exporter.wiring import recorder_of
 
@@ -70,6 +71,7 @@ class _Service:
             clock=self._clock,
             poll_soon=self._scheduler.poll_soon,
         )
+        self._scheduler.watch.threads(lambda: self._listening.hanging(HANGS_AFTER))
 
     def run(self) -> Exit:
         """Run as the configuration says, until SIGHUP brings another, and then as that says."""
@@ -77,6 +79,7 @@ class _Service:
         try:
             with suppress(DatabaseError):
                 self._recorder.prepare()
+            self._announce()
             return process.run(
                 self._scheduler, self._hooks, listening=self._listening, reload=self.reload
             )
@@ -104,7 +107,9 @@ class _Service:
         self._hooks.emit(DaemonReloaded())
         self._adopt(configuration)
         self._recorder = recorder
-        # First, because the scheduler closes the former recorder.
+        # Before anything is emitted of an account that is new.
+        self._announce()
+        # Before the scheduler, which closes the former recorder.
         self._listening.use(recorder)
         self._scheduler.replace(recorder)
         _log.info(
@@ -115,6 +120,15 @@ class _Service:
         """Close what is in force; the scheduler has closed what was before."""
         self._listeners.close()
         self._recorder.close()
+
+    def _announce(self) -> None:
+        sources = self._recorder.stream.sources
+        self._hooks.emit(
+            AccountsChanged(
+                {each.account: each.timing.interval for each in self._recorder.pollers},
+                frozenset(account.name for source in sources for account in source.accounts),
+            )
+        )
 
     def _made_recorder(self, configuration: Configuration) -> Recorder:
         return recorder_of(

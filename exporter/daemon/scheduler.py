@@ -14,8 +14,9 @@ from apscheduler.triggers.date import DateTrigger
 
 from exporter.clock import elapsed
 from exporter.daemon.grid import Grid, SteadyUTC
+from exporter.daemon.watch import HANGS_AFTER, Watch
 from exporter.errors import ExporterError, SchemaError
-from exporter.hooks import AccountsChanged, Heartbeat, Hooks
+from exporter.hooks import Hooks
 from exporter.recording.poller import Poller
 from exporter.recording.recorder import MAX_CONCURRENT_POLLS, Recorder
 
@@ -32,9 +33,6 @@ _EXTRA_SECONDS = 1.0  # between two polls of an account that events ask for
 _EXTRA_ATTEMPTS = 3  # while another exporter is polling the account
 _RUNNING_SECONDS = 0.2  # until another look whether a poll under way has ended
 
-# Beyond its deadline: waiting for the database, and writing what waited in the spool.
-_HANGS_AFTER = 300.0  # seconds
-
 
 class Scheduler:
     """Run a recorder's pollers, each on its grid and never twice at a time.
@@ -42,10 +40,11 @@ class Scheduler:
     Args:
         recorder: of this process; the scheduler closes the ones that it replaces, but not the last.
         stop: set when polls shall end soon; the recorder's sessions must share it.
-        hooks: receive `AccountsChanged` and `Heartbeat`; pollers emit what concerns polls.
+        hooks: receive `Heartbeat`; pollers emit what concerns polls.
         heartbeat_seconds: how often the scheduler emits that it moves.
 
     Attributes:
+        watch: emits the heartbeats.
         fatal: what the daemon has to end for, once SIGTERM was sent because of it.
     """
 
@@ -70,7 +69,7 @@ class Scheduler:
         self._late_ticks: set[str] = set()  # accounts whose tick came during an extra poll
         self._replaced: list[Recorder] = []
         self._polled: set[str] = set()
-        self._hanging: list[str] = []
+        self.watch = Watch(self._hooks, self._hanging)
         self._name = secrets.token_hex(8)
         self._zone = SteadyUTC()
         self._scheduler = BackgroundScheduler(
@@ -91,11 +90,10 @@ class Scheduler:
 
     def start(self) -> None:
         """Begin to poll, in threads of its own."""
-        self._announce()
         for poller in self._pollers.values():
             self._add(poller)
         self._scheduler.add_job(
-            self._heartbeat,
+            self.watch.beat,
             Grid("heartbeat", self._heartbeat_seconds),
             executor="heartbeat",
             id="heartbeat",
@@ -153,7 +151,6 @@ class Scheduler:
             self._pollers = {poller.account: poller for poller in recorder.pollers}
             # The first poll asks even if the exchange has refused others.
             self._polled.clear()
-        self._announce()
         for account in former.keys() - self._pollers.keys():
             self._scheduler.remove_job(_job(account))
         for account, poller in self._pollers.items():
@@ -163,13 +160,6 @@ class Scheduler:
                 self._scheduler.reschedule_job(_job(account), trigger=self._grid(poller))
         self._close_replaced()
 
-    def _announce(self) -> None:
-        intervals = {account: each.timing.interval for account, each in self._pollers.items()}
-        listening = frozenset(
-            account.name for source in self._recorder.stream.sources for account in source.accounts
-        )
-        self._hooks.emit(AccountsChanged(intervals, listening))
-
     def _add(self, poller: Poller) -> None:
         self._scheduler.add_job(
             self._tick, self._grid(poller), args=(poller.account,), id=_job(poller.account)
@@ -178,21 +168,15 @@ class Scheduler:
     def _grid(self, poller: Poller) -> Grid:
         return Grid(poller.account, poller.timing.interval, daemon=self._name)
 
-    def _heartbeat(self) -> None:
+    def _hanging(self) -> list[str]:
+        """Return the accounts whose polls should have ended long ago."""
         now = elapsed()
         with self._changed:
-            hanging = [
+            return [
                 poller.account
                 for poller, began in self._running.items()
-                if now - began > poller.timing.deadline + _HANGS_AFTER
+                if now - began > poller.timing.deadline + HANGS_AFTER
             ]
-        if hanging:
-            if hanging != self._hanging:
-                _log.error("polls hang", extra={"event": "hanging", "accounts": ", ".join(hanging)})
-            self._hanging = hanging
-            return
-        self._hanging = []
-        self._hooks.emit(Heartbeat())
 
     def _maintain(self) -> None:
         with self._changed:

@@ -8,8 +8,9 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from exporter.clock import Clock
+from exporter.clock import Clock, elapsed
 from exporter.hooks import Hooks
 from exporter.http.tls import ssl_context
 from exporter.recording.recorder import Recorder
@@ -51,6 +52,7 @@ class Streams:
         poll_soon: Callable[[str], None],
     ) -> None:
         self._recorder = recorder
+        self._asked_at: float | None = None  # whether the event loop moves; None: it does
         self._listeners: dict[tuple[str, str, str | None], Listener] = {}
         self._queue = StreamQueue()
         self._writer = StreamWriter(
@@ -96,6 +98,21 @@ class Streams:
         self._thread.join(_CLOSE_SECONDS)
         self._queue.close()
         return self._writer.join(_WRITE_SECONDS)
+
+    def hanging(self, seconds: float) -> list[str]:
+        """Return the threads that have not moved for so many seconds; call this now and then."""
+        if self._asked_at is None:
+            self._asked_at = elapsed()
+            with suppress(RuntimeError):  # the loop has ended, as it was told to
+                self._loop.call_soon_threadsafe(self._answer)
+        waited = {
+            self._thread.name: elapsed() - (self._asked_at or elapsed()),
+            self._writer.name: self._writer.busy_seconds,
+        }
+        return [name for name, waiting in waited.items() if waiting > seconds]
+
+    def _answer(self) -> None:
+        self._asked_at = None
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -65,6 +65,7 @@ class StreamWriter:
         self._retry_at = 0.0
         self._drain_until = 0.0
         self._is_down = False  # which is logged once
+        self._busy_since: float | None = None  # by `elapsed()`; None while it waits for something
         self._thread = threading.Thread(target=self._run, name="stream writer", daemon=True)
 
     def start(self) -> None:
@@ -88,22 +89,41 @@ class StreamWriter:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    @property
+    def name(self) -> str:
+        """Its thread's name."""
+        return self._thread.name
+
+    @property
+    def busy_seconds(self) -> float:
+        """For how long it has been at one item; 0 if it waits for the next."""
+        since = self._busy_since
+        return 0.0 if since is None else elapsed() - since
+
     def _run(self) -> None:
         while (items := self._queue.take(self._wait())) is not None:
+            self._busy_since = elapsed()
             with self._lock:
                 self._drain_until = elapsed() + _DRAIN_SECONDS
                 for item in items:
+                    self._busy_since = elapsed()
                     self._handle(item)
+                self._busy_since = elapsed()
                 self._drain_all()
+            self._busy_since = None
 
     def _wait(self) -> float:
         """Return the seconds until there is something to do although nothing is heard."""
         return max(0.0, self._retry_at - elapsed()) if self._spooled else _RETRY_SECONDS
 
     def _drain_all(self) -> None:
-        for account in sorted(self._spooled):
-            if elapsed() < self._retry_at or not self._drain(account):
-                break
+        try:
+            for account in sorted(self._spooled):
+                if elapsed() < self._retry_at or not self._drain(account):
+                    break
+        except Exception:  # noqa: BLE001  # as in `_handle`
+            self._retry_at = elapsed() + _RETRY_SECONDS
+            _log.exception("unexpected failure", extra={"event": "unexpected"})
 
     def _handle(self, item: Item) -> None:
         try:

@@ -1,7 +1,10 @@
 """Daemons that listen: real processes, real sockets, a local exchange that sends events."""
 
+import re
 import signal
+import socket
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -239,10 +242,22 @@ def test_sighup_applies_accounts_without_dropping_a_connection(  # noqa: PLR0917
     second = exchange.channel("second")
     second.ping_interval = 0.5
 
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+
     def configure(*more: dict[str, Any]) -> Path:
         return write_config(
-            database_url=sqlite_url, poll=SLOW, stream=LISTEN, more_accounts=list(more)
+            database_url=sqlite_url,
+            poll=SLOW,
+            stream=LISTEN,
+            metrics={"listen": address},
+            more_accounts=list(more),
         )
+
+    def connected() -> dict[str, bool]:
+        with urllib.request.urlopen(f"http://{address}/metrics") as response:
+            found = re.findall(r'stream_connected{account="(\w+)"} (\d)', response.read().decode())
+        return {account: value == "1" for account, value in found}
 
     def reload(daemon: Daemon, count: int) -> None:
         daemon.process.send_signal(signal.SIGHUP)
@@ -260,6 +275,7 @@ def test_sighup_applies_accounts_without_dropping_a_connection(  # noqa: PLR0917
     groups.create("b")
     has_events(sqlite_url, 3)  # of "main" twice, of "shares" once
     wait_until(lambda: stretches(sqlite_url, "shares"), "a stretch of the account that joined")
+    assert connected() == {"main": True, "shares": True, "other": True}
     configure({"name": "other", "key_id": "second"})
     reload(daemon, 2)
     groups.create("c")

@@ -17,6 +17,7 @@ import pytest
 
 from exporter.clock import elapsed
 from exporter.daemon.scheduler import Scheduler
+from exporter.daemon.watch import Watch
 from exporter.demo.exchange import Exchange
 from exporter.errors import Exit
 from exporter.hooks import (
@@ -248,16 +249,33 @@ def test_a_poll_that_hangs_starves_the_watchdog(
     daemon = Scheduler(recorder, stop=threading.Event(), hooks=Hooks(told))
     poller = cast("Poller", Mock(account="main", timing=Mock(deadline=20.0)))
     daemon._running[poller] = elapsed() - 319.0
-    daemon._heartbeat()
+    daemon.watch.beat()
     assert manager.receive()[0] == "WATCHDOG=1"
     daemon._running[poller] = elapsed() - 321.0
-    daemon._heartbeat()
-    daemon._heartbeat()
+    daemon.watch.beat()
+    daemon.watch.beat()
     assert manager.silent_for(0.1)
     assert [vars(record)["event"] for record in caplog.records] == ["hanging"]
     daemon._running.clear()
-    daemon._heartbeat()
+    daemon.watch.beat()
     assert manager.receive() == ["WATCHDOG=1"]
+
+
+def test_a_thread_that_hangs_while_it_listens_starves_the_watchdog(
+    manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
+    assert told is not None
+    watch = Watch(Hooks(told), tuple)
+    hanging: list[str] = []
+    watch.threads(lambda: hanging)
+    watch.beat()
+    assert manager.receive()[0] == "WATCHDOG=1"
+    hanging.append("stream writer")
+    watch.beat()
+    watch.beat()
+    assert manager.silent_for(0.1)
+    assert [vars(record)["threads"] for record in caplog.records] == ["stream writer"]
 
 
 def test_the_status_says_that_a_reload_failed_until_one_succeeds() -> None:

@@ -34,10 +34,11 @@ class StreamTarget:
             until: by `elapsed()`; no further batch is begun then.
 
         Returns:
-            Whether nothing waits any more. A batch that cannot be read does not count: it is
-            reported and stays where it is, and the batches behind it are written all the same.
+            Whether nothing waits any more.
 
         Raises:
+            SpoolError: the disk failed; or a batch cannot be read and stays where it is, and those
+                behind it are written, but claim nothing of its span.
             DatabaseError: the database failed; what was not written goes on waiting.
         """
         written = 0
@@ -54,13 +55,12 @@ class StreamTarget:
                     log_lost(batch, error)
                     self.store.write(loss_of(batch))
                 self.spool.remove(account, number, batch)
-        except SpoolError as error:
-            _log.warning("%s", error, extra={"event": "spool_failed", "account": account})
-        if written:
-            _log.info(
-                "events from the spool are in the database",
-                extra={"event": "events_drained", "account": account, "events": written},
-            )
+        finally:
+            if written:
+                _log.info(
+                    "events from the spool are in the database",
+                    extra={"event": "events_drained", "account": account, "events": written},
+                )
         return is_emptied
 
     def drain_all(self, seconds: float) -> None:
@@ -74,7 +74,10 @@ class StreamTarget:
             for account in sorted(self.spool.accounts()):
                 if elapsed() > until:
                     break
-                self.drain(account, until)
+                try:
+                    self.drain(account, until)
+                except SpoolError as error:
+                    log_spool_failed(account, error)
         except SpoolError as error:
             _log.warning("%s", error, extra={"event": "spool_failed"})
         except DatabaseError as error:
@@ -89,7 +92,13 @@ def loss_of(batch: StreamBatch) -> StreamBatch:
         since=None,
         until=min([batch.until, *(event.received_at for event in batch.events)]),
         cause="not_kept",
+        claimed_until=batch.claimed_until,
     )
+
+
+def log_spool_failed(account: str, error: SpoolError) -> None:
+    """Log that what waits for an account cannot be read."""
+    _log.warning("%s", error, extra={"event": "spool_failed", "account": account})
 
 
 def log_lost(batch: StreamBatch, error: ExporterError) -> None:

@@ -106,17 +106,21 @@ class Listener:
             self._reporter.joined(name)
 
     async def _run(self, delay: float) -> None:
-        try:
-            await self._sleep(delay)
-            while True:
-                while (cooldown := self._cooldown()) > 0:
-                    await self._sleep(cooldown)
-                await self._sleep(await self._listen())
-        except Exception:  # noqa: BLE001  # a defect in one must not end all others
-            _log.exception(
-                "unexpected failure; events of this account are not heard until a restart",
-                extra={"event": "unexpected", "account": self._source.names},
-            )
+        await self._sleep(delay)
+        while True:
+            while (cooldown := self._cooldown()) > 0:
+                await self._sleep(cooldown)
+            try:
+                wait = await self._listen()
+            except Exception:  # noqa: BLE001  # a defect must not end listening
+                wait = self._backoff.next_wait(at_least=0.0)
+                self._reporter.ended(self._source)
+                _log.exception(
+                    "unexpected failure; connect again in %.1f s",
+                    wait,
+                    extra={"event": "unexpected", "account": self._source.names},
+                )
+            await self._sleep(wait)
 
     async def _listen(self) -> float:
         """Listen over one connection; return the seconds to wait before the next."""

@@ -14,7 +14,7 @@ from exporter.clock import Clock, elapsed
 from exporter.errors import ExporterError, PoisonPollError, SpoolError
 from exporter.hooks import EventsRecorded, Hooks
 from exporter.model import StreamBatch
-from exporter.recording.stream_backlog import StreamTarget, log_lost, loss_of
+from exporter.recording.stream_backlog import StreamTarget, log_lost, log_spool_failed, loss_of
 from exporter.recording.stream_queue import Heard, Item, Member, NotListening, StreamQueue
 from exporter.recording.stream_source import StreamSource
 
@@ -65,6 +65,8 @@ class StreamWriter:
         self._retry_at = 0.0
         self._drain_until = 0.0
         self._is_down = False  # which is logged once
+        # When the spool of an account failed: no span goes on from before.
+        self._broken_at: dict[str, datetime] = {}
         self._busy_since: float | None = None  # by `elapsed()`; None while it waits for something
         self._thread = threading.Thread(target=self._run, name="stream writer", daemon=True)
 
@@ -137,11 +139,10 @@ class StreamWriter:
             _log.exception("unexpected failure", extra={"event": "unexpected"})
 
     def _handle_heard(self, member: Member, heard: Heard) -> None:
-        if member.database != self._target.database:
-            member.since = None
-            member.database = self._target.database
+        is_reachable = self._is_reachable(member.account.name)
+        self._end_if_broken(member)
         is_new = member.since is None
-        since = self._begin(member) if member.since is None else member.since
+        since = self._begin(member, is_reachable) if member.since is None else member.since
         member.since = since
         batch = StreamBatch(
             account=member.account.name,
@@ -153,7 +154,7 @@ class StreamWriter:
             cause=heard.cause,
             claimed_until=heard.claimed_until,
         )
-        if self._keep(batch):
+        if self._keep(batch, is_reachable):
             member.joined_at = max(member.joined_at, batch.until)
         else:
             # The next span begins after all that is lost.
@@ -173,21 +174,32 @@ class StreamWriter:
                     since=None,
                     until=item.at,
                     cause=item.cause,
-                )
+                ),
+                self._is_reachable(account.name),
             )
 
-    def _begin(self, member: Member) -> datetime:
+    def _end_if_broken(self, member: Member) -> None:
+        """End a member's span if it was claimed in another database, or if the spool failed."""
+        if member.database != self._target.database:
+            member.since = None
+            member.database = self._target.database
+        broken_at = self._broken_at.get(member.account.name)
+        if broken_at is not None and member.joined_at <= broken_at:
+            member.since = None
+            member.joined_at = broken_at + _TICK
+
+    def _begin(self, member: Member, is_reachable: bool) -> datetime:
         """Return the instant since which a member's span may be claimed."""
-        if self._is_reachable(member.account.name):
+        if is_reachable:
             try:
                 return self._target.store.begin(member.account.name, member.joined_at)
             except ExporterError as error:
                 self._is_away(error)
         return member.joined_at
 
-    def _keep(self, batch: StreamBatch) -> bool:
+    def _keep(self, batch: StreamBatch, is_reachable: bool) -> bool:
         """Write a batch, or spool it; return whether it is kept."""
-        if self._is_reachable(batch.account):
+        if is_reachable and elapsed() >= self._retry_at:
             try:
                 self._target.store.write(batch)
             except PoisonPollError as error:
@@ -227,6 +239,10 @@ class StreamWriter:
         try:
             if not self._target.drain(account, self._drain_until):
                 return False
+        except SpoolError as error:
+            # Nothing else waits behind it: what is heard next need not either.
+            log_spool_failed(account, error)
+            self._broken_at[account] = self._clock.now()
         except ExporterError as error:
             self._is_away(error)
             return False

@@ -3,6 +3,7 @@
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from exporter.model import OrderGroupEvent, StreamBatch
 from exporter.spool.spool import Spool
 
 _LOSS = 0  # the number of a loss, which no row has
+_UNREADABLE = -1  # nor this
 _TICK = timedelta(microseconds=1)
 
 _COLUMNS = "id, own_groups_only, since, until, cause, claimed_until, packed"
@@ -130,7 +132,8 @@ class StreamSpool:
     def batches(self, account: str) -> Iterator[tuple[int, StreamBatch]]:
         """Yield the account's batches in their order, each with the number to `remove` it by.
 
-        A loss is a batch too, in its place: one that claims nothing, and says `not_kept`.
+        A loss is a batch too, in its place: one that claims nothing, and says `not_kept`. So is a
+        batch that cannot be read, behind which no batch of its span claims anything.
 
         Raises:
             SpoolError: the disk failed; or, after all others were given, one cannot be read.
@@ -143,6 +146,7 @@ class StreamSpool:
             loss = self._loss(connection, account)
         last = 0
         unreadable: SpoolError | None = None
+        broken: set[str] = set()  # where spans begin that have an unreadable batch
         while (row := self._next(account, last)) is not None:
             last = row[0]
             try:
@@ -151,7 +155,12 @@ class StreamSpool:
                 unreadable = SpoolError(
                     f"spool: holds events that this version cannot read, and keeps them: {error}"
                 )
+                broken.add(row[2])
+                with suppress(ValueError):
+                    yield _UNREADABLE, _lost(account, row)
                 continue
+            if row[2] in broken:
+                batch = replace(batch, since=None)
             if loss is not None and (batch.since or batch.until) > loss.first:
                 yield _LOSS, _as_batch(account, loss)
                 loss = None
@@ -257,6 +266,11 @@ def _decoded(account: str, row: tuple[Any, ...]) -> StreamBatch:
         cause=msgspec.convert(cause, StreamGapCause | None),
         claimed_until=_instant(claimed_until),
     )
+
+
+def _lost(account: str, row: tuple[Any, ...]) -> StreamBatch:
+    until = datetime.fromisoformat(row[3])
+    return _as_batch(account, _Loss(bool(row[1]), until, until))
 
 
 def _text(instant: datetime | None) -> str | None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -112,3 +112,35 @@ def test_a_refused_handshake_is_reported_once_and_tried_again(
         ("unreachable", ["main", "other"])
     ]
     assert [item.cause for item in items if isinstance(item, Heard)][-1] == "not_listening"
+
+
+def test_a_defect_costs_one_connection(
+    exchange: Exchange,
+    key_id: str,
+    source: StreamSource,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queue = StreamQueue()
+    channel = exchange.channel(key_id)
+    add = queue.add
+
+    def fail_once(*arguments: Any) -> None:
+        monkeypatch.setattr(queue, "add", add)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(queue, "add", fail_once)
+
+    def act() -> None:
+        channel.wait_for_subscribers(1)
+        channel.tell("triggered", "lost")
+        channel.wait_for_subscribers(0)
+        channel.wait_for_subscribers(1)
+        channel.tell("triggered", "heard")
+        time.sleep(0.5)
+
+    listen(source, shared(queue), act)
+    items = [item for item in queue.take(0) or [] if isinstance(item, Heard)]
+    assert [event.order_group_id for item in items for event in item.events] == ["heard"]
+    assert [item.cause for item in items if item.cause] == ["not_listening"] * 2
+    assert "unexpected" in [vars(record).get("event") for record in caplog.records]

@@ -1,9 +1,10 @@
 """The thread that writes what is heard, where it must go on and what must be noticed."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -136,3 +137,29 @@ def test_a_long_spool_does_not_keep_connections_waiting(
         assert len(listening.store.heard) < len(expected) - 1
         wait_until(lambda: len(listening.store.heard) >= len(expected))
         assert listening.store.heard == expected
+
+
+def test_what_the_spool_cannot_give_back_is_not_claimed(tmp_path: Path) -> None:
+    with _running(tmp_path) as listening:
+        listening.hear("before")
+        wait_until(lambda: listening.store.heard == ["before"])
+        listening.store.is_away = True
+        for number, name in enumerate(("first", "damaged", "last"), start=1):
+            listening.hear(name)
+            wait_until(partial(listening.has_spooled, number))
+        with closing(sqlite3.connect(tmp_path / "spool.db")) as connection, connection:
+            connection.execute(
+                "UPDATE batches SET packed = x'00' WHERE id = (SELECT MIN(id) + 1 FROM batches)"
+            )
+        listening.store.is_away = False
+        wait_until(lambda: listening.store.heard == ["before", "first", "last"])
+        listening.hear("after")
+        wait_until(lambda: "after" in listening.store.heard)
+        first, damaged, last, after = listening.store.written[-4:]
+        assert first.since == NOW
+        assert (damaged.since, damaged.events, damaged.cause) == (None, (), "not_kept")
+        assert last.since is None
+        # By the clock of the writer, which is later than all that was heard.
+        assert after.since is not None
+        assert after.since > last.events[0].received_at
+        assert listening.spool.accounts() == {"main"}  # which keeps it

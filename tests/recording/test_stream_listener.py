@@ -125,7 +125,7 @@ def test_a_defect_costs_one_connection(
     channel = exchange.channel(key_id)
     add = queue.add
 
-    def fail_once(*arguments: Any) -> None:
+    def fail_once(*_: Any) -> None:
         monkeypatch.setattr(queue, "add", add)
         raise ZeroDivisionError
 

@@ -14,25 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import make_url
 
 from exporter.demo.answers import Answer, Request, encode
 from exporter.demo.exchange import Exchange
+from tests.support.daemons import rows
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import KeyPair, RunCli, WriteConfig
 
 FAST = {"interval": "60s", "deadline": "5s", "max_attempts": 2}
-
-
-def rows(database_url: str, statement: str) -> list[dict[str, Any]]:
-    engine = create_engine(database_url)
-    try:
-        with engine.connect() as connection:
-            return [dict(row._mapping) for row in connection.execute(text(statement))]
-    finally:
-        engine.dispose()
 
 
 def records(finished: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:

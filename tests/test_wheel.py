@@ -17,7 +17,6 @@ from exporter import __version__
 from exporter.demo.exchange import Exchange
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import WriteConfig
 
 ROOT = Path(__file__).parent.parent

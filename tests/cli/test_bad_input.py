@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from exporter.demo.exchange import Exchange
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import KeyPair, RunCli, WriteConfig
 
 PASSPHRASE = b"correct horse"

@@ -17,7 +17,6 @@ from exporter.history.schema import REVISION
 from exporter.resources import shipped
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import RunCli, WriteConfig
 
 

@@ -1,82 +1,29 @@
 """SIGHUP: what a running daemon takes from its configuration anew, and what it refuses."""
 
-import json
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from exporter.demo.exchange import Exchange
+from tests.support.daemons import StartDaemon, daemons, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import KeyPair, WriteConfig
 
-TIMEOUT = 90.0  # seconds until a test gives up on what takes one or two
 SOON = {"interval": "500ms", "deadline": "5s"}
 
 
-class Daemon:
-    """A daemon's process, and what it logs."""
-
-    def __init__(self, config: Path) -> None:
-        self._log = config.parent / "daemon.log"
-        with self._log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "exporter", f"--config={config}", "daemon"],
-                stderr=stderr,
-            )
-
-    def records(self, event: str) -> list[dict[str, Any]]:
-        """Its lines about this."""
-        lines = self._log.read_text().splitlines(keepends=True)
-        decoded = [json.loads(line) for line in lines if line.endswith("}\n")]
-        return [record for record in decoded if record.get("event") == event]
-
-    def wait_for(self, event: str, number: int = 1, **facts: str) -> dict[str, Any]:
-        """Return the line once there are so many."""
-
-        def found() -> list[dict[str, Any]]:
-            return [each for each in self.records(event) if facts.items() <= each.items()]
-
-        wait_until(lambda: len(found()) >= number, f"{number} {event} in {self._log.read_text()}")
-        return found()[number - 1]
-
-    def reload(self) -> None:
-        self.process.send_signal(signal.SIGHUP)
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + TIMEOUT
-    while not condition():
-        if time.monotonic() > until:
-            pytest.fail(f"not in {TIMEOUT:.0f} s: {what}")
-        time.sleep(0.02)
-
-
-StartDaemon = Callable[[Path], Daemon]
-
-
 @pytest.fixture
-def start_daemon() -> Iterator[StartDaemon]:
-    daemons: list[Daemon] = []
-
-    def start(config: Path) -> Daemon:
-        daemons.append(Daemon(config))
-        return daemons[-1]
-
-    yield start
-    for daemon in daemons:
-        daemon.process.kill()
-        daemon.process.wait()
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    with daemons(tmp_path, options=()) as start:
+        yield start
 
 
 @pytest.fixture
@@ -111,7 +58,7 @@ def test_accounts_come_go_and_change_while_others_keep_their_place(
         poll=SOON, log=log, account=stays, more_accounts=[comes, entry("slow") | {"interval": "1s"}]
     )
     daemon.reload()
-    daemon.wait_for("reloaded")
+    daemon.wait_for_line("reloaded")
     left = len(asked(exchange, "goes"))
     wait_until(lambda: len(asked(exchange, "comes")) >= 3, "polls of the new account")
     wait_until(lambda: len(asked(exchange, "slow")) >= 3, "polls on the new interval")
@@ -150,7 +97,7 @@ def test_a_key_that_was_mended_is_tried_at_once(
     file.write_bytes(key_pair.private_key_file.read_bytes())
     daemon.reload()
     # Without it, the next poll would be five minutes away.
-    daemon.wait_for("poll_ok")
+    daemon.wait_for_line("poll_ok")
 
 
 FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
@@ -174,21 +121,21 @@ def test_a_bad_file_leaves_the_old_one_in_force_and_says_so(
     change, reason = FAULTS[fault]
     config = write_config(poll=SOON, log={"format": "json"})
     daemon = start_daemon(config)
-    daemon.wait_for("poll_ok")
+    daemon.wait_for_line("poll_ok")
     good = config.read_text()
     bad = change(good)
     if fault == "a schema that is not there":
         bad = bad.replace("[database]", "[database]\nauto_migrate = false")
     config.write_text(bad)
     daemon.reload()
-    line = daemon.wait_for("reload_failed")
+    line = daemon.wait_for_line("reload_failed")
     assert reason in line["message"]
     assert line["message"].endswith("; the configuration in force stays")
     before = len(exchange.requests)
     wait_until(lambda: len(exchange.requests) > before + 1, "polls that go on")
     config.write_text(good)
     daemon.reload()
-    daemon.wait_for("reloaded")
+    daemon.wait_for_line("reloaded")
     assert daemon.process.poll() is None
 
 
@@ -197,16 +144,16 @@ def test_the_level_and_the_database_change_too(
 ) -> None:
     config = write_config(poll=SOON, log={"format": "json"})
     daemon = start_daemon(config)
-    daemon.wait_for("poll_ok")
+    daemon.wait_for_line("poll_ok")
     write_config(
         poll=SOON,
         log={"format": "json", "level": "DEBUG"},
         database={"url": "sqlite:///other.db"},
     )
     daemon.reload()
-    daemon.wait_for("reloaded")
+    daemon.wait_for_line("reloaded")
     wait_until((tmp_path / "other.db").exists, "the other database")
-    daemon.wait_for("poll_ok", number=len(daemon.records("poll_ok")) + 2)
+    daemon.wait_for_line("poll_ok", number=len(daemon.lines("poll_ok")) + 2)
     # What was open before is closed.
     wait_until(lambda: "order_groups.db" not in open_files(daemon.process.pid), "it is closed")
 

@@ -4,112 +4,33 @@ import json
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import make_url
 
 from exporter.daemon import scheduler
 from exporter.demo.answers import Answer, Request
 from exporter.demo.exchange import Exchange
+from tests.support.daemons import StartDaemon, daemons, rows, wait_until
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import KeyPair, RunCli, WriteConfig
 
 TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
 
 
-def rows(database_url: str, statement: str) -> list[dict[str, Any]]:
-    engine = create_engine(database_url)
-    try:
-        with engine.connect() as connection:
-            return [dict(row._mapping) for row in connection.execute(text(statement))]
-    finally:
-        engine.dispose()
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + TIMEOUT
-    while not condition():
-        if time.monotonic() > until:
-            pytest.fail(f"not in {TIMEOUT:.0f} s: {what}")
-        time.sleep(0.02)
-
-
-class Daemon:
-    """A daemon's process, with what it logs in a file."""
-
-    def __init__(self, config: Path, log: Path) -> None:
-        self._log = log
-        with log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "exporter",
-                    f"--config={config}",
-                    "--log-format=json",
-                    "daemon",
-                ],
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-            )
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """Its lines, decoded."""
-        lines = self._log.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
-
-    @property
-    def events(self) -> list[str]:
-        """What its lines are about."""
-        return [record["event"] for record in self.records]
-
-    @property
-    def text(self) -> str:
-        """All that it logged."""
-        return self._log.read_text()
-
-    def wait_for_event(self, event: str) -> None:
-        """Return once it has logged one."""
-        wait_until(lambda: event in self.events, f"{event} in {self.text}")
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to end, and give its exit code; ten seconds are what it promises."""
-        self.process.send_signal(number)
-        # And as many again as a loaded machine may need to end a process.
-        return self.process.wait(15)
-
-
-StartDaemon = Callable[[Path], Daemon]
-
-
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
-    daemons: list[Daemon] = []
-
-    def start(config: Path) -> Daemon:
-        daemons.append(Daemon(config, tmp_path / f"daemon-{len(daemons)}.log"))
-        return daemons[-1]
-
-    yield start
-    for daemon in daemons:
-        with suppress(ProcessLookupError):
-            daemon.process.kill()
-        daemon.process.wait()
-        assert daemon.process.stdout is not None
-        daemon.process.stdout.close()
+    with daemons(tmp_path) as start:
+        yield start
 
 
 def requested(exchange: Exchange, key_id: str) -> list[float]:

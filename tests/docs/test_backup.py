@@ -21,7 +21,6 @@ from soak.witness import Witness, broken_promises, differences, record_of
 from tests.support.recipes import commands, has, run_recipe
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import KeyPair, WriteConfig
 
 _PAGE = "backup.md"

@@ -22,7 +22,6 @@ from exporter.history.schema import REVISION
 from tests.support.recipes import ROOT, commands, recipe, run_recipe
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import KeyPair, RunCli, WriteConfig
 
 _PAGE = "upgrading.md"

@@ -31,7 +31,6 @@ from exporter.spool.spool import Spool
 from tests.reliability.conftest import Link
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import KeyPair, RunCli, WriteConfig
 
 

@@ -12,6 +12,7 @@ from exporter.doctor.metrics import check_metrics
 from exporter.monitoring.endpoint import Endpoint
 from exporter.monitoring.health import Health
 from exporter.monitoring.metrics import Metrics
+from tests.support import processes
 
 if TYPE_CHECKING:
     from tests.conftest import WriteConfig
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    return processes.free_port()
 
 
 def found(write_config: "WriteConfig", **metrics: Any) -> list[tuple[int, str]]:

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,8 @@ from exporter.model import OrderGroupEvent
 from exporter.monitoring.endpoint import Endpoint
 from exporter.monitoring.health import Health
 from exporter.monitoring.metrics import Metrics
-from tests.support.processes import ending
+from tests.support.daemons import wait_until
+from tests.support.processes import ending, free_port
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -103,20 +104,6 @@ def get(port: int | None, path: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -306,7 +293,7 @@ def test_the_daemon_answers_while_it_polls(
             return 0
 
     with daemon(config) as process:
-        wait_until(lambda: status("/readyz") == 200)
+        wait_until(lambda: status("/readyz") == 200, "ready")
         assert status("/livez") == 200
         scrape = Scrape(get(port, "/metrics")[1])
         assert (scrape("polls_total", account="main", outcome="ok") or 0) >= 1
@@ -314,7 +301,7 @@ def test_the_daemon_answers_while_it_polls(
         # It was there when the account was first looked at.
         assert scrape("changes_total", account="main", change="added") == 0
         exchange.script(key_id, *[Answer.server_error()] * 200)
-        wait_until(lambda: status("/readyz") == 503)
+        wait_until(lambda: status("/readyz") == 503, "not ready")
         assert status("/livez") == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

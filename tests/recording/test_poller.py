@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import make_url
 
 from exporter import clock
 from exporter.config.load import load
@@ -22,21 +22,12 @@ from exporter.model import Poll
 from exporter.recording.cooldown import COOLDOWN
 from exporter.recording.poller import Poller
 from exporter.wiring import recorder_of, spool_of
+from tests.support.daemons import rows
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import WriteConfig
 
 POLL = {"interval": "100ms", "deadline": "5s", "max_attempts": 1}
-
-
-def rows(database_url: str, statement: str) -> list[dict[str, Any]]:
-    engine = create_engine(database_url)
-    try:
-        with engine.connect() as connection:
-            return [dict(row._mapping) for row in connection.execute(text(statement))]
-    finally:
-        engine.dispose()
 
 
 @contextmanager

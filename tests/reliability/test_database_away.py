@@ -15,7 +15,6 @@ import psycopg
 import pytest
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
     from tests.reliability.conftest import Judge, Link, RunDaemon

@@ -25,7 +25,6 @@ import pytest
 from soak.witness import record_of
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import KeyPair
 
 _DEADLINE = 2.0  # seconds

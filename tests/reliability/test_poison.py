@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import make_url
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
     from tests.reliability.conftest import RunDaemon

@@ -9,7 +9,6 @@ from soak.witness import broken_promises, differences, record_of
 from tests.reliability.conftest import Link
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
     from tests.reliability.conftest import RunDaemon

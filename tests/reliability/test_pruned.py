@@ -11,7 +11,6 @@ from exporter.history.migrate import migrate
 from exporter.history.schema import accounts, polls
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
     from tests.reliability.conftest import Judge, RunDaemon

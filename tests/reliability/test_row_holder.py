@@ -14,7 +14,6 @@ from soak.witness import broken_promises, record_of, wait_until
 from tests.support.processes import ending
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from contextlib import AbstractContextManager
 
     from exporter.demo.exchange import Exchange

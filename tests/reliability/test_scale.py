@@ -16,7 +16,6 @@ from exporter.demo.exchange import Exchange
 from soak.grid import measure
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from tests.conftest import KeyPair, RunCli, WriteConfig
     from tests.reliability.conftest import RunDaemon
 

@@ -25,7 +25,6 @@ from tests.reliability.conftest import Link
 from tests.support.processes import ending
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from soak.witness import Witness
     from tests.conftest import KeyPair
 

@@ -17,7 +17,6 @@ import pytest
 from tests.support.recipes import postgres_tools
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
     from tests.reliability.conftest import Judge, RunDaemon

@@ -17,7 +17,6 @@ from soak.witness import broken_promises, record_of
 from tests.reliability.conftest import lateness
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from soak.witness import Witness
     from tests.conftest import WriteConfig
     from tests.reliability.conftest import Daemon, RunDaemon

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.support.certificates import self_signed
 
 if TYPE_CHECKING:
-    # Tests are no package: these are for the type checker alone.
     from soak.witness import Witness
     from tests.conftest import RunCli, WriteConfig
 

@@ -1,5 +1,6 @@
-"""Processes that tests start, and end."""
+"""Processes that tests start and end, and ports for them."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, AnyStr
@@ -8,9 +9,15 @@ if TYPE_CHECKING:
     import subprocess
 
 
+def free_port() -> int:
+    """Return a TCP port of loopback that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 @contextmanager
 def ending(process: "subprocess.Popen[AnyStr]") -> Iterator["subprocess.Popen[AnyStr]"]:
-    """Give a process that does not outlive the block."""
+    """Lend a process that does not outlive the block."""
     try:
         yield process
     finally:

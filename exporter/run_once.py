@@ -28,7 +28,7 @@ def run(configuration: Configuration, accounts: Sequence[Account]) -> Exit:
     stop = threading.Event()
     with (
         _healthcheck(configuration, codes) as health,
-        # A signal ends the blocks, so that the recorder lets go of its claims.
+        # A signal ends the blocks, so that the recorder releases its claims.
         ended_by_signals(),
         recorder_of(configuration, accounts, stop=stop, hooks=hooks) as recorder,
         _textfile(configuration, accounts, recorder.spool) as metrics,
@@ -62,7 +62,7 @@ def _polled(pollers: Sequence[Poller], stop: threading.Event) -> list[Exit]:
 
 @contextmanager
 def _healthcheck(configuration: Configuration, codes: dict[str, Exit]) -> Iterator[list[Listener]]:
-    """Ping the configured address when the run begins, and when it ends with what became of it."""
+    """Ping the configured address when the run begins, and with its result when it ends."""
     url = configuration.notify.healthcheck_url
     if url is None:
         yield []

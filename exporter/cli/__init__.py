@@ -45,7 +45,7 @@ def main(
     context.obj = Context(config, log_level, log_format)
 
 
-# In the order in which a user meets them.
+# The commands are in the order in which a user meets them.
 for _command in (
     record.demo,
     setup.init,

@@ -45,7 +45,7 @@ def status(context: Context, as_json: bool, max_age: float | None) -> Exit:
         with closing(spool_of(configuration)) as spool:
             spooled = spool.pending()
     except SpoolError as error:
-        # An analyst may read the database, and not the spool, which is the exporter's alone.
+        # An analyst may read the database, but not the spool, which belongs to the exporter.
         forbidden = isinstance(error.__cause__, PermissionError)
         place = f"the spool {configuration.spool.directory} is for the exporter's user alone"
         click.echo(f"{place if forbidden else error}: what waits there is not counted", err=True)

@@ -9,14 +9,14 @@ from contextlib import contextmanager, suppress
 import click
 
 CLOSED_PIPE = 128 + signal.SIGPIPE
-"""The exit code when whoever reads the answer goes away: what a shell reports of `cat … | head`."""
+"""The exit code when the reader of the output goes away, as a shell reports `cat … | head`."""
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C, as a shell reports it."""
 
 
 class ClosedPipeError(Exception):
-    """Whoever reads the answer went away."""
+    """The reader of the output went away."""
 
 
 @contextmanager
@@ -35,12 +35,12 @@ def closed_pipe_named() -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Open the streams that are closed, and let each encoding show each character.
+    """Open the streams that are closed, and make every encoding show every character.
 
     A character that the encoding lacks is written as an escape such as `\\u2026`.
     """
-    # Otherwise the next file that is opened, a database say, becomes the standard output. What is
-    # written to a closed output fails, as it does for any other program.
+    # Otherwise the next file that is opened, such as a database, would become the standard output.
+    # Writing to a closed output fails, as it does in any other program.
     for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
@@ -56,7 +56,7 @@ def prepare() -> None:
 
 
 def finish() -> None:
-    """Drop what could not be written: Python would try again when it ends, and complain."""
+    """Discard what could not be written; Python would try again at exit, and print an error."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -65,14 +65,14 @@ def finish() -> None:
 
 
 def discard(descriptor: int) -> None:
-    """Send what is still written to a descriptor nowhere."""
+    """Redirect a descriptor to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
 def answer(text: str) -> None:
-    """Write a line of a command's answer to standard output, without any secret.
+    """Write a line of a command's output to standard output, without any secret.
 
     Raises:
         OSError: it cannot be written.
@@ -87,7 +87,7 @@ def warn(text: str) -> None:
 
 
 def complain(fault: str) -> None:
-    """Say on standard error, in one printable line, what is wrong."""
+    """Write one printable line about an error to standard error."""
     printable = "".join(character if character.isprintable() else " " for character in fault)
     warn(f"kalshi-exporter: {' '.join(printable.split())}")
 

@@ -1,4 +1,4 @@
-"""What the commands share: how they end, the configuration, and the types of their options.
+"""The parts that commands share: how they end, the configuration, the types of their options.
 
 Only Click is imported here: `--help` needs no more, and cron pays for every import each minute.
 """
@@ -147,7 +147,7 @@ def _options(command: click.Command) -> set[str]:
 
 
 def _leave_no_core() -> None:
-    """Let no crash write this process's memory to a disk: keys and passwords will be in it."""
+    """Keep a crash from writing this process's memory, with keys and passwords, to a disk."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -155,7 +155,7 @@ def _leave_no_core() -> None:
 
 
 class Context:
-    """What the global options said; the configuration is read when a command asks for it."""
+    """The global options; the configuration is read when a command asks for it."""
 
     def __init__(self, path: str, log_level: str | None, log_format: str | None) -> None:
         self._path = path
@@ -173,7 +173,7 @@ class Context:
         return configuration
 
     def history(self) -> "HistoryConfiguration":
-        """Read what a command needs that asks the exchange nothing, and log as it says.
+        """Read the configuration of a command that sends nothing to the exchange, and log by it.
 
         The environment variables of keys and addresses need not be set: only the service has them.
 
@@ -280,7 +280,7 @@ account_option = click.option(
 
 
 def chosen(configuration: "Configuration", names: tuple[str, ...]) -> "tuple[Account, ...]":
-    """Give the accounts that were asked for, or all of them if none was named.
+    """Return the accounts that were asked for, or all of them if none was named.
 
     Raises:
         click.BadParameter: a name is not configured.

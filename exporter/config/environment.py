@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from exporter.config.secrecy import could_be_secret, is_key
 
-# What no text here may hold: it would end a line, garble a terminal, or fit no encoding.
+# No text here may hold these characters: they end a line, garble a terminal, or fit no encoding.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _PLACEHOLDER = re.compile(r"\$(?P<escape>\$)?\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)\})?")
@@ -27,7 +27,7 @@ def expand(template: str, environment: Mapping[str, str]) -> str:
 
 
 def expand_url(template: str, environment: Mapping[str, str]) -> str:
-    """Do as `expand` for a URL in which a variable may hold any character of a credential.
+    """Replace variables as `expand` does, in a URL whose credentials may hold any character.
 
     Values in the user, the password and the options after `?` are percent-encoded, so that a
     password with `@`, `/` or `%` works as it is. Other parts, SQLite's path, and a URL that is one
@@ -80,5 +80,5 @@ def _expand(
 
 
 def _shown(name: str) -> str:
-    # A secret between the braces, say.
+    # The text between the braces may be a secret.
     return "(its name is not shown, it could be a secret)" if could_be_secret(name) else name

@@ -15,7 +15,7 @@ _HUGE = 10**12
 
 
 def hint(name: str, where: str, known: Mapping[str, str]) -> str:
-    """Say what an unknown key probably meant: a key of this table, or one of another table.
+    """Return what an unknown key probably meant: a key of this table, or one of another table.
 
     Args:
         name: the unknown key.
@@ -39,14 +39,14 @@ def hint(name: str, where: str, known: Mapping[str, str]) -> str:
 
 
 def spelled(name: str) -> str:
-    """Give a key as TOML spells it, on one line; what could be a secret is not repeated."""
+    """Return a key as TOML spells it, on one line, unless it could be a secret."""
     if could_be_secret(name):
         return "(a key that is not shown, it could be a secret)"
     return name if re.fullmatch("[A-Za-z0-9_-]+", name) else repr(name)
 
 
 def shown(value: object) -> str:
-    """Give a value as the file has it, on one line; "" for what could be a secret."""
+    """Return a value as the file has it, on one line; "" for a value that could be a secret."""
     if isinstance(value, str):
         return "" if could_be_secret(value) else repr(value)
     if isinstance(value, bool):
@@ -60,17 +60,17 @@ def shown(value: object) -> str:
 
 
 def without_names(message: str) -> str:
-    """Give a message of tomllib's without the key that it repeats, if that could be a secret."""
+    """Return a message of tomllib's, without the key that it repeats if that could be a secret."""
     return _QUOTED.sub(
         lambda match: "(not shown)" if could_be_secret(match[0][1:-1]) else match[0], message
     )
 
 
 def located(faults: Iterable[tuple[str, str]], path: Path, text: str) -> list[str]:
-    """Give faults in the file's order, with line numbers where they are found.
+    """Return faults in the file's order, with line numbers where these can be found.
 
     tomllib forgets where it found a value, so this looks for headings and keys as people write
-    them. What is written otherwise (inline tables, say) gets its table's line, or none.
+    them. A key written in another form, such as an inline table, gets its table's line, or none.
 
     Args:
         faults: pairs of a key's path, such as "poll.interval", and the rest of the line.

@@ -33,9 +33,9 @@ class Key:
     """One key of the file.
 
     Attributes:
-        meaning: what an operator reads beside a fault.
+        meaning: shown to an operator beside a fault.
         default: as the file would have it; None if the key may be absent, or is required.
-        for_history: whether commands need it that ask the exchange nothing.
+        for_history: whether commands that send nothing to the exchange need it.
     """
 
     name: str

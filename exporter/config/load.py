@@ -65,7 +65,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Configurati
 
 
 def load_history(path: Path, environment: Mapping[str, str] = os.environ) -> HistoryConfiguration:
-    """Read what concerns the history alone.
+    """Read the parts that concern the history.
 
     Variables of keys and addresses need not be set; all other faults are found as by `load`.
 
@@ -104,7 +104,7 @@ def _read(
             f"{path}: the current directory cannot be found: {error.strerror}"
         ) from None
     if UNSAFE.search(str(absolute.parent)):
-        # Databases and logs hold paths as UTF-8 text.
+        # Databases and logs hold paths as UTF-8 text, so a path must be valid UTF-8.
         raise ConfigurationError(
             f"{path}: its directory has a name that is not printable UTF-8 text: move it elsewhere"
         )
@@ -132,7 +132,7 @@ def _text(path: Path) -> str:
 
 
 class _Reader:
-    """Turns a document into values.
+    """A reader that turns a document into values.
 
     Attributes:
         faults: pairs of a key's path and the reason, empty if there are none.
@@ -221,7 +221,7 @@ def _account(values: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]])
 
 
 def _poll(values: Mapping[str, Any], section: Mapping[str, Any]) -> PollSettings:
-    """Give the section's settings, with what an account sets otherwise."""
+    """Return the section's settings, overridden by those of an account."""
     return PollSettings(
         **{
             key.name: section[key.name] if values[key.name] is None else values[key.name]

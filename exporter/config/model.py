@@ -9,7 +9,7 @@ from exporter.config.urls import secrets_of, without_secrets
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Database:
-    """Where the history is kept.
+    """The database that keeps the history.
 
     Attributes:
         url: for SQLAlchemy, with its password; the driver named, SQLite's path absolute.
@@ -30,7 +30,7 @@ class Database:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollSettings:
-    """How an account is polled: `interval` and `deadline` in seconds, sizes in bytes."""
+    """The settings of an account's polls: `interval` and `deadline` in seconds, sizes in bytes."""
 
     interval: float
     deadline: float
@@ -48,7 +48,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Http:
-    """How the exchange is reached.
+    """The way to the exchange.
 
     Attributes:
         proxy: http://host:port, perhaps with a percent-encoded user:password@, which is a secret;
@@ -68,7 +68,7 @@ class Http:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spool:
-    """Where observations wait while the database is away, and how many bytes of them."""
+    """The place where observations wait while the database is away, and its size in bytes."""
 
     directory: Path
     max_size: int
@@ -84,7 +84,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """Where the daemon answers Prometheus, and where `run-once` leaves the same.
+    """The address where the daemon serves metrics, and the file to which `run-once` writes them.
 
     Attributes:
         host: IPv6 has no brackets.
@@ -98,7 +98,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Notify:
-    """Who is told whether all is well: `healthcheck_url` is a secret, None for nobody."""
+    """The service that is pinged while all is well: `healthcheck_url` is a secret, or None."""
 
     healthcheck_url: str | None
 
@@ -111,7 +111,7 @@ class RecordedAccount:
     """An `[[accounts]]` entry as far as it concerns the history.
 
     Attributes:
-        poll: the `[poll]` section with what this account sets otherwise.
+        poll: the `[poll]` section, overridden by this account's keys.
     """
 
     name: str
@@ -127,7 +127,7 @@ class Account(RecordedAccount):
         environment: production, demo, or None if the entry has a base_url.
         exchange: predictions or margin.
         subaccount: None for all of them in one response.
-        stream: whether a daemon listens to its events: what the entry says, else `[stream]`.
+        stream: whether a daemon listens to its events, by the entry or else by `[stream]`.
         stream_url: of the WebSocket; None to derive it from the environment or the base_url.
     """
 
@@ -152,7 +152,7 @@ class Account(RecordedAccount):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryConfiguration:
-    """What commands need that read the history, or change it without asking the exchange.
+    """The configuration of commands that only read or change the history.
 
     Attributes:
         path: of the file, absolute.
@@ -166,7 +166,7 @@ class HistoryConfiguration:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no line may show: passwords, as they are and percent-encoded."""
+        """The texts that no line may show: passwords, as they are and percent-encoded."""
         return secrets_of(self.database.url)
 
 
@@ -182,7 +182,7 @@ class Configuration(HistoryConfiguration):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no line may show: passwords, key ids, and the address of the healthcheck."""
+        """The texts that no line may show: passwords, key ids, the address of the healthcheck."""
         keys = (account.key_id for account in self.accounts)
         # Libraries also repeat the path alone.
         address = self.notify.healthcheck_url or ""

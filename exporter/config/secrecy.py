@@ -11,7 +11,7 @@ _LONGEST_SHOWN = 40  # characters
 _LONGEST_WORD = 16  # characters of one word in a text that is shown
 _SHORTEST_PASSWORD = 6  # characters
 
-# How a private key begins: PEM, base64 of PEM, and base64 or hexadecimal of DER (RSA's PKCS#1 and
+# A private key begins so: PEM, base64 of PEM, and base64 or hexadecimal of DER (RSA's PKCS#1 and
 # PKCS#8, encrypted PKCS#8, Ed25519's PKCS#8, OpenSSH's own).
 _KEY = re.compile(
     r"-----|PRIVATE KEY|LS0tLS1C|b3BlbnNzaC1r"
@@ -57,8 +57,8 @@ def is_credential(text: str) -> bool:
 def could_be_secret(text: str) -> bool:
     """Tell whether a text could be a key, a password or a token, so that no message may repeat it.
 
-    It is long; or one of its words is long, or mixes letters and digits; or its punctuation is a
-    password's. `${NAME}` is left out of account: it names a secret but is none.
+    Such a text is long, or has a long word or one that mixes letters and digits, or has a
+    password's punctuation. `${NAME}` does not count: it names a secret but is none.
     """
     rest = _PLACEHOLDER.sub("", text)
     if len(rest) > _LONGEST_SHOWN or is_key(rest) or _UUID.search(rest):

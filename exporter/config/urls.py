@@ -47,14 +47,14 @@ def _split(value: str) -> SplitResult:
         _ = parts.port
     except ValueError:  # its text repeats what may be a secret
         raise ValueError(_ADDRESS) from None
-    # What stands for a host is looked up, which tells it to whoever runs the name server.
+    # A host is looked up, which shows it to whoever runs the name server.
     if is_key(parts.hostname or ""):
         raise ValueError("must not hold a key")
     return parts
 
 
 def _address(value: str, secure: str, plain: str) -> None:
-    """Refuse what is not a bare address, and the plain scheme but on this machine."""
+    """Refuse anything but a bare address, and the plain scheme except on this machine."""
     parts = _split(value)
     if "@" in parts.netloc or "?" in value or "#" in value:
         raise ValueError("must not hold a user, a query or a fragment")
@@ -146,14 +146,14 @@ def _sqlite(rest: str, directory: Path) -> str:
 
 
 def _refuse_unusable(rest: str) -> None:
-    """Refuse a Postgres URL of which SQLAlchemy would make something else than its author meant."""
+    """Refuse a Postgres URL that SQLAlchemy would not read as its author meant it."""
     try:
         url = make_url(f"{_POSTGRES}://{rest}")
     except (ArgumentError, ValueError):  # a port that is no number; the text repeats it
         raise ValueError(PORT) from None
     if url.port is not None:
         port(str(url.port))
-    # A special character that is not encoded leaves half of a password for the host.
+    # If a special character is not encoded, a part of the password becomes the host.
     if "@" in f"{url.host}{url.database}":
         raise ValueError(_CREDENTIALS)
     if is_key("\n".join(filter(None, (url.username, url.host, url.database)))):
@@ -165,10 +165,10 @@ def _refuse_unusable(rest: str) -> None:
 
 
 def without_secrets(url: str) -> str:
-    """Put `***` in place of the secrets in a URL of a database or a proxy, for people to see.
+    """Return the URL of a database or a proxy with `***` in place of its secrets.
 
-    SQLAlchemy's own way, `URL.render_as_string`, leaves `sslpassword` as it is, and spells the rest
-    of the URL afresh, by which the spool knows whose polls it holds.
+    SQLAlchemy's own `URL.render_as_string` shows `sslpassword`, and spells the rest of the URL in
+    another way; but the spool identifies a database by this text, which must not change.
     """
     url = _OPTION.sub(r"\1***", _PASSWORD.sub(r"\1***", url))
     for name in _credentials(url):
@@ -177,9 +177,9 @@ def without_secrets(url: str) -> str:
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
-    """List the secrets in a URL of a database or a proxy, each as it stands there and decoded.
+    """Return the secrets in a URL of a database or a proxy, each as written and decoded.
 
-    They are passwords, and what looks like a key or a token where a name belongs.
+    They are passwords, and names that look like a key or a token.
     """
     found = [match[2] for pattern in (_PASSWORD, _OPTION) for match in pattern.finditer(url)]
     found += _credentials(url)

@@ -38,7 +38,7 @@ _LONGEST_PATH = 4_000
 _LONGEST_PART = 255  # bytes of a file's name, on every file system that matters
 
 KEY_ID_PLACEHOLDER = "put-your-key-id-here"
-"""What config.example.toml has for a key's id."""
+"""The placeholder for a key's id in config.example.toml."""
 
 _LOOKS_LIKE_KEY = "what is there now looks like a key or a token"
 
@@ -58,7 +58,7 @@ def parse_duration(text: str) -> float:
     Units stand from the largest to the smallest, each at most once.
 
     Raises:
-        ValueError: if it is anything else, or more than a century. The value is not repeated.
+        ValueError: it is anything else, or more than a century. The value is not repeated.
     """
     match = _DURATION.fullmatch(text)
     if not text or match is None:
@@ -77,7 +77,7 @@ def parse_size(text: str) -> int:
     """Read a size as bytes, such as "4096B", "512KiB", "64MiB", "1GiB" or "100MB".
 
     Raises:
-        ValueError: if it is anything else. The value is not repeated.
+        ValueError: it is anything else. The value is not repeated.
     """
     match = _SIZE.fullmatch(text)
     if match is None:
@@ -87,7 +87,7 @@ def parse_size(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """What one sort of value may be, and how it is read.
+    """One kind of value: its type, its bounds, and how to read it.
 
     Attributes:
         toml_type: exactly this type is allowed; a boolean is no integer.
@@ -106,7 +106,7 @@ class Kind:
     expand: Callable[[str, Mapping[str, str]], str] = expand
 
     def read(self, value: object, directory: Path, environment: Mapping[str, str]) -> object:
-        """Read a value as the program uses it.
+        """Return a value in the form that the program uses.
 
         Raises:
             UnsetVariableError: its only fault is that a variable is not set.
@@ -129,7 +129,7 @@ class Kind:
 
 
 def duration(least: str, most: str) -> Kind:
-    """Describe a duration within these bounds, read as float seconds."""
+    """Return the kind of a duration within these bounds, read as float seconds."""
     low, high = parse_duration(least), parse_duration(most)
 
     def parse(value: str, _directory: Path) -> float:
@@ -143,7 +143,7 @@ def duration(least: str, most: str) -> Kind:
 
 
 def size(least: str, most: str) -> Kind:
-    """Describe a size within these bounds, read as bytes."""
+    """Return the kind of a size within these bounds, read as bytes."""
     low, high = parse_size(least), parse_size(most)
 
     def parse(value: str, _directory: Path) -> int:
@@ -157,7 +157,7 @@ def size(least: str, most: str) -> Kind:
 
 
 def integer(least: int, most: int) -> Kind:
-    """Describe a whole number within these bounds."""
+    """Return the kind of a whole number within these bounds."""
 
     def parse(value: int, _directory: Path) -> int:
         if not least <= value <= most:
@@ -168,7 +168,7 @@ def integer(least: int, most: int) -> Kind:
 
 
 def count() -> Kind:
-    """Describe a whole number, however large: the exchange sets its bound, and changes it."""
+    """Return the kind of a whole number of any size, because the exchange sets the bound."""
 
     def parse(value: int, _directory: Path) -> int:
         # Python refuses to spell out the largest integers.
@@ -180,7 +180,7 @@ def count() -> Kind:
 
 
 def choice(*choices: str) -> Kind:
-    """Describe one of these words, in any case; it is read as it is spelled here."""
+    """Return the kind of one of these words, in upper or lower case; read as spelled here."""
     spelling = {word.lower(): word for word in choices}
 
     def parse(value: str, _directory: Path) -> str:
@@ -262,7 +262,7 @@ ACCOUNT_NAME = Kind(
     expected=f"1 to {_LONGEST_NAME} visible characters without blanks at either end",
     parse=_account_name,
 )
-# These may hold a secret, if only because a person mistakes what belongs there.
+# These may hold a secret, if only because a person confuses two keys.
 KEY_ID = Kind(
     toml_type=str,
     expected="1 to 200 ASCII characters without blanks, in quotes",

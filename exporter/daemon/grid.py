@@ -1,6 +1,6 @@
-"""When accounts are polled: a fixed grid per account, on a clock that no step moves.
+"""The grid of polls: fixed ticks per account, on a clock that no step moves.
 
-APScheduler asks its time zone what time it is, and its triggers when to run next; both are here.
+APScheduler asks its time zone for the time, and its triggers for the next run; both are here.
 """
 
 import hashlib
@@ -35,26 +35,26 @@ class SteadyUTC(tzinfo):
         self._started = elapsed()
 
     def fromutc(self, dt: datetime) -> datetime:  # noqa: ARG002  # see above; tzinfo's signature
-        """Give this zone's reading of the present."""
-        # Comparing `dt` with the wall clock of now would be wrong by a step between the two.
+        """Return this zone's reading of the present."""
+        # Comparing `dt` with the present wall clock would be wrong by any step between the two.
         now = self._start + timedelta(seconds=elapsed() - self._started)
         return now.replace(tzinfo=self)
 
     def utcoffset(self, dt: datetime | None) -> timedelta:  # noqa: ARG002  # tzinfo's signature
-        """None: but for the steps, this is UTC."""
+        """Return None, because this is UTC except for the steps."""
         return timedelta(0)
 
     def dst(self, dt: datetime | None) -> timedelta:  # noqa: ARG002  # tzinfo's signature
-        """None."""
+        """Return None."""
         return timedelta(0)
 
     def tzname(self, dt: datetime | None) -> str:  # noqa: ARG002  # tzinfo's signature
-        """The name in logs."""
+        """Return the name for logs."""
         return "UTC"
 
 
 class Grid(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
-    """Soon after the start, then at `offset + n * interval`, the same n on every machine.
+    """A trigger soon after the start, then at `offset + n * interval`, on every machine alike.
 
     Args:
         account: whose name decides the offset, so that accounts spread over the interval and each
@@ -74,10 +74,10 @@ class Grid(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
         )
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Give the next instant to poll at; ticks that were missed are left out."""
+        """Return the next instant to poll at; missed ticks are skipped."""
         if previous_fire_time is None:
             return now + timedelta(seconds=self._place * min(self._interval, _LONGEST_START))
-        # From half an interval on, so that the first poll is not followed by one at once.
+        # The grid begins half an interval after the first poll, so no poll follows it at once.
         earliest = max(previous_fire_time + timedelta(seconds=self._interval / 2), now)
         epoch = _EPOCH.replace(tzinfo=now.tzinfo)
         ticks = ((earliest - epoch).total_seconds() - self._offset) // self._interval + 1
@@ -85,5 +85,5 @@ class Grid(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
 
 
 def _chance(name: str) -> float:
-    """A number from 0 to 1 that looks random and is always the same for a name."""
+    """Return a number from 0 to 1 that looks random and is always the same for a name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64

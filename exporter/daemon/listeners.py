@@ -1,4 +1,4 @@
-"""The daemon's listeners: what goes on when the configuration is read again, and what moves."""
+"""The daemon's listeners: a reload of the configuration keeps, moves or replaces them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DaemonListeners:
-    """Make the listeners that a configuration names, and keep those that the next one names too."""
+    """A maker of the listeners of a configuration, which keeps those that the next one has too."""
 
     def __init__(self) -> None:
         self._health = Health()
@@ -33,7 +33,7 @@ class DaemonListeners:
 
     @property
     def heartbeat_seconds(self) -> float:
-        """How often the scheduler must emit a heartbeat."""
+        """Seconds between two heartbeats that the scheduler must emit."""
         return HEARTBEAT_SECONDS if self._systemd is None else self._systemd.heartbeat_seconds
 
     def of(self, configuration: Configuration, spool: Spool) -> Sequence[Listener]:
@@ -62,7 +62,7 @@ class DaemonListeners:
             self._healthcheck = None
 
     def close(self) -> None:
-        """End what the listeners have open."""
+        """Close everything that the listeners have open."""
         self._repeats.detach()
         if self._endpoint is not None:
             self._endpoint.close()
@@ -70,7 +70,7 @@ class DaemonListeners:
             self._healthcheck.close()
 
     def _of_metrics(self, configuration: Configuration, spool: Spool) -> list[Listener]:
-        """Metrics go on counting; their endpoint moves if the address changes."""
+        """Return the metrics, which keep counting; their endpoint moves if the address changes."""
         wanted = configuration.metrics
         address = None if wanted is None else (wanted.host, wanted.port)
         if wanted is not None and self._metrics is None:
@@ -88,7 +88,7 @@ class DaemonListeners:
         return [self._metrics, self._endpoint]
 
     def _of_healthcheck(self, url: str | None, proxy: str | None) -> list[Listener]:
-        """The healthcheck goes on, unless it has another address."""
+        """Return the healthcheck, which continues unless it has another address."""
         if self._healthcheck is not None and (url, proxy) != self._healthcheck_address:
             self._healthcheck.close()
             self._healthcheck = None

@@ -1,4 +1,4 @@
-"""The daemon's ear: it begins to listen once a configuration has accounts to listen for."""
+"""Listening in the daemon: it begins once a configuration has accounts to listen for."""
 
 import logging
 import threading
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Listening:
-    """Listen to the events of whichever recorder is in force.
+    """A listener to the events of whichever recorder is in force.
 
     Args:
         recorder: in force at the start.
@@ -50,7 +50,7 @@ class Listening:
             ConfigurationError: the environment names certificate authorities that are not there.
         """
         if self._recorder.stream.sources or self._has_backlog():
-            # The only use of websockets, which is imported here alone.
+            # Only this import loads websockets.
             from exporter.recording.stream import Streams  # noqa: PLC0415
 
             self._streams = Streams(

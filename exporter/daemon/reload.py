@@ -43,7 +43,7 @@ def run(load: Callable[[], Configuration], adopt: Callable[[Configuration], None
 
 
 class _Service:
-    """What is in force; each part is kept or replaced by what the next configuration says."""
+    """The parts in force, each of which the next configuration keeps or replaces."""
 
     def __init__(
         self,
@@ -107,9 +107,9 @@ class _Service:
         self._hooks.emit(DaemonReloaded())
         self._adopt(configuration)
         self._recorder = recorder
-        # Before anything is emitted of an account that is new.
+        # Listeners must know a new account before anything is emitted about it.
         self._announce()
-        # Before the scheduler, which closes the former recorder.
+        # This comes before the scheduler, which closes the former recorder.
         self._listening.use(recorder)
         self._scheduler.replace(recorder)
         _log.info(

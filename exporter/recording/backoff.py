@@ -1,4 +1,4 @@
-"""How long to wait before another connection: exponential back-off with full jitter."""
+"""Exponential back-off with full jitter between two connections."""
 
 import random
 
@@ -12,14 +12,14 @@ HELD_SECONDS = 10.0
 class Backoff:
     """The waits between the attempts of one connection: from under a second to five minutes.
 
-    Full jitter, so that clients that lost their connections together do not come back together.
+    With full jitter, clients that lost their connections together do not come back together.
     """
 
     def __init__(self) -> None:
         self._failures = 0
 
     def connected(self, seconds: float) -> None:
-        """Note a connection that lasted this long: one that held resets the waits."""
+        """Note how long a connection lasted: a long one resets the waits."""
         if seconds >= HELD_SECONDS:
             self._failures = 0
 
@@ -27,7 +27,7 @@ class Backoff:
         """Return the seconds to wait after a failure or a lost connection.
 
         Args:
-            at_least: seconds that the exchange asked for; five minutes at most are heeded.
+            at_least: seconds that the exchange asked for; at most five minutes count.
         """
         ceiling = min(_FIRST * 2.0**self._failures, _LONGEST)
         # Beyond the longest wait the exponent would only grow.

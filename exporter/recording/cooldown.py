@@ -1,4 +1,4 @@
-"""When not to ask the exchange about an account: after refused credentials (401, 403) and 429."""
+"""Cooldowns: do not poll an account for a while after refused credentials (401, 403) or 429."""
 
 from exporter.clock import elapsed
 from exporter.errors import ApiError, UnauthorizedError
@@ -15,10 +15,10 @@ _LONGEST_RETRY_AFTER = 300.0  # seconds that a 429 may keep an account from bein
 
 
 class Cooldown:
-    """What the polls of one account have learned in this process about when not to ask.
+    """The cooldown of one account, as far as the polls of this process know.
 
-    The database knows it too, for all exporters (`exporter.history.head`). This copy also holds
-    while the database is away, and spares the claim.
+    The database holds it too, for all exporters (`exporter.history.head`). This copy also works
+    while the database is away, and saves a claim.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Cooldown:
         self._began = elapsed()
 
     def succeeded(self) -> None:
-        """Note a poll that the exchange answered."""
+        """Note a successful poll."""
         self._unauthorized_polls = 0
 
     def failed(self, error: ApiError) -> None:

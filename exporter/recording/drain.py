@@ -17,7 +17,7 @@ _LEAST = 2
 
 
 class Backlog:
-    """What waits in the spool for one account.
+    """The polls of one account that wait in the spool.
 
     Args:
         account: its name.
@@ -45,7 +45,7 @@ class Backlog:
         """How many polls the latest `drain` has written."""
 
     def drain(self, seconds: float) -> bool:
-        """Write what waits, the oldest first; at least two polls, if there are as many.
+        """Write waiting polls, the oldest first; at least two, if there are as many.
 
         Args:
             seconds: after which no further poll is begun.

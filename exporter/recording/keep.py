@@ -12,7 +12,7 @@ from exporter.spool.spool import Spool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How one account is polled: `interval` and `deadline` in seconds."""
+    """The timing of one account's polls: `interval` and `deadline` in seconds."""
 
     interval: float
     deadline: float
@@ -21,11 +21,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepResult:
-    """Where a poll's row is, and what became of it there.
+    """The place of a poll's row, and the result of writing it.
 
     Attributes:
         kept: where the row is.
-        exit_code: of writing it, whatever the exchange answered.
+        exit_code: of writing it, whatever the exchange's response was.
         written: what it left in the database; None if the row is not there.
         reason: one line, unless all is well.
         database_error: why the database could not be used, if that is why.

@@ -1,4 +1,4 @@
-"""Ask the exchange once about an account, and record what came of it as a `Poll`."""
+"""Request an account's order groups once, and return the result as a `Poll`."""
 
 from datetime import datetime
 

@@ -31,7 +31,7 @@ _LONGEST_DRAIN = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Claimed:
-    """What a claim gave.
+    """The result of a claim.
 
     Attributes:
         head: what the poll's transaction compares and swaps; None if the poll must be spooled.
@@ -126,7 +126,7 @@ class Poller:
         """Poll once, whatever happened before.
 
         Returns:
-            What became of it; everything has been logged.
+            The exit code; everything has been logged.
         """
         try:
             return self._poll(ALWAYS, drain_seconds=_LONGEST_DRAIN, repeats=False)

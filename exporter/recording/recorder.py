@@ -1,4 +1,4 @@
-"""What one process shares to record any number of accounts; `wiring` makes it."""
+"""The parts that a process shares to record any number of accounts; `wiring` makes it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -74,7 +74,7 @@ class Recorder:
         self._store.prepare()
 
     def maintain(self) -> None:
-        """Do for the database what is best done between two polls; it disturbs none."""
+        """Maintain the database; call this between two polls, which it does not disturb."""
         self._store.maintain()
 
     @cached_property
@@ -94,11 +94,11 @@ class Recorder:
                 self.stream.target.drain_all(_DRAIN_SECONDS)
 
     def release(self) -> None:
-        """Let go of all claims, so that other exporters need not wait until they expire."""
+        """Release all claims, so that other exporters need not wait until they expire."""
         self._store.release()
 
     def close(self) -> None:
-        """Let go of all claims; close all connections, the spool and the database."""
+        """Release all claims; close all connections, the spool and the database."""
         self.release()
         for session in self._sessions:
             session.close()

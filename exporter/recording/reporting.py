@@ -1,4 +1,4 @@
-"""What one account's polls report: log lines for people, and `PollFinished` for listeners."""
+"""Report one account's polls: log lines for people, and `PollFinished` for listeners."""
 
 import logging
 from typing import Any
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Reports the polls of one account.
+    """A reporter of the polls of one account.
 
     Args:
         account: its name.
@@ -51,7 +51,7 @@ class Reporter:
         )
 
     def kept(self, result: KeepResult) -> None:
-        """Log where an observation is, or why a poll is not in the database."""
+        """Log where an observation is kept, or why a poll is not in the database."""
         facts: dict[str, Any] = {"account": self._account}
         if result.kept == "nowhere":
             _log.error("%s: this poll is lost", result.reason, extra=facts | {"event": "poll_lost"})
@@ -84,12 +84,12 @@ class Reporter:
             _log.info("polled", extra=facts)
 
     def skipped(self, error: BusyError) -> None:
-        """Report a tick that was no poll, because another exporter is polling the account."""
+        """Report a tick that made no poll, because another exporter is polling the account."""
         _log.debug("%s", error, extra={"event": "tick_skipped", "account": self._account})
         self._hooks.emit(TickSkipped(self._account))
 
     def busy(self, error: BusyError) -> None:
-        """Log that a poll somebody asked for did not take place."""
+        """Log that a requested poll did not take place."""
         _log.error("%s", error, extra={"event": "busy", "account": self._account})
 
     def finished(

@@ -19,10 +19,10 @@ from exporter.recording.stream_queue import StreamQueue
 from exporter.recording.stream_source import StreamSource
 from exporter.recording.stream_writer import StreamWriter
 
-_MAX_HANDSHAKES = 64  # at the same time
+_MAX_HANDSHAKES = 64  # handshakes at the same time
 _SPREAD_SECONDS = 5.0  # over which the first handshakes of many connections are spread
 
-# A stretch is extended so often if there is anything new: pings come every ten seconds.
+# A stretch is extended this often if there is anything new: pings come every ten seconds.
 _EXTEND_SECONDS = 1.0
 _EXTENSIONS_PER_SECOND = 10  # of all connections; with many, each stretch is extended less often
 

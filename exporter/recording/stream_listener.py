@@ -1,4 +1,4 @@
-"""One source: a connection, after it a wait, and then the next connection; on one event loop."""
+"""Listen to one source: connect, wait after each connection, and connect again."""
 
 import asyncio
 import logging
@@ -27,16 +27,16 @@ _ROOM_SECONDS = 0.005  # between two looks whether there is room
 _CLOSE_SECONDS = 1.0  # for a goodbye
 
 EXCHANGE_LAG = timedelta(seconds=1)
-"""From an event on the matching engine until the exchange has sent it, at most.
+"""The longest time from an event on the matching engine until the exchange has sent it.
 
-A ping that the exchange has answered proves that all has arrived that it had sent, not that it had
-sent all that had happened: so no stretch of coverage comes closer than this to its proof.
+A ping that the exchange has answered proves that everything sent before it has arrived, but not
+that everything that happened had been sent. So stretches of coverage end this much earlier.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What all listeners of a process share.
+    """The parts that all listeners of a process share.
 
     Attributes:
         queue: for the writer.
@@ -217,7 +217,7 @@ class Listener:
         return max(wait, COOLDOWN) if self._unauthorized >= UNAUTHORIZED_THRESHOLD else wait
 
     def _cooldown(self) -> float:
-        """Seconds until polls may ask; if those of one account may, the key is not to blame."""
+        """Return the seconds until polls may ask; if one account may, the key is not to blame."""
         return min(self._shared.cooldown(account.name) for account in self._source.accounts)
 
     async def _sleep(self, seconds: float) -> None:

@@ -37,7 +37,7 @@ class Member:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """What one subscribed connection has heard; the queue guards all of it.
+    """The events that one subscribed connection has heard; the queue's lock guards them.
 
     Attributes:
         members: for whom it listens.
@@ -52,7 +52,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """What a subscription has heard for some accounts, and whether it goes on.
+    """The events that a subscription has heard for some accounts, and whether it goes on.
 
     Attributes:
         cause: why listening ended at `until`; None while it goes on.
@@ -79,7 +79,7 @@ Item: TypeAlias = Heard | NotListening
 
 
 class StreamQueue:
-    """What all connections have heard, in each one's order.
+    """The events that all connections have heard, in the order of each connection.
 
     Args:
         max_events: from which on `is_full`.
@@ -179,16 +179,16 @@ class StreamQueue:
             self._changed.notify()
 
     def close(self) -> None:
-        """Let `take` return None once all has been taken."""
+        """Make `take` return None once everything has been taken."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
 
     def take(self, timeout: float) -> list[Item] | None:
-        """Take all that has gathered, waiting for something if there is nothing.
+        """Take everything that has gathered; wait if there is nothing.
 
         Args:
-            timeout: seconds after which the answer is an empty list.
+            timeout: seconds after which to return an empty list.
 
         Returns:
             The items, each subscription's in their order; None if the queue is closed and empty.

@@ -1,4 +1,4 @@
-"""What one connection reports: log lines for people, and `StreamChanged` for listeners."""
+"""Report one connection's state: log lines for people, and `StreamChanged` for listeners."""
 
 import logging
 import re
@@ -56,7 +56,7 @@ class StreamReporter:
         self._emit(name, connected=True)
 
     def left(self, name: str) -> None:
-        """Report an account for which the connection listens no more."""
+        """Report an account for which the connection no longer listens."""
         self._emit(name, connected=False, cause="not_listening")
 
     def lost(
@@ -106,7 +106,7 @@ class StreamReporter:
             )
 
     def ended(self, source: StreamSource) -> None:
-        """Report that this process listens no more."""
+        """Report that this process no longer listens."""
         for account in source.accounts:
             self.left(account.name)
 

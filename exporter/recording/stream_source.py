@@ -1,4 +1,4 @@
-"""Whom a daemon listens for: one connection per API key and exchange, shared by their accounts."""
+"""The sources of a daemon's stream: one per API key and exchange, shared by their accounts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class StreamAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSource:
-    """What one connection needs.
+    """The parameters of one connection.
 
     Attributes:
         url: of the WebSocket.
@@ -41,7 +41,7 @@ class StreamSource:
 
     @property
     def identity(self) -> tuple[str, str, str | None]:
-        """What makes two sources the same connection."""
+        """The key by which two sources are the same connection."""
         return self.url, self.key_id, self.proxy
 
     @property
@@ -53,7 +53,7 @@ class StreamSource:
 def sources_of(
     accounts: Sequence[Account], keys: Mapping[str, SigningKey], proxy: str | None
 ) -> list[StreamSource]:
-    """Return what a daemon listens to: one source for each key and exchange.
+    """Return the sources that a daemon listens to, one for each key and exchange.
 
     Args:
         accounts: those whose `stream` is off are left out.

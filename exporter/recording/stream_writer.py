@@ -36,7 +36,7 @@ class StreamPlan:
 
 
 class StreamWriter:
-    """Write what a queue gathers.
+    """Write the events that a queue gathers.
 
     Args:
         queue: from the connections.
@@ -148,7 +148,7 @@ class StreamWriter:
             account=member.account.name,
             own_groups_only=member.account.own_groups_only,
             since=since,
-            # A stretch of one instant, so that its events count as its own.
+            # This begins a stretch of one instant, so that its events count as its own.
             until=max(heard.until, since),
             events=tuple(heard.events),
             cause=heard.cause,
@@ -157,7 +157,7 @@ class StreamWriter:
         if self._keep(batch, is_reachable):
             member.joined_at = max(member.joined_at, batch.until)
         else:
-            # The next span begins after all that is lost.
+            # The next span begins after everything that is lost.
             member.joined_at = _TICK + max(
                 [batch.until, *(event.received_at for event in batch.events)]
             )
@@ -214,7 +214,7 @@ class StreamWriter:
         return self._put(batch)
 
     def _is_reachable(self, account: str) -> bool:
-        """Whether a batch may be written: nothing of its account waits any more."""
+        """Return whether a batch may be written, because nothing of its account waits any more."""
         if elapsed() < self._retry_at:
             return False
         if account not in self._spooled:

@@ -30,7 +30,7 @@ _OBSERVED = """
 
 
 def capacity(setting: Setting) -> list[Section]:
-    """Polls that see no change, and accounts whose groups are all triggered, each second."""
+    """Measure polls without a change, and accounts whose groups are all triggered, each second."""
     few, many = (200, 2_000) if setting.quick else (1_000, 100_000)
     rows = [
         _measure(setting, few, "unchanged"),
@@ -105,7 +105,7 @@ def _fill(place: Place, accounts: int, what: str) -> None:
 
 
 def _server_cpu(place: Place) -> float:
-    """The CPU seconds of the server and of all its processes so far."""
+    """Return the CPU seconds of the server and of all its processes so far."""
     directory, _ = place.socket_and_name
     postmaster = int((Path(directory) / "postmaster.pid").read_text().splitlines()[0])
     ticks = 0

@@ -161,7 +161,7 @@ def _parts(
 
 
 def _section(section: Section) -> Iterator[str]:
-    """A section's table; plans are too wide for a column, and follow as a list."""
+    """Yield a section's table; plans are too wide for a column, and follow as a list."""
     if section.headings[-1] != "plan":
         yield table(section.headings, section.rows) + "\n"
         return

@@ -64,12 +64,12 @@ class Line:
         return self.cpu[EXPORTER] / floor if floor else None
 
     def times_ahead(self, peer: str) -> float | None:
-        """The peer's value over the exporter's."""
+        """Return the peer's value divided by the exporter's."""
         value = self.values.get(peer)
         return None if value is None else value / self.values[EXPORTER]
 
     def summary(self) -> str:
-        """All of it in a line."""
+        """Return all of it in a line."""
         values = (f"{name} {as_text(each, self.unit)}" for name, each in self.values.items())
         cpu = "" if self.cpu_ratio is None else f"; CPU {self.cpu_ratio:.2f} of the floor's"
         ratio = "" if self.ratio is None else f"; {self.ratio:.2f} of the floor"
@@ -113,7 +113,7 @@ class Section:
 
 
 def as_text(value: float | None, unit: str) -> str:
-    """A value in its unit, with as many digits as mean something."""
+    """Return a value in its unit, with the significant digits."""
     if value is None:
         return "-"
     scaled = {"ms": value * 1e3, "MB": value / 1e6, "%": value * 1e2, "/s": value}[unit]
@@ -122,7 +122,7 @@ def as_text(value: float | None, unit: str) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -181,7 +181,7 @@ def _rounded(ratio: float) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """Return the facts about the machine and its software."""
     packages = {}
     for name in _PACKAGES:
         try:

@@ -196,7 +196,7 @@ class Narrator:
 
 
 def cut(text: str, width: int) -> str:
-    """The text, or as much of it as fits."""
+    """Return the text, or as much of it as fits."""
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 

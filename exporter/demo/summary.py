@@ -129,7 +129,7 @@ def _show_changes(display: Display, connection: sqlite3.Connection) -> None:
 
 def _show_triggers(display: Display, connection: sqlite3.Connection) -> None:
     rows = connection.execute(_TRIGGERS).fetchall()
-    # Of polls on the grid alone: those that events ask for have followed these triggers.
+    # Only polls on the grid count: polls that events ask for follow these triggers.
     (first,) = connection.execute("SELECT MIN(started_at) FROM polls").fetchone()
     seen = sum(_lasts_until_a_poll(row, first) for row in rows)
     _heading(
@@ -151,7 +151,7 @@ def _show_triggers(display: Display, connection: sqlite3.Connection) -> None:
 
 
 def _lasts_until_a_poll(trigger: sqlite3.Row, first_poll: str) -> bool:
-    """Whether a poll comes before a trigger ends, if they come every second since the first."""
+    """Return whether a poll comes before a trigger ends, with polls each second from the first."""
     if trigger["ended_at"] is None:
         return True
     began, ended = (
@@ -271,7 +271,7 @@ def _table(display: Display, names: Sequence[str], rows: Sequence[Sequence[Any]]
 
 
 def _time(instant: str) -> str:
-    """The time of day of one of SQLite's instants, in milliseconds."""
+    """Return the time of day of one of SQLite's instants, to the millisecond."""
     return datetime.fromisoformat(instant).strftime("%H:%M:%S.%f")[:-3]
 
 

@@ -1,4 +1,4 @@
-"""Writes what connections hear: events and the coverage that they prove, in one transaction."""
+"""Write what connections hear: events and the coverage that they prove, in one transaction."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class StreamWritten:
 
 
 class StreamStore:
-    """Writes the streams of any number of accounts; for several threads at a time.
+    """A writer of the streams of any number of accounts; for several threads at a time.
 
     Args:
         database: to write to.
@@ -94,7 +94,7 @@ class StreamStore:
 
 
 def _is_plain(batch: StreamBatch) -> bool:
-    """Whether a batch does what nearly all do: add some events to the latest stretch."""
+    """Return whether a batch only adds some events to the latest stretch, as nearly all do."""
     return (
         batch.since is not None
         and batch.cause is None

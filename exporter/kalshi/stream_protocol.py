@@ -219,5 +219,5 @@ class StreamProtocol:
 
 
 def _is_ours(command: int | None) -> bool:
-    """Whether an answer is one to our command, or to none."""
+    """Return whether a reply is to this subscription's command, or to none."""
     return command in {None, 0, _SUBSCRIBE_ID}

@@ -57,10 +57,10 @@ class Csv:
         self._sink.write(text.getvalue().encode())
 
     def finish(self) -> None:
-        """There is nothing at the end."""
+        """Do nothing: the format has no end."""
 
     def abandon(self) -> None:
-        """There is nothing to hold back."""
+        """Do nothing: every row is written already."""
 
 
 class JsonLines:
@@ -93,10 +93,10 @@ class JsonLines:
         self._sink.write(self._encoder.encode_lines(objects))
 
     def finish(self) -> None:
-        """There is nothing at the end."""
+        """Do nothing: the format has no end."""
 
     def abandon(self) -> None:
-        """There is nothing to hold back."""
+        """Do nothing: every row is written already."""
 
 
 class Parquet:

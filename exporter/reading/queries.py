@@ -271,7 +271,7 @@ def _overlapping(
     since: datetime | None,
     until: datetime | None,
 ) -> tuple[ColumnElement[bool], ...]:
-    """What lasts from `start`, inclusive, to `end`, exclusive or null, has to do with a span."""
+    """Return the condition that `start`, inclusive, to `end`, exclusive or null, meets a span."""
     return (
         *((or_(end.is_(None), end > since),) if since is not None else ()),
         *((start < until,) if until is not None else ()),

@@ -99,5 +99,5 @@ def _by_part(
 
 
 def _sum(condition: ColumnElement[bool]) -> ColumnElement[Any]:
-    """SQL for the number of rows for which a condition holds."""
+    """Return SQL for the number of rows for which a condition holds."""
     return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)

@@ -1,4 +1,4 @@
-"""Makes the report: reads each account, and writes one page that needs nothing else and sends none.
+"""Make the report: read each account, and write one page that needs nothing else and sends none.
 
 The page shows a table of all accounts; what an account's own view needs is packed, and unpacked
 when somebody opens it.

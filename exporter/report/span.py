@@ -56,7 +56,7 @@ class Span:
     sharing: int
 
     def at_most(self, most: int, of_all: int) -> int:
-        """How many of something to show of an account: `most`, or its share of what all may."""
+        """Return how many of something to show of an account: `most`, or its share of the total."""
         return max(min(most, of_all // self.sharing), 1)
 
     @property
@@ -65,7 +65,7 @@ class Span:
         return (self.until - self.since).total_seconds()
 
     def part(self, instant: datetime) -> int:
-        """The number of the part in which an instant lies; the first or last if outside."""
+        """Return the number of the part in which an instant lies; the first or last if outside."""
         number = int((instant.timestamp() - self.start) // self.width)
         return min(max(number, 0), self.parts - 1)
 
@@ -92,7 +92,7 @@ def cut(since: datetime, until: datetime, *, sharing: int, interval: float) -> S
 
 
 def recorded(connection: Connection, names: Sequence[str]) -> tuple[datetime, datetime] | None:
-    """The first and the last instant of which anything is recorded; None if there is nothing.
+    """Return the first and the last instant of which anything is recorded; None if nothing is.
 
     Args:
         connection: from `exporter.reading.connect.read_only_transaction`.
@@ -147,14 +147,14 @@ def choose(
 
 
 def recorded_accounts(connection: Connection) -> list[str]:
-    """The names of all accounts of which anything is recorded, in order."""
+    """Return the names of all accounts of which anything is recorded, in order."""
     return sorted(connection.scalars(select(accounts.c.account)))
 
 
 def part_of(
     connection: Connection, instant: ColumnElement[datetime], span: Span
 ) -> ColumnElement[int]:
-    """SQL for the number of the part in which an instant lies."""
+    """Return SQL for the number of the part in which an instant lies."""
     seconds = cast(_epoch(connection, instant), BigInteger)
     # Never negative, so that both databases round down.
     return (seconds - span.start) // span.width
@@ -163,7 +163,7 @@ def part_of(
 def milliseconds(
     connection: Connection, start: ColumnElement[datetime], end: ColumnElement[datetime]
 ) -> ColumnElement[float]:
-    """SQL for the milliseconds between two instants."""
+    """Return SQL for the milliseconds between two instants."""
     if connection.dialect.name == "postgresql":
         return cast((extract("epoch", end) - extract("epoch", start)) * 1000, Float)
 
@@ -176,7 +176,7 @@ def milliseconds(
 
 
 def _epoch(connection: Connection, instant: ColumnElement[datetime]) -> ColumnElement[Any]:
-    """SQL for the whole seconds from 1970 to an instant."""
+    """Return SQL for the whole seconds from 1970 to an instant."""
     if connection.dialect.name == "postgresql":
         return func.floor(extract("epoch", instant))
     # Of the whole seconds of the text alone: with its fraction, strftime would round up.
@@ -185,5 +185,5 @@ def _epoch(connection: Connection, instant: ColumnElement[datetime]) -> ColumnEl
 
 
 def seconds_of(instant: datetime) -> float:
-    """An instant as the page has it: seconds since 1970, to the millisecond."""
+    """Return an instant as the page has it: seconds since 1970, to the millisecond."""
     return round(instant.timestamp(), 3)

@@ -1,4 +1,4 @@
-"""Puts a page together: the template, one style sheet, the script, and the data as JSON.
+"""Put a page together: the template, one style sheet, the script, and the data as JSON.
 
 The page's content security policy allows exactly these, by their hashes, and no connection.
 """

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def _seconds(start: str, end: str) -> str:
-    """SQL for the seconds between two instants, exact to the microsecond."""
+    """Return SQL for the seconds between two instants, exact to the microsecond."""
     if op.get_bind().dialect.name == "postgresql":
         return f"CAST(EXTRACT(EPOCH FROM ({end} - {start})) AS double precision)"
     # julianday() is exact to some 40 microseconds only.

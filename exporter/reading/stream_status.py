@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, select
 
 from exporter.causes import NOT_LISTENING
 from exporter.history.schema import accounts, stream_coverage
@@ -53,23 +54,25 @@ def stream_status(connection: Connection, account: str, now: datetime) -> Stream
         account: its name.
         now: the present instant.
     """
-    mine = stream_coverage.c.account == account
-    connected_since = connection.execute(
-        select(stream_coverage.c.started_at).where(mine, stream_coverage.c.is_latest)
-    ).scalar()
-    last_event_at = connection.execute(
-        select(stream_coverage.c.last_event_at)
-        .where(mine, stream_coverage.c.last_event_at.is_not(None))
-        .order_by(stream_coverage.c.started_at.desc())
-        .limit(1)
-    ).scalar()
-    gap = stream_gap(connection, account, now)
+    latest = _latest(connection, account)
+    gap = _gap(latest, now)
+    last_event_at = latest.last_event_at
+    if last_event_at is None and latest.started_at is not None:
+        # Nothing was heard in the latest stretch: look for an event in those before it.
+        last_event_at = connection.execute(
+            select(stream_coverage.c.last_event_at)
+            .where(
+                stream_coverage.c.account == account, stream_coverage.c.last_event_at.is_not(None)
+            )
+            .order_by(stream_coverage.c.started_at.desc())
+            .limit(1)
+        ).scalar()
     triggers = views.order_group_triggers
     count = select(func.count()).where(
         triggers.c.account == account, triggers.c.triggered_at >= now - _DAY
     )
     return StreamStatus(
-        connected_since=None if gap else connected_since,
+        connected_since=None if gap else latest.started_at,
         last_event_at=last_event_at,
         gap=gap,
         triggers=connection.execute(count).scalar_one(),
@@ -84,20 +87,48 @@ def stream_gap(connection: Connection, account: str, now: datetime) -> StreamGap
         account: its name.
         now: the present instant.
     """
-    ended_at = connection.execute(
-        select(stream_coverage.c.ended_at).where(
-            stream_coverage.c.account == account, stream_coverage.c.is_latest
+    return _gap(_latest(connection, account), now)
+
+
+class _Latest(NamedTuple):
+    """The latest stretch of stream coverage of an account, and the latest end of listening.
+
+    The stretch's columns are None if there is none; the others if listening never ended.
+    """
+
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    last_event_at: datetime | None = None
+    stream_ended_at: datetime | None = None
+    stream_end_cause: str | None = None
+
+
+def _latest(connection: Connection, account: str) -> _Latest:
+    """Read all of it at once: for many accounts on Postgres, round trips dominate."""
+    row = connection.execute(
+        select(
+            stream_coverage.c.started_at,
+            stream_coverage.c.ended_at,
+            stream_coverage.c.last_event_at,
+            accounts.c.stream_ended_at,
+            accounts.c.stream_end_cause,
         )
-    ).scalar()
-    cause = _cause_since(connection, account, ended_at)
-    if ended_at is None or cause is not None or now - ended_at > RECENT:
-        return StreamGap(since=ended_at, cause=cause or NOT_LISTENING)
+        .select_from(accounts)
+        .outerjoin(
+            stream_coverage,
+            and_(stream_coverage.c.account == accounts.c.account, stream_coverage.c.is_latest),
+        )
+        .where(accounts.c.account == account)
+    ).one_or_none()
+    return _Latest() if row is None else _Latest(*row)
+
+
+def _gap(latest: _Latest, now: datetime) -> StreamGap | None:
+    # An end that a later stretch has followed says nothing of the present.
+    holds = latest.ended_at is None or (
+        latest.stream_ended_at is not None and latest.stream_ended_at >= latest.ended_at
+    )
+    cause = latest.stream_end_cause if holds else None
+    if latest.ended_at is None or cause is not None or now - latest.ended_at > RECENT:
+        return StreamGap(since=latest.ended_at, cause=cause or NOT_LISTENING)
     return None
-
-
-def _cause_since(connection: Connection, account: str, ended_at: datetime | None) -> str | None:
-    """Return why listening ended; None if nobody has said so since the latest stretch's end."""
-    end = select(accounts.c.stream_end_cause).where(accounts.c.account == account)
-    if ended_at is not None:
-        end = end.where(accounts.c.stream_ended_at >= ended_at)
-    return connection.execute(end).scalar()

@@ -477,7 +477,7 @@ def test_what_neither_database_nor_spool_can_keep_is_reported_lost(
     assert finished.returncode == 74
     (line,) = finished.stderr.splitlines()
     assert "main: poll_lost: database" in line
-    assert f"spool: {tmp_path / 'spool'}/" in line
+    assert f"; spool: {tmp_path / 'spool'} is not a directory: correct the path" in line
     assert line.endswith("this poll is lost")
 
 

@@ -35,6 +35,14 @@ def test_a_tool_has_nothing_to_say(tool: list[str]) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
+def test_no_module_is_longer_than_one_can_keep_in_mind() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines())
+        for path in (ROOT / "exporter").rglob("*.py")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > 300} == {}
+
+
 def test_ci_runs_the_commands_that_the_readme_gives() -> None:
     script = ROOT / ".ci" / "run"
     if not script.exists():

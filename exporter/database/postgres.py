@@ -4,7 +4,7 @@ Nothing here relies on session state, because a pooler in transaction mode may b
 """
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -28,11 +28,11 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from exporter.clock import elapsed
+from exporter.database.postgres_connection import PING_SECONDS, BoundedConnection
 
 _CONNECT_SECONDS = 5
 _DEAD_PEER_SECONDS = 10
 _SILENT_PEER_SECONDS = 10
-_PING_SECONDS = 5.0
 _FRESH_SECONDS = 1.0  # a connection is taken to work for this long after its last use
 _STATEMENT_SECONDS = 10.0
 _IDLE_SECONDS = 20.0
@@ -43,34 +43,6 @@ _USED_AT = "used_at"
 
 # What the driver takes from a program, and an address would give as a text that it cannot use.
 _DRIVERS_OWN = frozenset({"context", "cursor_factory", "row_factory"})
-
-
-class BoundedConnection(psycopg.Connection[Any]):
-    """A connection on which every wait for the server ends after `timeout` seconds.
-
-    A server that hangs keeps its connections open and sends nothing: no other time-out applies.
-    """
-
-    timeout: float | None = _PING_SECONDS
-
-    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
-        """Wait as psycopg does, but no longer than `timeout`. All waits go through here."""
-        return super().wait(self._bounded(gen), *args, **kwargs)
-
-    def _bounded(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        began = elapsed()
-        try:
-            wanted = next(gen)
-            while True:
-                ready = yield wanted
-                if not ready and elapsed() - began > (self.timeout or math.inf):
-                    self.pgconn.finish()
-                    raise psycopg.OperationalError(
-                        f"no answer from the server in {self.timeout:g} s"
-                    )
-                wanted = gen.send(ready)
-        except StopIteration as end:
-            return end.value
 
 
 def make_engine(url: URL, pool_size: int) -> Engine:
@@ -124,7 +96,7 @@ def make_engine(url: URL, pool_size: int) -> Engine:
     def _given_back(connection: Any, record: ConnectionPoolEntry) -> None:
         record.info[_USED_AT] = elapsed()
         if connection is not None:
-            connection.timeout = _PING_SECONDS
+            connection.timeout = PING_SECONDS
 
     return engine
 

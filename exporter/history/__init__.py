@@ -17,7 +17,7 @@ In the order in which the modules are best read:
     events             one row per event of the stream, whoever heard it
     occurrences        numbers equal events of a connection
     undecided_events   events of groups that may be another subaccount's
-    stream_coverage    when somebody listened, and why nobody did
+    stream_coverage    when somebody listened, and why nobody did; stream_stretches: its rows
 
     migrate            brings a database to this version's schema; sqlite_files: its file
     prune              drops old polls

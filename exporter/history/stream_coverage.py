@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Integer,
     bindparam,
@@ -28,6 +27,12 @@ from sqlalchemy import (
 
 from exporter.causes import NOT_KEPT, NOT_LISTENING, StreamGapCause
 from exporter.history.schema import Instant, accounts, stream_coverage
+from exporter.history.stream_stretches import (
+    Stretch,
+    beginning_at,
+    read_stretches,
+    reported_cause,
+)
 
 _TICK = timedelta(microseconds=1)
 
@@ -50,19 +55,7 @@ class Span:
     cause: StreamGapCause | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    started_at: datetime
-    ended_at: datetime
-    events: int
-    last_event_at: datetime | None
-    gap_started_at: datetime | None
-    gap_cause: str | None
-    is_latest: bool
-
-
 _table = stream_coverage
-_COLUMNS = [_table.c[name] for name in _Stretch.__slots__]
 
 
 def begin(connection: Connection, account: str, now: datetime) -> datetime:
@@ -125,7 +118,7 @@ EXTEND_LATEST = (
 
 def lock_latest(connection: Connection, account: str) -> None:
     """Lock the latest stretch, so that nobody extends it before this transaction ends."""
-    _read(connection, account, _table.c.is_latest)
+    read_stretches(connection, account, _table.c.is_latest)
 
 
 def claim(connection: Connection, account: str, span: Span) -> None:
@@ -142,14 +135,16 @@ def claim(connection: Connection, account: str, span: Span) -> None:
     since = _after_what_was_not_kept(connection, account, span)
     if since > span.until:
         return
-    touched = _read(
+    touched = read_stretches(
         connection, account, _table.c.started_at <= span.until, _table.c.ended_at >= since
     )
     merged = _merged(span, since, touched)
     if not touched:
         merged = _with_gap_before(connection, account, merged)
     for each in touched:
-        connection.execute(delete(_table).where(_table.c.account == account, _one(each.started_at)))
+        connection.execute(
+            delete(_table).where(_table.c.account == account, beginning_at(each.started_at))
+        )
     if not touched and merged.is_latest and merged.gap_started_at is not None:
         connection.execute(
             update(_table)
@@ -180,14 +175,16 @@ def take_back(
         until: the last instant that was claimed.
         cause: of the gap between them.
     """
-    found = _read(connection, account, _table.c.started_at <= after, _table.c.ended_at > after)
+    found = read_stretches(
+        connection, account, _table.c.started_at <= after, _table.c.ended_at > after
+    )
     if until <= after or not found:
         return
     [stretch] = found
     rest = stretch.ended_at > until  # which another connection has claimed
     connection.execute(
         update(_table)
-        .where(_table.c.account == account, _one(stretch.started_at))
+        .where(_table.c.account == account, beginning_at(stretch.started_at))
         .values(ended_at=after, is_latest=stretch.is_latest and not rest)
     )
     if rest:
@@ -201,20 +198,20 @@ def take_back(
         )
         connection.execute(insert(_table), {"account": account} | dataclasses.asdict(following))
     elif not stretch.is_latest:
-        [next_one] = _read(connection, account, _table.c.started_at > after, oldest=True)
+        [next_one] = read_stretches(connection, account, _table.c.started_at > after, oldest=True)
         connection.execute(
             update(_table)
-            .where(_table.c.account == account, _one(next_one.started_at))
+            .where(_table.c.account == account, beginning_at(next_one.started_at))
             .values(gap_started_at=after, gap_cause=cause)
         )
 
 
-def _merged(span: Span, since: datetime, touched: Sequence[_Stretch]) -> _Stretch:
+def _merged(span: Span, since: datetime, touched: Sequence[Stretch]) -> Stretch:
     heard = [each.last_event_at for each in touched if each.last_event_at is not None]
     if span.last_event_at is not None:
         heard.append(span.last_event_at)
     first = touched[0] if touched else None
-    return _Stretch(
+    return Stretch(
         started_at=min([since, *(each.started_at for each in touched)]),
         ended_at=max([span.until, *(each.ended_at for each in touched)]),
         events=span.events + sum(each.events for each in touched),
@@ -225,15 +222,17 @@ def _merged(span: Span, since: datetime, touched: Sequence[_Stretch]) -> _Stretc
     )
 
 
-def _with_gap_before(connection: Connection, account: str, stretch: _Stretch) -> _Stretch:
+def _with_gap_before(connection: Connection, account: str, stretch: Stretch) -> Stretch:
     """Return a new stretch with the gap before it, if it is not the first, and its place."""
-    before = _read(connection, account, _table.c.ended_at < stretch.started_at, newest=True)
-    after = _read(connection, account, _table.c.started_at > stretch.ended_at, oldest=True)
+    before = read_stretches(
+        connection, account, _table.c.ended_at < stretch.started_at, newest=True
+    )
+    after = read_stretches(connection, account, _table.c.started_at > stretch.ended_at, oldest=True)
     cause: str | None = None
     if before and after:
         cause = after[0].gap_cause  # it said what ended the one before
     elif before:
-        cause = _reported(connection, account, before[0]) or NOT_LISTENING
+        cause = reported_cause(connection, account, before[0]) or NOT_LISTENING
     return replace(
         stretch,
         gap_started_at=before[0].ended_at if before else None,
@@ -242,9 +241,11 @@ def _with_gap_before(connection: Connection, account: str, stretch: _Stretch) ->
     )
 
 
-def _begin_gap_after(connection: Connection, account: str, stretch: _Stretch, span: Span) -> None:
+def _begin_gap_after(connection: Connection, account: str, stretch: Stretch, span: Span) -> None:
     """Let the gap between a stretch and the next begin at its end."""
-    [after] = _read(connection, account, _table.c.started_at > stretch.ended_at, oldest=True)
+    [after] = read_stretches(
+        connection, account, _table.c.started_at > stretch.ended_at, oldest=True
+    )
     if after.gap_started_at == stretch.ended_at:
         return
     cause = after.gap_cause or NOT_LISTENING
@@ -252,7 +253,7 @@ def _begin_gap_after(connection: Connection, account: str, stretch: _Stretch, sp
         cause = span.cause
     connection.execute(
         update(_table)
-        .where(_table.c.account == account, _one(after.started_at))
+        .where(_table.c.account == account, beginning_at(after.started_at))
         .values(gap_started_at=stretch.ended_at, gap_cause=cause)
     )
 
@@ -283,39 +284,11 @@ def report_end(connection: Connection, account: str, cause: StreamGapCause, at: 
         cause: of the end.
         at: when it ended; of a connection that could not be made, the present instant.
     """
-    latest = _read(connection, account, _table.c.is_latest)
-    if latest and (at < latest[0].ended_at or _reported(connection, account, latest[0])):
+    latest = read_stretches(connection, account, _table.c.is_latest)
+    if latest and (at < latest[0].ended_at or reported_cause(connection, account, latest[0])):
         return
     connection.execute(
         update(accounts)
         .where(accounts.c.account == account)
         .values(stream_end_cause=cause, stream_ended_at=at)
     )
-
-
-def _reported(connection: Connection, account: str, stretch: _Stretch) -> str | None:
-    """Return why the stretch ended; None if nobody has said so since its end."""
-    return connection.execute(
-        select(accounts.c.stream_end_cause).where(
-            accounts.c.account == account, accounts.c.stream_ended_at >= stretch.ended_at
-        )
-    ).scalar()
-
-
-def _read(
-    connection: Connection,
-    account: str,
-    *conditions: ColumnElement[bool],
-    newest: bool = False,
-    oldest: bool = False,
-) -> list[_Stretch]:
-    """Read stretches in their order, or only the newest or oldest, and lock them on Postgres."""
-    rows = select(*_COLUMNS).where(_table.c.account == account, *conditions).with_for_update()
-    if newest or oldest:
-        rows = rows.limit(1)
-    order = _table.c.started_at.desc() if newest else _table.c.started_at
-    return [_Stretch(*row) for row in connection.execute(rows.order_by(order))]
-
-
-def _one(started_at: datetime) -> ColumnElement[bool]:
-    return _table.c.started_at == started_at

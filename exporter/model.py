@@ -1,7 +1,6 @@
 """The values that travel between the API's side and the database's side."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
@@ -80,8 +79,7 @@ class OrderGroupEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     occurrence: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamBatch:
+class StreamBatch(msgspec.Struct, frozen=True, kw_only=True):
     """All that one connection heard for one account since its previous batch.
 
     A batch is written whole or not at all, and a connection's batches are written, or spooled, in
@@ -113,8 +111,7 @@ class StreamBatch:
     claimed_until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """The complete, valid set of order groups that a successful poll saw.
 
     Attributes:
@@ -130,8 +127,7 @@ class Observation:
     groups: Mapping[str, OrderGroup] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Poll:
+class Poll(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt to observe all order groups of an account: one row of `polls`.
 
     Attributes:

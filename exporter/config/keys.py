@@ -4,7 +4,9 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from exporter.config.urls import BASE_URL, DATABASE_URL, HEALTHCHECK_URL, PROXY, STREAM_URL
 from exporter.config.values import (
@@ -28,8 +30,7 @@ ENVIRONMENTS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """One key of the file.
 
     Attributes:

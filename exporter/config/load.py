@@ -7,9 +7,10 @@ The reader is written by hand because cron pays for it every minute: pydantic wo
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from exporter.config.environment import UNSAFE, UnsetVariableError
 from exporter.config.faults import hint, located, shown, spelled, without_names

@@ -1,14 +1,14 @@
 """The configuration as frozen values; `load` makes them."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from exporter.config.urls import secrets_of, without_secrets
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Database:
+class Database(msgspec.Struct, frozen=True, kw_only=True):
     """The database that keeps the history.
 
     Attributes:
@@ -28,8 +28,7 @@ class Database:
         return f"Database(url={self.safe_url!r}, auto_migrate={self.auto_migrate})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PollSettings:
+class PollSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of an account's polls: `interval` and `deadline` in seconds, sizes in bytes."""
 
     interval: float
@@ -39,15 +38,13 @@ class PollSettings:
     confirm_removal: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """`enabled`: whether a daemon listens; an account's `stream` overrides it."""
 
     enabled: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Http:
+class Http(msgspec.Struct, frozen=True, kw_only=True):
     """The way to the exchange.
 
     Attributes:
@@ -66,24 +63,21 @@ class Http:
         return f"Http(proxy={self.safe_proxy!r})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spool:
+class Spool(msgspec.Struct, frozen=True, kw_only=True):
     """The place where observations wait while the database is away, and its size in bytes."""
 
     directory: Path
     max_size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Log:
+class Log(msgspec.Struct, frozen=True, kw_only=True):
     """`level` is DEBUG, INFO, WARNING or ERROR; `format` is text or json."""
 
     level: str
     format: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metrics:
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """The address where the daemon serves metrics, and the file to which `run-once` writes them.
 
     Attributes:
@@ -96,8 +90,7 @@ class Metrics:
     textfile: Path | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Notify:
+class Notify(msgspec.Struct, frozen=True, kw_only=True):
     """The service that is pinged while all is well: `healthcheck_url` is a secret, or None."""
 
     healthcheck_url: str | None
@@ -106,8 +99,7 @@ class Notify:
         return f"Notify(healthcheck_url={'***' if self.healthcheck_url else None})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedAccount:
+class RecordedAccount(msgspec.Struct, frozen=True, kw_only=True):
     """An `[[accounts]]` entry as far as it concerns the history.
 
     Attributes:
@@ -118,8 +110,7 @@ class RecordedAccount:
     poll: PollSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Account(RecordedAccount):
+class Account(RecordedAccount, frozen=True, kw_only=True):
     """One `[[accounts]]` entry.
 
     Attributes:
@@ -150,8 +141,7 @@ class Account(RecordedAccount):
         return f"Account(name={self.name!r}, base_url={self.base_url!r}, key={self.key_label!r})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryConfiguration:
+class HistoryConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration of commands that only read or change the history.
 
     Attributes:
@@ -170,8 +160,7 @@ class HistoryConfiguration:
         return secrets_of(self.database.url)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration(HistoryConfiguration):
+class Configuration(HistoryConfiguration, frozen=True, kw_only=True):
     """The whole configuration."""
 
     stream: Stream

@@ -5,9 +5,11 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from exporter.config.environment import UNSAFE, expand
 from exporter.config.secrecy import is_credential, is_key
@@ -85,8 +87,7 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _BYTES[match[2]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of value: its type, its bounds, and how to read it.
 
     Attributes:

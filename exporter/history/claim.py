@@ -4,11 +4,11 @@ A claim spares the exchange needless requests. The correctness of what is writte
 on it.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     ColumnElement,
     Executable,
@@ -34,8 +34,7 @@ _LONGEST_LEASE = 600.0  # seconds: the longest deadline that the configuration a
 _ALMOST_A_SECOND = timedelta(microseconds=999_999)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimPolicy:
+class ClaimPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When to leave an account alone although no other exporter is polling it.
 
     Attributes:
@@ -117,8 +116,7 @@ def release(database: Database, account: str, *, owner: str) -> None:
     database.execute_one(_RELEASE, {"of": account, "owner": owner}, durable=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True):
     """Who claimed an account last, and why it may be left alone."""
 
     by: str | None

@@ -4,14 +4,14 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from exporter.model import OrderGroup
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenSnapshots:
+class OpenSnapshots(msgspec.Struct, frozen=True, kw_only=True):
     """The open snapshots of an account.
 
     Attributes:
@@ -23,8 +23,7 @@ class OpenSnapshots:
     missing: Mapping[str, datetime]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """The differences between the open snapshots and an observation, each sorted by id.
 
     Attributes:

@@ -5,11 +5,11 @@ version that it read: of any number of exporters, on any number of hosts, exactl
 step, and no lock is held while the exchange is asked.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -32,8 +32,7 @@ from exporter.history.schema import Instant, accounts, gap_outcomes
 _TICK = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """The state of an account's history, as of one version of it.
 
     Attributes:
@@ -56,7 +55,7 @@ class Head:
     refused_polls: int
 
 
-HEAD_COLUMNS = [accounts.c[name] for name in Head.__slots__]
+HEAD_COLUMNS = [accounts.c[name] for name in Head.__struct_fields__]
 NOTHING_YET: dict[str, Any] = {
     "account": bindparam("account"),
     "version": 0,

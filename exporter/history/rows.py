@@ -1,8 +1,8 @@
 """A poll's row in `polls`, and the result of writing it."""
 
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, case, select, update
 
 from exporter import __version__
@@ -13,8 +13,7 @@ from exporter.history.schema import coverage, polls
 from exporter.model import Poll
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteResult:
+class WriteResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a poll left in the database.
 
     Attributes:

@@ -1,10 +1,11 @@
 """Write what connections hear: events and the coverage that they prove, in one transaction."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, Executable, text
 
 from exporter.causes import NOT_KEPT

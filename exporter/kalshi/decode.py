@@ -6,7 +6,6 @@ everything else: it decodes each group separately, decides what is valid, and sa
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from unicodedata import category
 
 import msgspec
@@ -36,8 +35,7 @@ _MOST_QUOTES = 12 * _MOST_GROUPS + 6  # on the fast path, with all the fields th
 _GROUPS_AT_A_TIME = 1_000  # between two checks of the deadline
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(msgspec.Struct, frozen=True):
     """One page: its groups in the order sent, and the cursor of the next; None on the last."""
 
     groups: list[OrderGroup]

@@ -2,8 +2,9 @@
 
 import json
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
+
+import msgspec
 
 from exporter.errors import (
     ApiError,
@@ -41,8 +42,7 @@ _HTML = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorFacts:
+class ErrorFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The content of an error body, sanitized and bounded.
 
     Attributes:

@@ -1,7 +1,8 @@
 """Keep one account's polls: in the database, or in the spool while that is not available."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from exporter.errors import DatabaseError, Exit, SpoolError
 from exporter.history.head import Head
@@ -10,8 +11,7 @@ from exporter.model import Poll
 from exporter.spool.spool import Spool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """The timing of one account's polls: `interval` and `deadline` in seconds."""
 
     interval: float
@@ -19,8 +19,7 @@ class Timing:
     confirm_removal: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeepResult:
+class KeepResult(msgspec.Struct, frozen=True, kw_only=True):
     """The place of a poll's row, and the result of writing it.
 
     Attributes:

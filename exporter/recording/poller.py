@@ -4,7 +4,8 @@ claim → request → observation or failure → one transaction, or the spool u
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+
+import msgspec
 
 from exporter.clock import Clock, elapsed
 from exporter.errors import ApiError, BusyError, DatabaseError, Exit
@@ -29,8 +30,7 @@ _DRAIN_SHARE = 0.25
 _LONGEST_DRAIN = 5.0  # seconds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Claimed:
+class _Claimed(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a claim.
 
     Attributes:

@@ -7,19 +7,18 @@ import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from exporter.errors import SpoolError
 from exporter.model import OrderGroup, Poll
 from exporter.spool.file import SpoolFile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
     """Polls that the spool could not keep.
 
     Attributes:

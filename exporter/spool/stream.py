@@ -4,11 +4,11 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from exporter.causes import NOT_KEPT, StreamGapCause
 from exporter.errors import SpoolError
@@ -22,8 +22,7 @@ _TICK = timedelta(microseconds=1)
 _COLUMNS = "id, own_groups_only, since, until, cause, claimed_until, packed"
 
 
-@dataclass(frozen=True, slots=True)
-class _Loss:
+class _Loss(msgspec.Struct, frozen=True):
     """Batches that the spool could not keep: the first and the last instant that is missing."""
 
     own_groups_only: bool

@@ -1,12 +1,12 @@
 """The difference between what is known and what was observed, by example and by property."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from exporter.history.diff import Changes, OpenSnapshots, after, compare
 from exporter.model import OrderGroup

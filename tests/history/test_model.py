@@ -5,9 +5,10 @@ and without regard to cost. `Exporters` makes two exporters go through whatever 
 after each step, every table and view must say what the promise says.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby, pairwise
@@ -22,6 +23,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 from sqlalchemy import delete
 
 from exporter.errors import Outcome
@@ -563,7 +565,7 @@ class Exporters(RuleBasedStateMachine):
     def drain(self, interval: float, confirm_removal: int, forget: bool) -> None:
         """Write what waits, in its order; perhaps again, if killed before forgetting it."""
         for asked in self.spool:
-            self._write(replace(asked, head=None), interval, confirm_removal)
+            self._write(dataclasses.replace(asked, head=None), interval, confirm_removal)
         if forget:
             self.spool.clear()
 

@@ -226,7 +226,7 @@ def test_accounts_of_the_same_groups_do_not_meet(history: "History") -> None:
     head = history.store.claim("other", now=history.at(1), lease=1)
     poll = history.poll(2, history.group("a", "2.00"))
     other = type(poll)(
-        **{name: getattr(poll, name) for name in poll.__slots__} | {"account": "other"}
+        **{name: getattr(poll, name) for name in poll.__struct_fields__} | {"account": "other"}
     )
     history.write(other, head)
     history.observe(60)

@@ -89,7 +89,7 @@ def test_an_error_from_the_exchange_is_kept_with_the_poll(history: "History") ->
     history.write(poll, None)
 
     row = history.row("polls")
-    for name in poll.__slots__:
+    for name in poll.__struct_fields__:
         if name != "observation":
             assert row[name] == getattr(poll, name)
 
@@ -465,7 +465,7 @@ def test_a_process_killed_between_any_two_statements_leaves_all_of_a_poll_or_not
 
 def test_busy_is_said_of_an_account_that_another_polls(history: "History") -> None:
     history.claim(0)
-    with pytest.raises(BusyError, match=r"^main: another exporter"):
+    with pytest.raises(BusyError, match=r"^another exporter"):
         history.claim(0.5, store=Store(history.database, owner="second"))
 
 

@@ -1,7 +1,8 @@
 """On partitions by account, a statement looks into those of its account alone."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
+
+from msgspec.structs import replace
 
 from exporter.history.stream_store import StreamStore
 from exporter.model import StreamBatch

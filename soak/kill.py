@@ -69,7 +69,7 @@ def _command(arguments: list[str], log: str, away: bool) -> None:
 
     if away:
         # That is the point:
-        Database.connected = _away  # type: ignore[method-assign, assignment]
+        Database.connected = _away  # type: ignore[method-assign, assignment]  # as said
 
     main(arguments, prog_name="kalshi-exporter")
 

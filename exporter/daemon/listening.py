@@ -51,7 +51,7 @@ class Listening:
         """
         if self._recorder.stream.sources or self._has_backlog():
             # Only this import loads websockets.
-            from exporter.recording.stream import Streams  # noqa: PLC0415
+            from exporter.recording.stream import Streams  # noqa: PLC0415  # as said
 
             self._streams = Streams(
                 self._recorder, hooks=self._hooks, clock=self._clock, poll_soon=self._poll_soon
@@ -71,7 +71,7 @@ class Listening:
             self._streams.use(recorder)
 
     def hanging(self, seconds: float) -> Sequence[str]:
-        """Return the threads that have not moved for so many seconds."""
+        """Return the threads that have not moved for this many seconds."""
         return () if self._streams is None else self._streams.hanging(seconds)
 
     def begin_stop(self) -> None:

@@ -17,7 +17,7 @@ class FairLock:
         self._waiting: deque[threading.Lock] = deque()  # each is released to let its thread in
 
     def acquire(self, timeout: float) -> bool:
-        """Wait for the lock for at most so many seconds; return whether this thread has it."""
+        """Wait for the lock, at most this many seconds; return whether this thread has it."""
         with self._guard:
             if not self._is_taken:
                 self._is_taken = True

@@ -21,6 +21,7 @@ ACCOUNT = "demo"
 INTERVAL = 1.0
 """Seconds between polls."""
 
+# This text marks the directories of earlier demos too, so it must not change.
 _MARK = "# Made by `kalshi-exporter demo`, which writes it anew each time that it runs here."
 _KEY = "demo-key.pem"
 _DATABASE = "order_groups.db"

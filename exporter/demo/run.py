@@ -63,7 +63,7 @@ def _introduce(display: Display, place: Place) -> None:
     display.line("its events, and records what each group was, and when. No account is used.")
     display.line("Times are UTC.")
     if place.used_before:
-        display.line("The history in this directory goes on; the exchange begins anew.")
+        display.line("The history in this directory goes on; the exchange starts empty.")
     display.line()
 
 

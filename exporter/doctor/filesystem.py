@@ -26,7 +26,7 @@ def git_tree_of(path: Path) -> Path | None:
     """
     # Path.exists raises where a directory may not be searched.
     return next(
-        (parent for parent in path.resolve().parents if os.path.exists(parent / ".git")),  # noqa: PTH110
+        (parent for parent in path.resolve().parents if os.path.exists(parent / ".git")),  # noqa: PTH110  # as said
         None,
     )
 

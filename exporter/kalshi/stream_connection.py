@@ -1,7 +1,7 @@
 """One WebSocket to the exchange: connect, subscribe, read; a thin shell around `stream_protocol`.
 
 Every step has a deadline, and everything that a peer sends has a bound. A connection never
-reconnects: its user decides when, and signs each connection anew.
+reconnects: its user decides when, and each connection has a signature of its own.
 """
 
 import asyncio

@@ -100,7 +100,7 @@ class Streams:
         return self._writer.join(_WRITE_SECONDS)
 
     def hanging(self, seconds: float) -> list[str]:
-        """Return the threads that have not moved for so many seconds; call this now and then."""
+        """Return the threads that have not moved for this many seconds; call this now and then."""
         if self._asked_at is None:
             self._asked_at = elapsed()
             with suppress(RuntimeError):  # the loop has ended, as it was told to

@@ -343,7 +343,7 @@ def test_whatever_json_is_sent_it_is_judged(message: dict[str, Any]) -> None:
     protocol = StreamProtocol()
     for _ in range(2):
         output = receive(protocol, message)
-        assert isinstance(output, Output)  # type: ignore[arg-type,misc,unused-ignore]
+        assert isinstance(output, Output)  # type: ignore[arg-type,misc,unused-ignore]  # a union
         reason = getattr(output, "reason", "")
         assert reason.isprintable()
         assert len(reason) < 500

@@ -4,7 +4,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ import pytest
 from soak.witness import broken_promises, differences, record_of
 
 if TYPE_CHECKING:
-    from soak.witness import Witness
+    from soak.witness import Served, Witness
     from tests.conftest import KeyPair, WriteConfig
     from tests.reliability.conftest import Daemon, RunDaemon
 
@@ -197,7 +197,7 @@ def _config(
     )
 
 
-def _holds_what_was_served(path: Path, daemon: "Daemon", served: object) -> None:
+def _holds_what_was_served(path: Path, daemon: "Daemon", served: "Sequence[Served]") -> None:
     recorded = record_of(f"sqlite:///{path}")
     assert broken_promises(recorded) == [], daemon.log
-    assert differences(recorded, "main", served, complete=False) == []  # type: ignore[arg-type]
+    assert differences(recorded, "main", served, complete=False) == []

@@ -32,7 +32,7 @@ def test_a_hundred_accounts_keep_their_grid(tmp_path: Path) -> None:
         daemons=1,
         url=f"sqlite:///{tmp_path / 'order_groups.db'}",
     )
-    print(figures)  # noqa: T201
+    print(figures)  # noqa: T201  # pytest -rP shows it
     assert figures.polls >= 100
     assert (figures.missed, figures.doubled, figures.failed) == (0, 0, 0)
     # What a busy machine adds; alone it takes milliseconds.

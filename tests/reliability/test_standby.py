@@ -165,7 +165,7 @@ def test_a_primary_that_dies_costs_no_observation_and_no_wrong_row(  # noqa: PLR
     promoted = time.monotonic()
     standby.do("SELECT pg_promote()")
     daemon.wait_for_log("polls from the spool are in the database")
-    print(f"written again {time.monotonic() - promoted:.1f} s after the promotion")  # noqa: T201
+    print(f"written again {time.monotonic() - promoted:.1f} s after the promotion")  # noqa: T201  # pytest -rP shows it
     after = len(served)
     # Not only asked: a few more may wait in the spool for older ones.
     count = "SELECT count(*) FROM polls WHERE outcome = 'ok'"

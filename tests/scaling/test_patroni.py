@@ -99,7 +99,7 @@ def test_a_primary_and_then_its_host_die_and_nothing_is_lost(  # noqa: PLR0917  
     def goes_on(after: str) -> None:
         began, asked = time.monotonic(), len(served)
         first.wait(lambda: written() > asked, f"polls are written again after {after}")
-        print(f"{after}: written again after {time.monotonic() - began:.1f} s")  # noqa: T201
+        print(f"{after}: written again after {time.monotonic() - began:.1f} s")  # noqa: T201  # pytest -rP shows it
 
     first.wait(lambda: written() >= 3, "polls before")
 

@@ -21,6 +21,7 @@ from exporter.reading.dataset import Dataset, staged
 from exporter.reading.formats import FORMATS, Column, Writer
 from exporter.reading.output import opened
 from exporter.reading.queries import QUERIES, What, counted, for_dataset, groups_at, statement
+from exporter.reading.stream_status import unheard
 
 _ROWS_AT_ONCE = 5_000
 _ROWS_IN_A_GROUP = 20_000  # of Parquet's: the longer, the better compressed, and the more memory
@@ -72,7 +73,8 @@ def export(
         dataset: `output` is a directory, for Parquet files by account and day; see
             `exporter.reading.dataset`. The days that `since` and `until` touch are written whole.
         intervals: seconds between the polls of each configured account; a notice says which
-            accounts were not observed recently enough for theirs.
+            accounts were not observed recently enough for theirs, or are not listened to: no row
+            holds a gap that has not ended.
         now: the present instant; if None, nothing is old.
         progress: called now and then with the number of rows written so far, and that of all.
 
@@ -97,8 +99,10 @@ def export(
         if as_of is None:
             query = QUERIES[what](since, until)
             notices = _unknown(connection, account_names)
-            if what == "groups" and now is not None:
+            if now is not None and (what == "groups" or (what == "gaps" and until is None)):
                 notices += stale(connection, now, account_names, intervals or {})
+            if now is not None and what in {"events", "triggers", "stream-gaps"}:
+                notices += unheard(connection, now, until, account_names)
         else:
             covered = coverage_at(connection, as_of, account_names)
             query = groups_at(as_of, covered.observed, on_sqlite=on_sqlite)

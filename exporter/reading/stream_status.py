@@ -1,13 +1,14 @@
 """Read from the history whether an account's events are being heard."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, func, select
 
-from exporter.causes import NOT_LISTENING
-from exporter.history.schema import accounts, stream_coverage
+from exporter.causes import NOT_LISTENING, explain
+from exporter.history.schema import accounts, stream_coverage, to_text
 from exporter.reading import views
 
 RECENT = timedelta(seconds=60)
@@ -132,3 +133,29 @@ def _gap(latest: _Latest, now: datetime) -> StreamGap | None:
     if latest.ended_at is None or cause is not None or now - latest.ended_at > RECENT:
         return StreamGap(since=latest.ended_at, cause=cause or NOT_LISTENING)
     return None
+
+
+def unheard(
+    connection: Connection, now: datetime, until: datetime | None, names: Sequence[str]
+) -> tuple[str, ...]:
+    """Return one line for each account whose events nobody hears now: since when, and why.
+
+    Args:
+        connection: in a read-only transaction.
+        now: the present instant.
+        until: the end of the span that is asked for; None for now.
+        names: the accounts to look at; all that are recorded if empty.
+    """
+    chosen = select(accounts.c.account).order_by(accounts.c.account)
+    if names:
+        chosen = chosen.where(accounts.c.account.in_(names))
+    notices = []
+    for account in connection.scalars(chosen).all():
+        gap = stream_gap(connection, account, now)
+        if gap is None or (until is not None and gap.since is not None and until <= gap.since):
+            continue
+        since = "never listened"
+        if gap.since is not None:
+            since = f"not listening since {to_text(gap.since)}"
+        notices.append(f"{account}: {since}, because {explain(gap.cause)}")
+    return tuple(notices)

@@ -145,6 +145,32 @@ def test_changes_say_when_the_event_happened(rows: Rows) -> None:
     ]
 
 
+@pytest.mark.parametrize("what", ["events", "triggers", "stream-gaps"])
+def test_an_export_says_that_nobody_listens_now(recorder: Any, tmp_path: Path, what: What) -> None:
+    write_history(recorder)
+
+    def notices(seconds: float, until: float | None = None) -> list[str]:
+        end = None if until is None else recorder.at(until)
+        done = export(
+            recorder.url,
+            what,
+            until=end,
+            now=recorder.at(seconds),
+            account_names=["main"],
+            output=tmp_path / "rows.csv",
+        )
+        return list(done.notices)
+
+    assert notices(185) == []
+    # No row can hold a gap that has not ended.
+    (line,) = notices(300)
+    assert line == (
+        "main: not listening since 2026-03-01T12:03:00.123456Z, because no exporter was listening"
+        " (not_listening)"
+    )
+    assert notices(300, until=100) == []
+
+
 def test_status_says_whether_somebody_listens(recorder: Any) -> None:
     write_history(recorder)
 

@@ -16,7 +16,7 @@ from exporter.model import OrderGroupEvent, StreamBatch
 from exporter.spool.spool import Spool
 
 _LOSS = 0  # the number of a loss, which no row has
-_UNREADABLE = -1  # nor this
+_REPORT = -1  # nor this, of what says why something is missing
 _TICK = timedelta(microseconds=1)
 
 _COLUMNS = "id, own_groups_only, since, until, cause, claimed_until, packed"
@@ -131,8 +131,8 @@ class StreamSpool:
     def batches(self, account: str) -> Iterator[tuple[int, StreamBatch]]:
         """Yield the account's batches in their order, each with the number to `remove` it by.
 
-        A loss is a batch too, in its place: one that claims nothing, and says `not_kept`. So is a
-        batch that cannot be read, behind which no batch of its span claims anything.
+        A loss gives batches too, where gaps are and at the end: they claim nothing, and say
+        `not_kept`. So does a batch that cannot be read, behind which none of its span claims any.
 
         Raises:
             SpoolError: the disk failed; or, after all others were given, one cannot be read.
@@ -144,6 +144,7 @@ class StreamSpool:
         with self._spool.lend(to_write=False) as connection:
             loss = self._loss(connection, account)
         last = 0
+        reported: datetime | None = None
         unreadable: SpoolError | None = None
         broken: set[str] = set()  # where spans begin that have an unreadable batch
         while (row := self._next(account, last)) is not None:
@@ -156,13 +157,15 @@ class StreamSpool:
                 )
                 broken.add(row[2])
                 with suppress(ValueError):
-                    yield _UNREADABLE, _lost(account, row)
+                    yield _REPORT, _lost(account, row)
                 continue
             if row[2] in broken:
                 batch = replace(batch, since=None)
-            if loss is not None and (batch.since or batch.until) > loss.first:
-                yield _LOSS, _as_batch(account, loss)
-                loss = None
+            start = batch.since or batch.until
+            if loss is not None and start > loss.first and start != reported:
+                # Some batches may have found room between others that did not.
+                yield _REPORT, _as_batch(account, replace(loss, last=min(start - _TICK, loss.last)))
+                reported = start
             yield last, batch
         if loss is not None:
             yield _LOSS, _as_batch(account, loss)
@@ -189,8 +192,7 @@ class StreamSpool:
         if number == _LOSS:
             self._losses.pop(account, None)
             statement = (
-                "UPDATE lost_batches SET first = '' WHERE database = ? AND account = ?"
-                " AND first = ?"
+                "UPDATE lost_batches SET first = '' WHERE database = ? AND account = ? AND last = ?"
             )
             parameters: tuple[Any, ...] = (self._database, account, batch.until.isoformat())
         else:
@@ -246,7 +248,7 @@ def _as_batch(account: str, loss: _Loss) -> StreamBatch:
         account=account,
         own_groups_only=loss.own_groups_only,
         since=None,
-        until=loss.first,
+        until=loss.last,
         cause=NOT_KEPT,
     )
 

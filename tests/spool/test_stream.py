@@ -121,15 +121,16 @@ def test_a_full_spool_says_what_was_lost_in_its_place(tmp_path: Path) -> None:
     again = spool(tmp_path, max_size=120_000)
     found = list(again.batches("main"))
     assert [each.until for _, each in found] == [at(second) for second in range(1, kept + 1)] + [
-        at(kept + 1)
+        at(kept + 2)
     ]
-    assert found[-1][1] == batch(None, kept + 1, cause="not_kept")
+    assert found[-1][1] == batch(None, kept + 2, cause="not_kept")
     # Room again: what comes now claims nothing of what was lost.
     for number, each in found[:-1]:
         assert again.remove("main", number, each)
     again.put(batch(0, kept + 3))
-    [loss, after] = again.batches("main")
-    assert loss == found[-1]
+    [report, after, loss] = again.batches("main")
+    assert report[1] == loss[1] == found[-1][1]
+    assert again.remove("main", *report) is False
     assert after[1].since == at(kept + 2) + timedelta(microseconds=1)
     assert again.remove("main", *loss)
     assert [number for number, _ in again.batches("main")] == [after[0]]

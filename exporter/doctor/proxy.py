@@ -13,9 +13,7 @@ def check_proxy(configuration: Configuration) -> Iterator[Finding]:
     subject = "proxy"
     proxy = configuration.http.safe_proxy
     if proxy is not None:
-        yield Finding(
-            subject=subject, text=f"{proxy}, for all requests that are not to this machine"
-        )
+        yield Finding(subject=subject, text=f"{proxy}, for all requests and the stream")
         return
     named = [name for name in PROXY_VARIABLES if os.environ.get(name)]
     if named:

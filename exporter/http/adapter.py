@@ -4,12 +4,14 @@ import functools
 import socket
 from typing import Any, cast
 
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.poolmanager import PoolManager, ProxyManager
+from urllib3.util import parse_url
 
 from exporter.clock import elapsed
 from exporter.http.resolve import connect, look_up
@@ -18,6 +20,7 @@ from exporter.http.sockets import DeadlineSocket
 # A response may have this much beside its body: header, interim responses, framing of chunks.
 _OVERHEAD = 1024 * 1024  # bytes
 
+_HTTP_PORT = 80
 _TUNNEL_LIMIT = 64 * 1024  # bytes of a proxy's response to CONNECT
 
 
@@ -112,6 +115,39 @@ class _DeadlineHTTPSConnectionPool(HTTPSConnectionPool):
     ConnectionCls = _DeadlineHTTPSConnection
 
 
+class _TunnelledHTTPConnectionPool(_DeadlineHTTPConnectionPool):
+    """A pool whose connections reach a plain HTTP server through a proxy's tunnel.
+
+    urllib3 itself tunnels HTTPS alone and would ask the proxy to forward the rest: one way is
+    enough, and it is the same as the stream's.
+
+    Args:
+        host, port: of the server.
+        proxy: its URL.
+        headers: of the request to the proxy.
+        keywords: of urllib3's pool.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, proxy: str, headers: dict[str, str], **keywords: Any
+    ) -> None:
+        super().__init__(host, port, **keywords)
+        self._through = parse_url(proxy)
+        self._tunnel_headers = headers
+
+    def _new_conn(self) -> Any:
+        # As urllib3's own, with another server to connect to.
+        self.num_connections += 1
+        connection = self.ConnectionCls(
+            host=cast("str", self._through.host),
+            port=self._through.port,
+            timeout=self.timeout.connect_timeout,
+            **self.conn_kw,
+        )
+        connection.set_tunnel(self.host, self.port, self._tunnel_headers)
+        return connection
+
+
 class DeadlineAdapter(HTTPAdapter):
     """An adapter for a `requests.Session` whose timeout is the total time of a round trip.
 
@@ -128,11 +164,31 @@ class DeadlineAdapter(HTTPAdapter):
         self._pool: ConnectionPool | None = None
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
 
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> ConnectionPool:
+    def get_connection_with_tls_context(
+        self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> ConnectionPool:
         """Return the pool of the one server; requests would search for it at each request."""
         if self._pool is None:
-            self._pool = super().get_connection_with_tls_context(*args, **kwargs)
+            url = parse_url(request.url or "")
+            proxy = (proxies or {}).get("http")
+            if url.scheme == "http" and proxy is not None:
+                self._pool = _TunnelledHTTPConnectionPool(
+                    cast("str", url.host),
+                    url.port or _HTTP_PORT,
+                    proxy=proxy,
+                    headers=self.proxy_headers(proxy),
+                    maxsize=1,
+                    byte_limit=self._byte_limit,
+                )
+            else:
+                self._pool = super().get_connection_with_tls_context(
+                    request, verify, proxies=proxies, cert=cert
+                )
         return self._pool
+
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:  # noqa: ARG002  # requests' signature
+        """Return what follows the method: the path, because every proxy tunnels."""
+        return request.path_url
 
     def close(self) -> None:
         """Close the connection; requests calls this."""

@@ -90,7 +90,7 @@ def error_from_exception(
     """
     parts = urlsplit(url)
     where = parts.netloc
-    if proxy is not None and parts.scheme == "wss":
+    if proxy is not None:
         where += f" through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}"
     match error:
         case TimeoutError():

@@ -86,8 +86,7 @@ class SignedSession:
         self._stop = stop or threading.Event()
         self._session = _PlainSession()
         self._session.verify = certificate_authorities() or True
-        # Only a server on this machine may be plain HTTP, and it is reached directly.
-        self._proxies = {} if proxy is None else {"https": proxy}
+        self._proxies = {} if proxy is None else {"https": proxy, "http": proxy}
         self._session.headers = requests.structures.CaseInsensitiveDict(
             {
                 "User-Agent": f"kalshi-exporter/{__version__}",

@@ -62,7 +62,8 @@ class StreamConnection:
         key: signs the handshake.
         now: returns the instant in UTC, never an earlier one than before.
         tls: for wss; connections share it, because it takes a megabyte.
-        proxy: the URL of an HTTP proxy that tunnels wss; None for none. It may hold a password.
+        proxy: the URL of an HTTP proxy that tunnels to the server; None for none. It may hold a
+            password.
         open_timeout: seconds for the connection and the handshake together.
         subscribe_timeout: seconds until the acknowledgement.
         silence_timeout: seconds without a message or a ping after which the peer counts as gone.
@@ -94,8 +95,7 @@ class StreamConnection:
         self._now = now
         is_tls = url.startswith("wss:")
         self._tls = tls if is_tls else None
-        # Only a server on this machine may be without TLS, and it is reached directly.
-        self._proxy = proxy if is_tls else None
+        self._proxy = proxy
         self._open_timeout = open_timeout
         self._subscribe_timeout = subscribe_timeout
         self._silence_timeout = silence_timeout

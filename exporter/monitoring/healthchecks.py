@@ -55,7 +55,7 @@ class Healthcheck:
 
     def __init__(self, url: str, proxy: str | None = None) -> None:
         self._url = url
-        self._proxies = {} if proxy is None else {"https": proxy}
+        self._proxies = {} if proxy is None else {"https": proxy, "http": proxy}
         self._run_id = uuid.uuid4()
         self._pings: queue.SimpleQueue[_Ping | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._send_all, name="healthcheck", daemon=True)

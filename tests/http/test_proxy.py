@@ -96,13 +96,20 @@ def test_a_proxy_that_is_away_is_an_unreachable_exchange(
     assert f"through the proxy {address}" in error.reason
 
 
-def test_an_exchange_on_this_machine_is_reached_directly(
+def test_a_plain_exchange_on_this_machine_is_reached_through_the_tunnel_too(
     exchange: "Exchange", connect: "Connect", answering: "Answering", proxy: Proxy
 ) -> None:
     exchange.answers = [answering(b"body")]
-    session = connect(proxy=f"http://{proxy.address}")
-    assert session.get(PATH, {}, RequestBudget(5), 1024) == b"body"
-    assert proxy.heads == []
+    session = connect(proxy=f"http://user:p%40ss@{proxy.address}")
+    for _ in range(2):
+        assert session.get(PATH, {}, RequestBudget(5), 1024) == b"body"
+    (head,) = proxy.heads
+    port = exchange.base_url.rpartition(":")[2].partition("/")[0]
+    assert head.startswith(f"CONNECT 127.0.0.1:{port} HTTP/1.")
+    assert "Proxy-Authorization: Basic " in head
+    assert exchange.requests[0].target == f"/trade-api/v2{PATH}"
+    assert exchange.requests[0].headers["Host"] == f"127.0.0.1:{port}"
+    assert all("Proxy-Authorization" not in each.headers for each in exchange.requests)
 
 
 def test_the_environment_s_proxy_is_not_used_and_a_failure_says_so(

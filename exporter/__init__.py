@@ -26,4 +26,4 @@ Around them:
 All of them use `model`, `errors`, `causes` and `hooks`. docs/architecture.md has a picture.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -5,7 +5,7 @@ from benchmarks.results import EXPORTER, FLOOR, Line
 from benchmarks.setting import Samples, Setting, timed_process
 
 # The installed command runs this.
-_COMMAND = ("-c", "import sys; from exporter.cli import main; sys.exit(main())")
+_COMMAND = ("-c", "import sys; from exporter.__main__ import main; sys.exit(main())")
 
 _IMPORTS = (
     "import requests, msgspec, click, sqlalchemy;"

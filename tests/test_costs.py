@@ -235,21 +235,28 @@ def test_an_unchanged_poll_writes_the_same_bytes_with_many_groups_and_a_long_his
     assert 0 < many <= few
 
 
-def _modules(script: str, *arguments: str | Path) -> set[str]:
-    """The packages that a Python process has imported in the end."""
-    listing = "import atexit, sys; atexit.register(lambda: print('modules', *sys.modules))\n"
+def _at_exit(expression: str, *arguments: str | Path) -> str:
+    """Run the program, and return what an expression is when it ends."""
+    script = (
+        "import atexit, dataclasses, gc, sys\n"
+        f"atexit.register(lambda: print('at exit:', {expression}))\n"
+        "from exporter.__main__ import main; main()"
+    )
     process = subprocess.run(
-        [sys.executable, "-c", listing + script, *map(str, arguments)],
+        [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=True,
     )
-    word, *names = process.stdout.splitlines()[-1].split()
-    assert word == "modules"
+    return process.stdout.splitlines()[-1].removeprefix("at exit: ")
+
+
+def _modules(*arguments: str | Path) -> set[str]:
+    """The packages that the program has imported when it ends."""
+    names = _at_exit("*sys.modules", *arguments).split()
     return {name.partition(".")[0] for name in names}
 
 
-_COMMAND = "from exporter.cli import main; main()"
 _HEAVY = {
     "alembic",
     "apscheduler",
@@ -265,7 +272,7 @@ _HEAVY = {
 
 
 def test_help_imports_nothing_but_click() -> None:
-    imported = _modules(_COMMAND, "--help")
+    imported = _modules("--help")
     assert "click" in imported
     assert not imported & _HEAVY
 
@@ -277,6 +284,28 @@ def test_run_once_imports_what_a_poll_needs(
     configuration = write_config(database_url=sqlite_url)
     with _poller(configuration):
         pass  # the schema is made here, as a migration has to import more
-    imported = _modules(_COMMAND, "--config", configuration, "run-once")
+    imported = _modules("--config", configuration, "run-once")
     assert {"cryptography", "msgspec", "requests", "sqlalchemy"} <= imported
     assert not imported & {"alembic", "apscheduler", "psycopg", "pyarrow", "websockets"}
+
+
+_FULL_COLLECTIONS = "gc.get_stats()[2]['collections']"
+_DATACLASSES = (
+    "[each.__qualname__ for name, module in list(sys.modules.items())"
+    " if name.startswith('exporter') for each in vars(module).values()"
+    " if isinstance(each, type) and dataclasses.is_dataclass(each)]"
+)
+
+
+def test_run_once_neither_searches_for_garbage_nor_defines_dataclasses(
+    write_config: "WriteConfig", groups: Groups, sqlite_url: str
+) -> None:
+    _create(groups, 25)
+    configuration = write_config(database_url=sqlite_url)
+    with _poller(configuration):
+        pass  # as above
+    run_once = ("--config", configuration, "run-once")
+    assert _at_exit(_FULL_COLLECTIONS, *run_once) == "0"
+    assert _at_exit("gc.get_freeze_count() > 0", *run_once) == "True"
+    # Python writes and compiles the methods of a dataclass each time: 4 million instructions each.
+    assert _at_exit(_DATACLASSES, *run_once) == "[]"

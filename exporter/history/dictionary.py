@@ -4,15 +4,15 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from exporter.history.dictionary_tables import TABLES
 from exporter.history.dictionary_views import VIEWS
 from exporter.history.dictionary_words import EXPORTER
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, kw_only=True):
     """The description of one column, or of a table or view itself.
 
     Attributes:

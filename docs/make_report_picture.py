@@ -49,7 +49,8 @@ def main() -> None:
             stream_gaps=(*_CUT, *_REFUSED),
         )
     )
-    with tempfile.TemporaryDirectory() as temporary:
+    # Chromium may still write to its profile while that is removed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         directory = Path(temporary)
         url = f"sqlite:///{directory}/order_groups.db"
         page = directory / "report.html"

@@ -84,7 +84,7 @@ class Worker:
         return channel
 
     def _pace(self, key_ids: Sequence[str], events: int, rate: float) -> dict[str, list[float]]:
-        """Send events to some accounts, each so many a second; return when each was sent.
+        """Send events to several accounts at a steady rate; return when each was sent.
 
         The accounts take turns at equal distances, so that none waits for another.
         """

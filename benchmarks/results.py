@@ -40,7 +40,7 @@ class Line:
         cpu: the process's own CPU seconds, by subject.
         at_most: of the floor; at least, if more is better.
         above: at most so much more than the floor, for what is added to it.
-        ahead: of a peer, at least so many times.
+        ahead: the least factor by which a peer must be slower.
     """
 
     case: str

@@ -135,7 +135,7 @@ class Setting:
         self._exchange.ask(key_id=KEY_ID, changed=changed, gone=gone, new=new)
 
     def pace(self, key_ids: Sequence[str], *, events: int, rate: float) -> dict[str, list[float]]:
-        """Send so many events to each of some accounts that listen, so many a second to each.
+        """Send events at a steady rate to each of several accounts that listen.
 
         Returns:
             When each was sent, in seconds since the epoch, by key.
@@ -146,7 +146,7 @@ class Setting:
         return sent
 
     def burst(self, key_id: str, events: int) -> float:
-        """Send so many events at once to an account that listens; return when, as above."""
+        """Send a burst of events to an account that listens; return when it was sent."""
         return float(self._exchange.ask(key_id=key_id, burst=events)["sent"])
 
     def place(

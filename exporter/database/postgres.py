@@ -41,7 +41,7 @@ _LENIENCE_SECONDS = 1.0
 
 _USED_AT = "used_at"
 
-# What the driver takes from a program, and an address would give as a text that it cannot use.
+# Options that take Python objects: a URL can give the driver only text, which it cannot use.
 _DRIVERS_OWN = frozenset({"context", "cursor_factory", "row_factory"})
 
 

@@ -32,7 +32,7 @@ that costs a poll, one that leaves a gap, and an answer that lacks a group."""
 _LAST_POLLS = 3
 _LATEST = 6.0  # seconds that these may take beyond the end
 
-_FIRST_POLL = 0.75  # seconds, by which it has seen what stood before anything happened
+_FIRST_POLL = 0.75  # seconds, by which it has seen the first groups, before anything changes
 _REDRAW = 0.05  # seconds
 
 

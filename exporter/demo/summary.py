@@ -230,7 +230,7 @@ def _show_next_steps(display: Display, place: Place, connection: sqlite3.Connect
 
 def _show_past(display: Display, connection: sqlite3.Connection, instant: str) -> None:
     rows = connection.execute(_STOOD_AT.format(instant=instant)).fetchall()
-    _heading(display, f"What stood at {_time(instant)}?", "SQL for any client of SQLite")
+    _heading(display, f"What existed at {_time(instant)}?", "SQL for any client of SQLite")
     display.line(click.style(_STOOD_AT.format(instant=instant).strip("\n"), dim=True))
     display.line()
     cells = [

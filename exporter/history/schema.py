@@ -141,14 +141,14 @@ order_group_snapshots = Table(
         unique=True,
         sqlite_where=text("valid_to IS NULL"),
     ),
-    # What appeared in a time span; on Postgres, what stood at an instant long ago. On SQLite it
+    # What appeared in a time span; on Postgres, what existed at an instant long ago. On SQLite it
     # would be a fifth of the file with the states that other indexes lead to: see 0007.
     Index(
         "order_group_snapshots_valid_from",
         "valid_from",
         sqlite_where=text("COALESCE(begin_reason, 'appeared') = 'appeared'"),
     ),
-    # Which states changed or ended in a time span; with the index of open states, which stood at an
+    # Which states changed or ended in a time span; with the index of open states, which existed at an
     # instant. On SQLite the index holds the whole key, so that the states of other instants are not
     # read (docs/queries.md).
     Index(

@@ -1,4 +1,4 @@
-"""How many order groups stood and changed in each part of a span."""
+"""How many order groups existed and changed in each part of a span."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

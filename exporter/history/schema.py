@@ -148,9 +148,9 @@ order_group_snapshots = Table(
         "valid_from",
         sqlite_where=text("COALESCE(begin_reason, 'appeared') = 'appeared'"),
     ),
-    # Which states changed or ended in a time span; with the index of open states, which existed at an
-    # instant. On SQLite the index holds the whole key, so that the states of other instants are not
-    # read (docs/queries.md).
+    # Which states changed or ended in a time span; with the index of open states, which existed at
+    # an instant. On SQLite the index holds the whole key, so that the states of other instants are
+    # not read (docs/queries.md).
     Index(
         "order_group_snapshots_valid_to",
         "valid_to",

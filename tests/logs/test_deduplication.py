@@ -1,4 +1,4 @@
-"""An error that comes with each poll: logged when it begins, changes and ends."""
+"""Test that an error of every poll is logged only when it begins, changes and ends."""
 
 import ast
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.conftest import WriteConfig
 
 ROOT = Path(__file__).parent.parent.parent
-TIMEOUT = 90.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 90.0  # seconds; what a test waits for normally takes one or two
 
 AT = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
 WELL = PollFinished(
@@ -65,7 +65,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_what_repeats_is_logged_once_until_it_changes_or_ends(
+def test_a_repeated_failure_is_logged_once_until_it_changes_or_ends(
     repeats: RepeatFilter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for second in range(5):
@@ -88,7 +88,9 @@ def test_what_repeats_is_logged_once_until_it_changes_or_ends(
     assert facts[3]["levelname"] == "WARNING"
 
 
-def test_accounts_are_told_apart(repeats: RepeatFilter, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_account_is_deduplicated_by_itself(
+    repeats: RepeatFilter, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(3):
         fail(repeats, "failed")
         fail(repeats, "failed", account="other")
@@ -99,7 +101,7 @@ def test_accounts_are_told_apart(repeats: RepeatFilter, caplog: pytest.LogCaptur
     assert messages(caplog) == ["failed"] * 6
 
 
-def test_retries_that_help_each_time_are_logged_once(
+def test_retries_that_succeed_are_logged_once(
     repeats: RepeatFilter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
@@ -112,7 +114,7 @@ def test_retries_that_help_each_time_are_logged_once(
     assert messages(caplog) == ["the exchange failed"]
 
 
-def test_at_debug_all_are_logged_and_good_news_always(
+def test_successes_and_debug_logs_are_never_suppressed(
     repeats: RepeatFilter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
@@ -152,7 +154,7 @@ def test_the_daemon_logs_an_outage_in_a_few_lines(
 
 
 def events_in(tree: ast.AST) -> Iterator[str]:
-    """Yield the log events that a module names, in a dictionary of facts or for `self._warn`."""
+    """Yield the log events that a module names in a dictionary or passes to `self._warn`."""
     for node in ast.walk(tree):
         named: ast.expr | None = None
         match node:
@@ -162,13 +164,13 @@ def events_in(tree: ast.AST) -> Iterator[str]:
                         named = value
             case ast.Call(func=ast.Attribute(attr="_warn"), args=[first, *_]):
                 named = first
-        if isinstance(named, ast.IfExp):  # either of two events
+        if isinstance(named, ast.IfExp):  # one of two event names
             yield from (str(ast.literal_eval(each)) for each in (named.body, named.orelse))
         elif isinstance(named, ast.Constant):
             yield str(named.value)
 
 
-def test_the_pages_name_every_event_and_no_other() -> None:
+def test_the_docs_list_every_log_event_and_no_other() -> None:
     found = {
         event
         for file in (ROOT / "exporter").rglob("*.py")
@@ -185,7 +187,7 @@ def test_the_pages_name_every_event_and_no_other() -> None:
     }
 
 
-def test_another_defect_behind_the_same_words_is_logged(
+def test_another_exception_behind_the_same_message_is_logged(
     repeats: RepeatFilter, caplog: pytest.LogCaptureFixture
 ) -> None:
     for error in (LookupError("a"), LookupError("b"), AttributeError("c")):

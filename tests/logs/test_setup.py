@@ -1,4 +1,4 @@
-"""Log lines: readable, one line each, bounded, and without secrets."""
+"""Test that log records are readable, one bounded line each, and free of secrets."""
 
 import io
 import json
@@ -25,8 +25,8 @@ logger = logging.getLogger("exporter.recording.poller")
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leave logging to the other tests as they know it."""
+def restore_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the logging configuration after each test."""
     monkeypatch.setattr(redaction, "_secrets", redaction._Secrets())
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     root, own = logging.getLogger(), logging.getLogger("exporter")
@@ -70,7 +70,7 @@ def without_time(line: str) -> str:
 # Text
 
 
-def test_a_text_line_reads_from_who_and_what_to_the_details() -> None:
+def test_a_text_line_has_account_event_message_and_details() -> None:
     stream = configured()
     logger.warning(
         "the exchange failed after %d attempts",
@@ -90,13 +90,13 @@ def test_a_text_line_reads_from_who_and_what_to_the_details() -> None:
     )
 
 
-def test_a_text_line_may_be_a_sentence_alone() -> None:
+def test_a_text_line_may_be_a_message_alone() -> None:
     stream = configured()
     logger.info("100% done")
     assert without_time(only_line(stream)) == "INFO    100% done"
 
 
-def test_a_library_is_named() -> None:
+def test_a_librarys_logger_is_named() -> None:
     stream = configured()
     logging.getLogger("sqlalchemy.pool").warning("Retrying")
     assert without_time(only_line(stream)) == "WARNING sqlalchemy.pool: Retrying"
@@ -161,8 +161,8 @@ def test_a_json_line_is_cut_to_an_object(text: str) -> None:
     record = logger.makeRecord(
         logger.name, logging.INFO, __file__, 1, text * 5_000, (), None, extra=extra
     )
-    # To our handler alone: pytest would hand the message on to its workers, which take no lone
-    # surrogate.
+    # Only our handler gets the record: pytest would send it to its workers, which reject lone
+    # surrogates.
     next(each for each in logging.getLogger().handlers if isinstance(each, setup._Handler)).handle(
         record
     )
@@ -206,7 +206,7 @@ def test_an_exception_without_a_text_has_its_type() -> None:
 
 def test_exc_info_without_an_exception_adds_nothing() -> None:
     stream = configured(form="json")
-    logger.error("x", exc_info=True)  # noqa: LOG014 - the case that this is about
+    logger.error("x", exc_info=True)  # noqa: LOG014 - the test is about this case
     assert "exception" not in only_object(stream)
 
 
@@ -244,7 +244,7 @@ def test_libraries_stay_at_warning_even_if_they_set_their_own_level() -> None:
     assert "ours" in only_line(stream)
 
 
-def test_the_level_is_kept() -> None:
+def test_records_below_the_level_are_dropped() -> None:
     stream = configured("error")
     logger.warning("no")
     assert stream.getvalue() == ""
@@ -259,7 +259,7 @@ def test_configuring_again_replaces_and_does_not_repeat() -> None:
 
 
 @pytest.mark.parametrize(("level", "form"), [("LOUD", "text"), ("INFO", "xml")])
-def test_what_is_unknown_is_refused_and_changes_nothing(level: str, form: str) -> None:
+def test_an_unknown_level_or_format_is_refused_and_changes_nothing(level: str, form: str) -> None:
     stream = configured()
     with pytest.raises(ValueError, match=r"LOUD|xml"):
         setup.configure(level, form)
@@ -298,7 +298,7 @@ def test_a_secret_is_not_cut_in_half_before_it_is_hidden() -> None:
     assert "sec" not in only_line(stream)
 
 
-def test_texts_too_short_to_be_secrets_are_let_be() -> None:
+def test_texts_too_short_to_be_secrets_are_not_redacted() -> None:
     redaction.protect("")
     redaction.protect("abc")
     stream = configured()
@@ -309,7 +309,7 @@ def test_texts_too_short_to_be_secrets_are_let_be() -> None:
 # Any line
 
 VALUES = st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.binary(), st.booleans())
-# logging refuses a field that would replace one of its own.
+# logging rejects a field that would overwrite one of its own.
 OWN = frozenset(vars(logging.makeLogRecord({})))
 NAMES = st.text(max_size=9).filter(lambda name: name not in OWN)
 FIELDS = st.dictionaries(NAMES, VALUES, max_size=6)
@@ -373,7 +373,7 @@ def test_a_closed_or_full_stderr_stops_nothing() -> None:
         assert run("text", "2>/dev/full").stdout == "done\n"
 
 
-def test_a_reader_that_went_away_stops_nothing() -> None:
+def test_a_pipe_without_a_reader_stops_nothing() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w", encoding="utf-8") as stream:
@@ -388,7 +388,7 @@ def test_a_stream_closed_later_stops_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text(encoding="utf-8") == ""
 
 
-def test_the_journal_gets_priorities_and_no_time(
+def test_the_journal_gets_priorities_and_no_timestamps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (tmp_path / "journal").open("w+", encoding="utf-8") as stream:
@@ -403,7 +403,7 @@ def test_the_journal_gets_priorities_and_no_time(
 
 
 @pytest.mark.parametrize("journal", ["1:1", "nonsense"])
-def test_another_journal_is_not_ours(
+def test_a_journal_stream_that_is_not_ours_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", journal)
@@ -425,6 +425,6 @@ def test_the_secrets_of_thousands_of_accounts_cost_little() -> None:
         redaction.protect(secret)
     for secret in secrets[:200]:
         logger.info("the key %s of the account", secret, extra={"event": "x", "key": secret})
-    # Joined into one pattern, they took minutes.
+    # A single regular expression that joins all secrets would take minutes.
     assert time.process_time() - began < 2
     assert stream.getvalue().count("the key *** of the account key=***") == 200

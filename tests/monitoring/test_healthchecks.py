@@ -1,4 +1,4 @@
-"""The dead man's switch, against a server on this machine that remembers what it was told."""
+"""Test the dead man's switch against a local server that records the pings it receives."""
 
 import os
 import re
@@ -34,12 +34,12 @@ from tests.support.processes import ending
 if TYPE_CHECKING:
     from tests.conftest import RunCli, WriteConfig
 
-TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 60.0  # seconds; what a test waits for normally takes one or two
 
 
 @dataclass(frozen=True)
 class Ping:
-    """What the service was told."""
+    """A ping that the service received."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class Ping:
 
 
 class Service:
-    """Stands for healthchecks.io."""
+    """A local stand-in for healthchecks.io."""
 
     def __init__(self) -> None:
         self.pings: list[Ping] = []
@@ -70,13 +70,13 @@ class Service:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            do_POST = do_GET  # noqa: N815  # http.server calls it
+            do_POST = do_GET  # noqa: N815  # http.server requires this name
 
-            def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # its name
+            def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the base class's name
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that leave
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients hang up
         self.url = f"http://127.0.0.1:{self._server.server_port}/ping/0123-secret"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -99,14 +99,14 @@ class Service:
         self._server.server_close()
 
     @property
-    def told(self) -> list[str]:
-        """What, without the address."""
+    def received(self) -> list[str]:
+        """Return the method and suffix of each ping, without the secret address."""
         return [f"{ping.method} {ping.path.partition('0123-secret')[2]}" for ping in self.pings]
 
-    def wait_for(self, *told: str) -> None:
+    def wait_for(self, *expected: str) -> None:
         until = time.monotonic() + TIMEOUT
-        while self.told[: len(told)] != list(told):
-            assert time.monotonic() < until, self.told
+        while self.received[: len(expected)] != list(expected):
+            assert time.monotonic() < until, self.received
             time.sleep(0.02)
 
 
@@ -117,17 +117,17 @@ def service() -> Iterator[Service]:
     running.close()
 
 
-def test_a_run_tells_its_start_and_its_success(
+def test_a_run_reports_its_start_and_its_success(
     write_config: "WriteConfig", run_cli: "RunCli", service: Service
 ) -> None:
     config = write_config(notify={"healthcheck_url": service.url})
     assert run_cli("--config", config, "run-once").returncode == 0
-    assert service.told == ["GET /start", "GET "]
+    assert service.received == ["GET /start", "GET "]
     assert len({ping.run_id for ping in service.pings}) == 1
     assert str(uuid.UUID(service.pings[0].run_id)) == service.pings[0].run_id
 
 
-def test_a_run_tells_its_exit_code_and_why(
+def test_a_run_reports_its_exit_code_and_its_reason(
     write_config: "WriteConfig",
     run_cli: "RunCli",
     service: Service,
@@ -137,23 +137,23 @@ def test_a_run_tells_its_exit_code_and_why(
     exchange.script(key_id, Answer.unauthorized())
     config = write_config(notify={"healthcheck_url": service.url})
     assert run_cli("--config", config, "run-once").returncode == 77
-    assert service.told == ["GET /start", "POST /77"]
+    assert service.received == ["GET /start", "POST /77"]
     assert service.pings[1].body == "credentials refused: accounts[0] unauthorized"
 
 
-def test_a_fault_that_keeps_it_from_polling_is_told(
+def test_a_fault_before_the_first_poll_is_reported(
     write_config: "WriteConfig", run_cli: "RunCli", service: Service
 ) -> None:
     config = write_config(
         notify={"healthcheck_url": service.url}, account={"private_key_file": "gone.pem"}
     )
     assert run_cli("--config", config, "run-once").returncode == 78
-    assert service.told == ["GET /start", "POST /78"]
+    assert service.received == ["GET /start", "POST /78"]
     assert service.pings[1].body == "error in the configuration, a key or the schema"
 
 
 @pytest.mark.parametrize("fault", ["gone", "hangs", "500", "redirect"])
-def test_a_switch_that_fails_harms_no_poll_and_costs_a_line(
+def test_a_failing_switch_harms_no_poll_and_logs_one_line(
     write_config: "WriteConfig", run_cli: "RunCli", service: Service, fault: str
 ) -> None:
     url = service.url
@@ -165,7 +165,7 @@ def test_a_switch_that_fails_harms_no_poll_and_costs_a_line(
     began = time.monotonic()
     finished = run_cli("--config", config, "--log-level", "WARNING", "run-once")
     assert finished.returncode == 0
-    assert time.monotonic() - began < 30  # 8 and a start on a busy machine
+    assert time.monotonic() - began < 30  # 8 s, and a start on a busy machine
     (line,) = finished.stderr.splitlines()
     assert "healthcheck_failed: the healthcheck could not be pinged; polls go on" in line
     assert "secret" not in finished.stderr
@@ -190,11 +190,11 @@ def test_runs_that_overlap_raise_no_alarm(
         exchange.wait_for_requests(2, seconds=TIMEOUT)
         assert run_cli("--config", config, "run-once").returncode == 75
         other.kill()
-    assert service.told == ["GET /start", "GET ", "GET /start", "GET /start", "POST /log"]
+    assert service.received == ["GET /start", "GET ", "GET /start", "GET /start", "POST /log"]
     assert service.pings[-1].body == "another exporter is polling"
 
 
-def test_the_daemon_tells_once_all_is_well_and_why_it_is_not(
+def test_the_daemon_reports_success_or_the_reason_for_failure(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(healthchecks, "_PERIOD", 1.0)
@@ -208,11 +208,11 @@ def test_the_daemon_tells_once_all_is_well_and_why_it_is_not(
     health.receive(TickSkipped("main"))
     service.wait_for("GET /start", "POST /1", "GET ")
     switch.close(78)
-    assert service.told[-1] == "POST /78"
+    assert service.received[-1] == "POST /78"
     assert service.pings[-1].body == "error in the configuration, a key or the schema"
 
 
-def test_a_daemon_that_is_told_to_stop_says_nothing_at_the_end(
+def test_a_daemon_that_is_stopped_sends_no_last_ping(
     write_config: "WriteConfig", service: Service
 ) -> None:
     config = write_config(notify={"healthcheck_url": service.url})
@@ -221,11 +221,11 @@ def test_a_daemon_that_is_told_to_stop_says_nothing_at_the_end(
         stderr=subprocess.DEVNULL,
     )
     with ending(process):
-        # Not a minute later: as soon as every account has been polled.
+        # The success ping comes once every account has been polled, not a minute later.
         service.wait_for("GET /start", "GET ")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-    assert service.told == ["GET /start", "GET "]
+    assert service.received == ["GET /start", "GET "]
 
 
 def test_nothing_of_the_configuration_reaches_the_service(
@@ -262,7 +262,7 @@ def test_nothing_of_the_configuration_reaches_the_service(
         (("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), False),
     ],
 )
-def test_of_the_authorities_variables_the_documented_one_counts(
+def test_ssl_cert_file_overrides_requests_ca_bundle(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     service: Service,
@@ -281,15 +281,13 @@ def test_of_the_authorities_variables_the_documented_one_counts(
     switch.start()
     switch.succeed()
     switch.close()
-    assert service.told == (["GET /start", "GET "] if arrives else [])
+    assert service.received == (["GET /start", "GET "] if arrives else [])
 
 
 @pytest.mark.parametrize(
     "url", ["http://hc-ping.com/x", "ftp://hc-ping.com/x", "https://u:hush@hc-ping.com/x", "x"]
 )
-def test_an_address_that_others_could_read_along_is_refused(
-    write_config: "WriteConfig", url: str
-) -> None:
+def test_an_unsafe_or_invalid_address_is_refused(write_config: "WriteConfig", url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"notify\.healthcheck_url") as caught:
         load(write_config(notify={"healthcheck_url": url}), os.environ)
     assert "hush" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Metrics as Prometheus sees them, and the two addresses that say whether the daemon is well."""
+"""Test the metrics that Prometheus scrapes, and the paths /livez and /readyz."""
 
 import json
 import os
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 PREFIX = "kalshi_exporter_"
-TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 60.0  # seconds; what a test waits for normally takes one or two
 
 
 def ended(account: str = "main", **fields: Any) -> PollFinished:
@@ -83,7 +83,7 @@ def failed(account: str = "main", **fields: Any) -> PollFinished:
 
 
 class Scrape:
-    """What one answer says."""
+    """The samples of one scrape."""
 
     def __init__(self, text: str) -> None:
         self.samples = {
@@ -93,14 +93,14 @@ class Scrape:
         }
 
     def __call__(self, name: str, **labels: str) -> float | None:
-        """The value of one series; None if there is none."""
+        """Return the value of one series, or None if the scrape lacks it."""
         return self.samples.get((name, tuple(sorted(labels.items()))))
 
 
 def get(port: int | None, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return answer.status, answer.read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
@@ -148,7 +148,7 @@ def test_polls_are_counted(metrics: Metrics, endpoint: Endpoint) -> None:
     assert scrape("clock_skew_seconds") == -1.5
     assert scrape("spool_polls") == 5
     assert event.last_success_at is not None
-    # The failure after it knew of no success, and takes none back.
+    # The later failure carries no time of success, and must not erase the earlier one.
     success = scrape("last_success_timestamp_seconds", account="main")
     assert success == pytest.approx(event.last_success_at.timestamp(), abs=0.001)
     assert scrape("last_attempt_timestamp_seconds", account="main") is not None
@@ -190,11 +190,11 @@ def test_the_stream_is_counted(metrics: Metrics, endpoint: Endpoint) -> None:
 def test_accounts_come_and_go(metrics: Metrics, endpoint: Endpoint) -> None:
     metrics.receive(ended())
     metrics.receive(AccountsChanged({"other": 10.0}))
-    metrics.receive(ended())  # that was under way
+    metrics.receive(ended())  # a poll that was already running
     text = get(endpoint.port, "/metrics")[1]
     assert 'account="main"' not in text
     assert Scrape(text)("polls_total", account="other", outcome="ok") == 0
-    # Nothing is known of it yet, which is not 1970.
+    # Before its first success an account has no timestamp, rather than one in 1970.
     assert Scrape(text)("last_success_timestamp_seconds", account="other") is None
 
 
@@ -208,7 +208,7 @@ def test_a_spool_that_cannot_be_read_costs_one_number(metrics: Metrics, endpoint
     assert f"{PREFIX}spool_polls NaN" in text
 
 
-def test_readyz_is_fresh_data(health: Health, endpoint: Endpoint) -> None:
+def test_readyz_says_whether_the_data_is_fresh(health: Health, endpoint: Endpoint) -> None:
     assert get(endpoint.port, "/readyz") == (503, "main: no success yet\n")
     health.receive(ended())
     assert get(endpoint.port, "/readyz") == (200, "ok\n")
@@ -236,7 +236,7 @@ def test_an_old_observation_in_the_database_is_not_fresh(health: Health) -> None
     assert not health.stale()
 
 
-def test_livez_is_the_scheduler_moving(
+def test_livez_says_whether_the_scheduler_runs(
     health: Health, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert get(endpoint.port, "/livez") == (200, "ok\n")
@@ -248,7 +248,7 @@ def test_livez_is_the_scheduler_moving(
     assert get(endpoint.port, "/livez")[0] == 200
 
 
-def test_other_addresses_name_those_that_there_are(endpoint: Endpoint) -> None:
+def test_an_unknown_path_names_the_known_ones(endpoint: Endpoint) -> None:
     assert get(endpoint.port, "/") == (404, "see /metrics, /livez and /readyz\n")
 
 
@@ -262,7 +262,7 @@ def test_a_port_that_is_taken_costs_the_metrics_only_and_is_tried_again(
     (record,) = caplog.records
     assert "Address already in use" in record.getMessage()
     endpoint.receive(Heartbeat())
-    assert endpoint.port is None  # a minute has not passed
+    assert endpoint.port is None  # it retries only after a minute
     endpoint.start()
     try:
         assert get(endpoint.port, "/livez")[0] == 200
@@ -298,7 +298,7 @@ def test_the_daemon_answers_while_it_polls(
         scrape = Scrape(get(port, "/metrics")[1])
         assert (scrape("polls_total", account="main", outcome="ok") or 0) >= 1
         assert scrape("order_groups", account="main") == 1
-        # It was there when the account was first looked at.
+        # The group already existed at the first poll, so nobody saw it being added.
         assert scrape("changes_total", account="main", change="added") == 0
         exchange.script(key_id, *[Answer.server_error()] * 200)
         wait_until(lambda: status("/readyz") == 503, "not ready")
@@ -307,7 +307,7 @@ def test_the_daemon_answers_while_it_polls(
         assert process.wait(20) == 0
 
 
-def test_run_once_leaves_the_same_in_a_file(
+def test_run_once_writes_the_metrics_to_a_file(
     write_config: "WriteConfig", run_cli: "RunCli", exchange: Exchange, key_id: str, tmp_path: Path
 ) -> None:
     exchange.groups(key_id).create("g-1")
@@ -324,7 +324,7 @@ def test_run_once_leaves_the_same_in_a_file(
     first = Scrape(file.read_text())
     assert first("polls_total", account="main", outcome="ok") == 1
     assert first("order_groups", account="main") == 1
-    # The next failure takes the last success from the database.
+    # A failed run reads the last success from the database.
     exchange.script(key_id, Answer.server_error())
     assert run_cli("--config", config, "run-once").returncode == 69
     second = Scrape(file.read_text())
@@ -380,7 +380,7 @@ def test_run_once_without_a_textfile_does_not_load_the_library(
     subprocess.run([sys.executable, "-c", code], check=True, timeout=TIMEOUT)
 
 
-# What is deployed beside it
+# Alert rules, dashboard and documentation
 
 
 def known_names(metrics: Metrics) -> set[str]:

@@ -1,4 +1,4 @@
-"""What systemd is told, on the datagram sockets that it would listen on."""
+"""Test the messages to systemd, on datagram sockets like those it listens on."""
 
 import os
 import signal
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from exporter.recording.recorder import Recorder
     from tests.conftest import WriteConfig
 
-TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 60.0  # seconds; what a test waits for normally takes one or two
 
 
 class Manager:
-    """The end of the socket that is systemd's."""
+    """systemd's end of the notification socket."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -55,18 +55,18 @@ class Manager:
         self._socket.settimeout(TIMEOUT)
 
     def receive(self) -> list[str]:
-        """The next message's lines."""
+        """Return the lines of the next message."""
         return self._socket.recv(4096).decode().split("\n")
 
     def receive_until(self, start: str) -> list[str]:
-        """All lines up to the message that has one with this start."""
+        """Return all lines up to the first message that has a line with this start."""
         lines: list[str] = []
         while not any(line.startswith(start) for line in lines):
             lines += self.receive()
         return lines
 
     def silent_for(self, seconds: float) -> bool:
-        """Whether nothing comes."""
+        """Return whether no message arrives in this time."""
         self._socket.settimeout(seconds)
         try:
             self._socket.recv(4096)
@@ -76,8 +76,8 @@ class Manager:
             self._socket.settimeout(TIMEOUT)
         return False
 
-    def forget(self) -> None:
-        """Drop what has come."""
+    def discard(self) -> None:
+        """Discard the messages that have arrived."""
         while not self.silent_for(0.01):
             pass
 
@@ -96,15 +96,15 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 def test_the_protocol(manager: Manager) -> None:
     health = Health()
     health.receive(AccountsChanged({"main": 60.0}))
-    told = systemd(health, {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "3000000"})
-    assert told is not None
-    assert told.heartbeat_seconds == 1.5
-    told.receive(DaemonReady())
+    notifier = systemd(health, {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "3000000"})
+    assert notifier is not None
+    assert notifier.heartbeat_seconds == 1.5
+    notifier.receive(DaemonReady())
     assert manager.receive() == [
         "READY=1",
         "STATUS=1 account, 1 stale, 0 order groups, no success yet",
     ]
-    told.receive(Heartbeat())
+    notifier.receive(Heartbeat())
     assert manager.receive() == ["WATCHDOG=1"]
     now = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
     health.receive(
@@ -122,17 +122,17 @@ def test_the_protocol(manager: Manager) -> None:
             groups=1,
         )
     )
-    told.receive(Heartbeat())
+    notifier.receive(Heartbeat())
     status = "STATUS=1 account, 1 order group, last success 2026-11-23T14:03:00Z"
     assert manager.receive() == ["WATCHDOG=1", status]
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    told.receive(DaemonReloading())
+    notifier.receive(DaemonReloading())
     reloading, monotonic = manager.receive()
     assert reloading == "RELOADING=1"
     assert before <= int(monotonic.removeprefix("MONOTONIC_USEC=")) < before + 10_000_000
-    told.receive(DaemonReady())
+    notifier.receive(DaemonReady())
     assert manager.receive() == ["READY=1"]
-    told.receive(DaemonStopping())
+    notifier.receive(DaemonStopping())
     assert manager.receive()[0] == "STOPPING=1"
 
 
@@ -145,45 +145,47 @@ def test_the_protocol(manager: Manager) -> None:
         {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"},
     ],
 )
-def test_no_watchdog_is_fed_that_does_not_watch_this_process(environment: dict[str, str]) -> None:
-    told = systemd(Health(), environment)
-    assert told is not None
-    assert told.heartbeat_seconds == 5.0
-    assert not told._watched
+def test_a_watchdog_that_is_not_for_this_process_is_not_fed(environment: dict[str, str]) -> None:
+    notifier = systemd(Health(), environment)
+    assert notifier is not None
+    assert notifier.heartbeat_seconds == 5.0
+    assert not notifier._watched
 
 
 @pytest.mark.parametrize("address", [None, "", "vsock:2:1"])
-def test_without_systemd_nobody_is_told(address: str | None) -> None:
+def test_without_systemd_nothing_is_sent(address: str | None) -> None:
     assert systemd(Health(), {} if address is None else {"NOTIFY_SOCKET": address}) is None
 
 
 def test_a_systemd_that_is_gone_harms_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = systemd(Health(), {"NOTIFY_SOCKET": str(tmp_path / "nothing")})
-    assert told is not None
-    Hooks(told).emit(DaemonReady())
+    notifier = systemd(Health(), {"NOTIFY_SOCKET": str(tmp_path / "nothing")})
+    assert notifier is not None
+    Hooks(notifier).emit(DaemonReady())
     (record,) = caplog.records
     assert vars(record)["event"] == "listener_failed"
 
 
 def test_a_stuck_scheduler_starves_the_watchdog(manager: Manager) -> None:
-    told = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
-    assert told is not None
+    notifier = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
+    assert notifier is not None
     daemon = Scheduler(
         cast("Recorder", Mock(pollers=[], stream=Mock(sources=[]))),
         stop=threading.Event(),
-        hooks=Hooks(told),
-        heartbeat_seconds=told.heartbeat_seconds,
+        hooks=Hooks(notifier),
+        heartbeat_seconds=notifier.heartbeat_seconds,
     )
     release = threading.Event()
     daemon.start()
     try:
         for _ in range(3):
             assert "WATCHDOG=1" in manager.receive()
-        daemon._scheduler.add_job(release.wait, executor="heartbeat")  # in the scheduler's thread
+        daemon._scheduler.add_job(
+            release.wait, executor="heartbeat"
+        )  # this blocks the scheduler's thread
         time.sleep(0.3)
-        manager.forget()
+        manager.discard()
         assert manager.silent_for(0.5)
         release.set()
         assert "WATCHDOG=1" in manager.receive()
@@ -220,10 +222,10 @@ def test_the_daemon_from_start_to_end(
         assert process.wait(20) == 0
 
 
-def test_a_database_that_is_away_does_not_keep_it_from_being_ready(
+def test_the_daemon_is_ready_while_the_database_is_away(
     write_config: "WriteConfig", manager: Manager
 ) -> None:
-    # Nothing listens there: polls wait in the spool.
+    # Nothing listens on that port, so polls wait in the spool.
     config = write_config(database_url="postgresql+psycopg://u@127.0.0.1:1/db")
     with daemon_of(config, manager) as process:
         assert manager.receive()[0] == "READY=1"
@@ -231,7 +233,7 @@ def test_a_database_that_is_away_does_not_keep_it_from_being_ready(
         assert process.wait(20) == 0
 
 
-def test_a_schema_that_is_not_this_versions_is_never_ready(
+def test_with_another_versions_schema_the_daemon_is_never_ready(
     write_config: "WriteConfig", manager: Manager
 ) -> None:
     config = write_config(database={"auto_migrate": False})
@@ -243,10 +245,10 @@ def test_a_schema_that_is_not_this_versions_is_never_ready(
 def test_a_poll_that_hangs_starves_the_watchdog(
     manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
-    assert told is not None
+    notifier = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
+    assert notifier is not None
     recorder = cast("Recorder", Mock(pollers=[], stream=Mock(sources=[])))
-    daemon = Scheduler(recorder, stop=threading.Event(), hooks=Hooks(told))
+    daemon = Scheduler(recorder, stop=threading.Event(), hooks=Hooks(notifier))
     poller = cast("Poller", Mock(account="main", timing=Mock(deadline=20.0)))
     daemon._running[poller] = elapsed() - 319.0
     daemon.watch.beat()
@@ -261,12 +263,12 @@ def test_a_poll_that_hangs_starves_the_watchdog(
     assert manager.receive() == ["WATCHDOG=1"]
 
 
-def test_a_thread_that_hangs_while_it_listens_starves_the_watchdog(
+def test_a_hanging_stream_thread_starves_the_watchdog(
     manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
-    assert told is not None
-    watch = Watch(Hooks(told), tuple)
+    notifier = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
+    assert notifier is not None
+    watch = Watch(Hooks(notifier), tuple)
     hanging: list[str] = []
     watch.threads(lambda: hanging)
     watch.beat()

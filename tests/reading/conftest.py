@@ -1,4 +1,4 @@
-"""Fixtures of the tests that read a recorded history: pytest looks for them here."""
+"""Share the recorder fixtures with the tests of reading."""
 
 from tests.support.recorder import recorder, sqlite_recorder, two_recorders
 

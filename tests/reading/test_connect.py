@@ -1,4 +1,4 @@
-"""Reading leaves no trace, sees one instant, and says clearly why it cannot read."""
+"""Test that readers leave no trace, see one instant, and say why they cannot read."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def count(url: str, table: str = "polls") -> int:
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """A directory that every user can reach, unlike pytest's own."""
+    """Yield a directory that every user can reach, unlike `tmp_path`."""
     directory = Path(tempfile.mkdtemp(prefix="exporter-reading-"))
     directory.chmod(0o755)
     yield directory
@@ -39,21 +39,21 @@ def open_directory() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
-def test_a_missing_file_is_named_and_not_made(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_and_not_created(tmp_path: Path) -> None:
     path = tmp_path / "absent.db"
     with pytest.raises(ConfigurationError, match=r"absent\.db does not exist: run .*run-once"):
         count(f"sqlite:///{path}")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_recorded_yet(database_url: str) -> None:
+def test_an_empty_database_says_what_to_run(database_url: str) -> None:
     if database_url.startswith("sqlite"):
         Path(database_url.removeprefix("sqlite:///")).touch()
     with pytest.raises(SchemaError, match="nothing is recorded in the database yet: run"):
         count(database_url)
 
 
-def test_another_versions_schema(database_url: str) -> None:
+def test_another_versions_schema_is_refused(database_url: str) -> None:
     with closing(Database(database_url)) as database:
         migrate(database, to="0001")
         with pytest.raises(SchemaError, match=r"at revision 0001, this version reads 0[0-9]+: run"):
@@ -73,7 +73,7 @@ def test_no_statement_can_write(recorder: Any) -> None:
         reading.execute(text("DELETE FROM polls"))
 
 
-def test_one_answer_sees_one_instant(recorder: Any) -> None:
+def test_a_transaction_sees_one_instant(recorder: Any) -> None:
     recorder.ok(0, [GROUP])
     with read_only_transaction(recorder.url) as reading:
         before = reading.execute(text("SELECT count(*) FROM polls")).scalar()
@@ -82,7 +82,7 @@ def test_one_answer_sees_one_instant(recorder: Any) -> None:
     assert count(recorder.url) == 2
 
 
-def test_postgres_needs_no_state_of_its_session(postgres_url: str) -> None:
+def test_postgres_settings_belong_to_the_transaction(postgres_url: str) -> None:
     names = ("isolation", "read_only")
     with (
         closing(ReadOnlyDatabase(postgres_url)) as database,
@@ -109,7 +109,7 @@ def test_reading_a_closed_sqlite_file_leaves_nothing_beside_it(sqlite_recorder: 
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
-def test_an_exporter_that_comes_and_goes_meanwhile_disturbs_nothing(sqlite_recorder: Any) -> None:
+def test_a_poll_by_another_process_does_not_disturb_a_reader(sqlite_recorder: Any) -> None:
     sqlite_recorder.ok(0, [GROUP])
     sqlite_recorder.database.close()
     with read_only_transaction(sqlite_recorder.url) as reading:
@@ -118,7 +118,7 @@ def test_an_exporter_that_comes_and_goes_meanwhile_disturbs_nothing(sqlite_recor
     assert count(sqlite_recorder.url) == 2
 
 
-def test_a_file_that_changed_underneath_is_never_relied_on(sqlite_recorder: Any) -> None:
+def test_a_file_that_changes_during_a_read_is_an_error(sqlite_recorder: Any) -> None:
     sqlite_recorder.ok(0, [GROUP])
     sqlite_recorder.database.close()
     path = sqlite_recorder.database.path
@@ -156,8 +156,8 @@ connection.close()
 
 
 @pytest.fixture
-def copies(sqlite_recorder: Any, open_directory: Path) -> Path:
-    """A database with its journal, as somebody copies it from under a running exporter."""
+def live_copy(sqlite_recorder: Any, open_directory: Path) -> Path:
+    """Return a copy of a database and its write-ahead log, taken while an exporter runs."""
     sqlite_recorder.ok(0, [GROUP])
     source = sqlite_recorder.database.path
     for suffix in ("", "-wal", "-shm"):
@@ -168,7 +168,7 @@ def copies(sqlite_recorder: Any, open_directory: Path) -> Path:
     return open_directory / "copy.db"
 
 
-def test_a_read_only_directory_without_a_journal(
+def test_a_read_only_directory_without_a_write_ahead_log(
     sqlite_recorder: Any, open_directory: Path
 ) -> None:
     sqlite_recorder.ok(0, [GROUP])
@@ -177,47 +177,47 @@ def test_a_read_only_directory_without_a_journal(
     shutil.copy(sqlite_recorder.database.path, copy)
     copy.chmod(0o444)
     open_directory.chmod(0o555)
-    read_as_another(copy, 1)
-    # What an exporter that wrote nothing leaves behind is no journal either.
+    read_as_another_user(copy, 1)
+    # An empty write-ahead log, left by an exporter that wrote nothing, counts as none.
     open_directory.chmod(0o755)
     copy.with_name("copy.db-wal").touch(mode=0o444)
     open_directory.chmod(0o555)
-    read_as_another(copy, 1)
+    read_as_another_user(copy, 1)
 
 
-def test_a_read_only_directory_with_its_journal(copies: Path) -> None:
-    read_as_another(copies, 1)
+def test_a_read_only_directory_with_its_write_ahead_log(live_copy: Path) -> None:
+    read_as_another_user(live_copy, 1)
 
 
-def test_a_read_only_directory_with_half_of_its_journal(copies: Path) -> None:
-    copies.parent.chmod(0o755)
-    copies.with_name("copy.db-shm").unlink()
-    copies.parent.chmod(0o555)
+def test_a_read_only_directory_without_the_shared_memory_file(live_copy: Path) -> None:
+    live_copy.parent.chmod(0o755)
+    live_copy.with_name("copy.db-shm").unlink()
+    live_copy.parent.chmod(0o555)
     with pytest.raises(DatabaseError, match=r"newest rows are in .*-wal, .* copy that file"):
-        read_as_another(copies, 1)
+        read_as_another_user(live_copy, 1)
 
 
 def test_a_read_only_directory_under_a_running_exporter(open_directory: Path) -> None:
     path = open_directory / "live.db"
     with closing(Database(f"sqlite:///{path}")) as database:
         migrate(database)
-        with database.transaction() as connection:  # Its journal comes with the first use.
+        with database.transaction() as connection:  # the first use creates the write-ahead log
             connection.execute(text("DELETE FROM polls"))
         for suffix in ("", "-wal", "-shm"):
             Path(f"{path}{suffix}").chmod(0o444)
         open_directory.chmod(0o555)
-        read_as_another(path, 0)
+        read_as_another_user(path, 0)
 
 
-def test_a_file_of_somebody_elses(copies: Path) -> None:
-    copies.chmod(0o600)
+def test_a_file_that_this_user_may_not_read(live_copy: Path) -> None:
+    live_copy.chmod(0o600)
     if os.geteuid() != 0:
-        copies.chmod(0o000)
-    with pytest.raises(DatabaseError, match=f"{copies} may not be read by"):
-        read_as_another(copies, 1)
+        live_copy.chmod(0o000)
+    with pytest.raises(DatabaseError, match=f"{live_copy} may not be read by"):
+        read_as_another_user(live_copy, 1)
 
 
-def read_as_another(path: Path, polls: int) -> None:
+def read_as_another_user(path: Path, polls: int) -> None:
     before = sorted(path.parent.iterdir())
     root = os.geteuid() == 0
     if root:
@@ -230,9 +230,7 @@ def read_as_another(path: Path, polls: int) -> None:
     assert sorted(path.parent.iterdir()) == before
 
 
-def test_a_copy_with_a_rollback_journal_is_read_as_well(
-    sqlite_recorder: Any, tmp_path: Path
-) -> None:
+def test_a_copy_with_a_rollback_journal_is_readable(sqlite_recorder: Any, tmp_path: Path) -> None:
     sqlite_recorder.ok(0, [GROUP])
     with closing(sqlite3.connect(sqlite_recorder.database.path)) as connection:
         connection.execute("VACUUM INTO ?", (str(tmp_path / "vacuumed.db"),))

@@ -1,4 +1,4 @@
-"""Datasets: a directory by account and day that others read as it is, and that never repeats."""
+"""Test datasets: Parquet directories by account and day, without duplicate rows."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ pytest.importorskip("pyarrow")
 duckdb = pytest.importorskip("duckdb")
 
 DAY = 86_400
-ODD = "a/b=c %41 größe"  # what a directory's name cannot hold as it is
+ODD = "a/b=c %41 größe"  # a directory's name must escape some of it
 ON = OrderGroup("g", True, "10.0000000001", 2**40)
 OFF = OrderGroup("g", False, None, None, '{"note": "x"}')
 
@@ -67,7 +67,9 @@ SPANNED: tuple[What, ...] = ("history", "changes", "polls", "gaps")
 
 
 @pytest.mark.parametrize("what", SPANNED)
-def test_more_is_added_and_nothing_repeated(recorder: Any, what: What, tmp_path: Path) -> None:
+def test_later_exports_add_rows_without_duplicates(
+    recorder: Any, what: What, tmp_path: Path
+) -> None:
     first_days(recorder)
     once, bit_by_bit = tmp_path / "once", tmp_path / "bit by bit"
     write(recorder, what, bit_by_bit)
@@ -79,14 +81,14 @@ def test_more_is_added_and_nothing_repeated(recorder: Any, what: What, tmp_path:
     assert read(bit_by_bit) == read(once)
     again = contents(bit_by_bit)
 
-    # Days before are left alone, but where a state of theirs has ended since.
+    # Earlier days keep their files, unless one of their states has ended in the meantime.
     if what in {"changes", "polls"}:
         assert before
         untouched = [name for name in before if "date=2026-03-01" in name]
         assert untouched
         assert all(again[name] == before[name] for name in untouched)
 
-    # A repetition, even of a part, changes no row; and whole days are written.
+    # Exporting a span again, even in part, changes no row, because it writes whole days.
     write(recorder, what, bit_by_bit, since=since)
     write(recorder, what, bit_by_bit, since=since, until=since + timedelta(hours=1))
     assert read(bit_by_bit) == read(once)
@@ -95,9 +97,7 @@ def test_more_is_added_and_nothing_repeated(recorder: Any, what: What, tmp_path:
     }
 
 
-def test_the_columns_are_typed_and_the_account_is_in_the_name(
-    recorder: Any, tmp_path: Path
-) -> None:
+def test_columns_are_typed_and_paths_name_the_account(recorder: Any, tmp_path: Path) -> None:
     first_days(recorder)
     next_days(recorder)
     write(recorder, "changes", tmp_path / "changes")
@@ -129,7 +129,7 @@ def test_pandas_reads_it(sqlite_recorder: Any, tmp_path: Path) -> None:
     pytest.importorskip("pandas")
     first_days(sqlite_recorder)
     write(sqlite_recorder, "history", tmp_path / "history")
-    # In a process of its own: importing pandas warns of much that is not ours.
+    # A separate process imports pandas, whose many warnings would fail this one.
     script = (
         "import pandas as pd, json, sys\n"
         "frame = pd.read_parquet(sys.argv[1])\n"
@@ -153,7 +153,7 @@ def test_pandas_reads_it(sqlite_recorder: Any, tmp_path: Path) -> None:
     assert limits[:2] == ["10.0000000001"] * 2
 
 
-def test_files_hold_the_types_that_every_reader_knows(recorder: Any, tmp_path: Path) -> None:
+def test_files_use_widely_supported_types(recorder: Any, tmp_path: Path) -> None:
     from pyarrow import parquet
 
     first_days(recorder)
@@ -162,7 +162,7 @@ def test_files_hold_the_types_that_every_reader_knows(recorder: Any, tmp_path: P
     assert path.name == "history.parquet"
     with parquet.ParquetFile(path) as file:
         columns = {column.name: column for column in map(file.schema.column, range(14))}
-        assert len(file.schema) == len(columns)  # none nested, no `account`
+        assert len(file.schema) == len(columns)  # no nested column and no `account`
         valid_from = json.loads(columns["valid_from"].logical_type.to_json())
         assert valid_from["Type"] == "Timestamp"
         assert valid_from["isAdjustedToUTC"]
@@ -217,7 +217,7 @@ def test_spark_reads_it(sqlite_recorder: Any, tmp_path: Path) -> None:
     assert earliest == round(sqlite_recorder.at(0).timestamp() * 1_000_000)
 
 
-def test_groups_are_of_the_instant_that_was_asked(recorder: Any, tmp_path: Path) -> None:
+def test_groups_are_kept_per_instant(recorder: Any, tmp_path: Path) -> None:
     first_days(recorder)
     for seconds in (60, DAY - 100, DAY, DAY, 60):
         write(recorder, "groups", tmp_path / "groups", as_of=recorder.at(seconds))
@@ -230,7 +230,7 @@ def test_groups_are_of_the_instant_that_was_asked(recorder: Any, tmp_path: Path)
         write(recorder, "groups", tmp_path / "groups")
 
 
-def test_a_directory_is_of_one_kind(sqlite_recorder: Any, tmp_path: Path) -> None:
+def test_a_directory_holds_one_kind_of_rows(sqlite_recorder: Any, tmp_path: Path) -> None:
     first_days(sqlite_recorder)
     write(sqlite_recorder, "polls", tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -256,7 +256,7 @@ def test_a_failure_leaves_the_dataset_as_it_was(sqlite_recorder: Any, tmp_path: 
     assert list((tmp_path / "out").glob(".*")) == []
 
 
-def test_an_empty_history_makes_no_file(recorder: Any, tmp_path: Path) -> None:
+def test_an_empty_history_creates_no_file(recorder: Any, tmp_path: Path) -> None:
     recorder.ok(0, [])
     assert write(recorder, "changes", tmp_path / "out").rows == 0
     assert contents(tmp_path / "out") == {}
@@ -270,7 +270,7 @@ def test_the_command_line(
 ) -> None:
     first_days(sqlite_recorder)
     write_config(database_url=sqlite_recorder.url, base_url="http://127.0.0.1:9/trade-api/v2")
-    for place in ("polls/", "polls"):  # named as one, then there
+    for place in ("polls/", "polls"):  # first by its slash, then because it exists
         done = run_cli("export", "polls", "--format", "parquet", "-o", place)
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert len(read(tmp_path / "polls")) == 4

@@ -1,4 +1,4 @@
-"""Exports: what rows, in what form, the same on both databases, and how they reach a file."""
+"""Test the rows, formats and files of exports, identical on both databases."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ ALL: tuple[What, ...] = ("groups", "history", "changes", "polls", "gaps")
 
 
 def write_history(recorder: Any) -> None:
-    """Changes, a removal, a gap with a cause, one without, an account that never worked."""
+    """Record changes, a removal, gaps with and without a cause, and an account that only fails."""
     recorder.ok(0, [A, B])
     recorder.ok(60, [A_OFF, B, C])
     recorder.ok(120, [A_OFF, C])
@@ -45,7 +45,7 @@ Read = Callable[..., tuple[list[dict[str, Any]], Exported]]
 
 @pytest.fixture
 def read(recorder: Any, tmp_path: Path) -> Read:
-    """Export as JSON lines and read them."""
+    """Return a function that exports rows as JSON lines and reads them back."""
 
     def read(what: What, **how: Any) -> tuple[list[dict[str, Any]], Exported]:
         path = tmp_path / "read.jsonl"
@@ -123,7 +123,7 @@ def test_json_lines_are_exact(recorder: Any, tmp_path: Path) -> None:
     path = tmp_path / "groups.jsonl"
     export(recorder.url, "groups", as_of=recorder.at(0), file_format="jsonl", output=path)
     b, a = path.read_text("utf-8").splitlines()
-    assert f'"extra":{ODD},' in a  # to the letter, as one line, nested
+    assert f'"extra":{ODD},' in a  # nested, on one line, exactly as it was sent
     assert '"contracts_limit":"10.00","exchange_index":0,' in a
     assert '"is_auto_cancel_enabled":true,' in a
     assert json.loads(b)["extra"] is None
@@ -186,33 +186,33 @@ def test_groups_as_of_an_instant(
     if reason is None:
         assert done.notices == ()
     else:
-        (said,) = done.notices
-        assert said.startswith("main: not observed at 2026-03-01T")
-        assert reason in said
+        (notice,) = done.notices
+        assert notice.startswith("main: not observed at 2026-03-01T")
+        assert reason in notice
 
 
-def test_groups_of_an_account_that_is_no_longer_observed_are_said_to_be_old(
+def test_groups_of_an_account_that_is_no_longer_observed_have_a_notice(
     recorder: Any, read: Read
 ) -> None:
     write_history(recorder)
     for name in ("main", "empty"):
         recorder.fail(690, "timeout", account=name)
 
-    def told(seconds: float, **how: Any) -> tuple[str, ...]:
+    def notices(seconds: float, **how: Any) -> tuple[str, ...]:
         return read("groups", now=recorder.at(seconds), **how)[1].notices
 
     intervals = {"main": 60.0, "empty": 600.0}
     never = "Zweites Konto: never observed, because the exchange refused the request (rejected)"
-    assert told(660 + 150, intervals=intervals) == (never,)
+    assert notices(660 + 150, intervals=intervals) == (never,)
     slow = "because the exchange was too slow (timeout)"
     old = f"main: as of 2026-03-01T12:11:00.123456Z; not observed since, {slow}"
-    assert told(660 + 151, intervals=intervals) == (never, old)
-    assert told(660 + 151, intervals=intervals, account_names=["empty"]) == ()
-    assert len(told(5000)) == 3
+    assert notices(660 + 151, intervals=intervals) == (never, old)
+    assert notices(660 + 151, intervals=intervals, account_names=["empty"]) == ()
+    assert len(notices(5000)) == 3
     assert read("groups")[1].notices == ()
 
 
-def test_why_an_account_is_not_observed(recorder: Any, read: Read) -> None:
+def test_notices_say_why_an_account_is_not_observed(recorder: Any, read: Read) -> None:
     write_history(recorder)
     recorder.fail(700, "timeout")
     _rows, done = read("groups", as_of=recorder.at(800))
@@ -225,12 +225,12 @@ def test_why_an_account_is_not_observed(recorder: Any, read: Read) -> None:
             (f"{last} 2026-03-01T12:11:00.123456Z", "the exchange was too slow (timeout)"),
         )
     ]
-    # An account known to be empty has no rows, and nothing to explain.
+    # An account that was observed to be empty has no rows and needs no notice.
     rows, done = read("groups", as_of=recorder.at(30), account_names=["empty"])
     assert (rows, done.notices) == ([], ())
 
 
-def test_spans_hold_what_lasts_into_them(recorder: Any, read: Read) -> None:
+def test_a_span_holds_the_states_and_gaps_that_overlap_it(recorder: Any, read: Read) -> None:
     write_history(recorder)
 
     def of(what: What, since: float | None, until: float | None, key: str) -> list[str]:
@@ -251,7 +251,7 @@ def test_spans_hold_what_lasts_into_them(recorder: Any, read: Read) -> None:
     assert of("gaps", 600, None, "cause") == []
 
 
-def test_one_account_or_a_wrong_name(recorder: Any, read: Read) -> None:
+def test_one_account_and_an_unknown_one(recorder: Any, read: Read) -> None:
     write_history(recorder)
     rows, done = read("polls", account_names=["empty", "mian"])
     assert {row["account"] for row in rows} == {"empty"}
@@ -268,7 +268,7 @@ def test_one_account_or_a_wrong_name(recorder: Any, read: Read) -> None:
         ("changes", {"since": 1, "until": 1}),
     ],
 )
-def test_arguments_that_contradict_each_other(
+def test_contradictory_arguments_are_refused(
     sqlite_recorder: Any, what: What, how: dict[str, int], tmp_path: Path
 ) -> None:
     instants: dict[str, Any] = {key: sqlite_recorder.at(value) for key, value in how.items()}
@@ -277,7 +277,7 @@ def test_arguments_that_contradict_each_other(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_one_order_group(recorder: Any, read: Read) -> None:
+def test_rows_of_one_order_group(recorder: Any, read: Read) -> None:
     write_history(recorder)
     asked: list[tuple[What, dict[str, Any], int]] = [
         ("history", {}, 1),
@@ -295,7 +295,7 @@ def test_one_order_group(recorder: Any, read: Read) -> None:
 
 
 @pytest.mark.parametrize("what", ["polls", "gaps"])
-def test_polls_and_gaps_are_of_no_group(sqlite_recorder: Any, what: What, tmp_path: Path) -> None:
+def test_polls_and_gaps_take_no_group(sqlite_recorder: Any, what: What, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--group selects order groups"):
         export(sqlite_recorder.url, what, output=tmp_path / "out.csv", group_ids=["c"])
 
@@ -307,7 +307,7 @@ def test_an_empty_history_is_a_header(recorder: Any, tmp_path: Path) -> None:
         assert (tmp_path / what).read_text("utf-8").count("\n") == 1
 
 
-def test_failure_leaves_what_was_there(sqlite_recorder: Any, tmp_path: Path) -> None:
+def test_a_failure_leaves_the_existing_file(sqlite_recorder: Any, tmp_path: Path) -> None:
     write_history(sqlite_recorder)
     path = tmp_path / "target" / "polls.csv"
     path.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Exports take the same memory however long the history is."""
+"""Test that an export's memory does not grow with the history."""
 
 import subprocess
 import sys
@@ -64,5 +64,5 @@ def test_memory_does_not_grow_with_the_history(
     assert done.returncode == 0, done.stderr
     rows, growth = map(int, done.stdout.split())
     assert rows == 70_002
-    # In kibibytes. The rows of one go take some 6 MiB; all of them would take 60 and more.
+    # `growth` is in KiB. One batch of rows takes some 6 MiB; all rows would take over 60 MiB.
     assert growth < 24 * 1024

@@ -1,4 +1,4 @@
-"""Every figure has one definition: whoever shows it shows the same number."""
+"""Test that status, export, views and report show the same figures."""
 
 import csv
 from datetime import timedelta
@@ -25,7 +25,7 @@ MINUTE = 60
 
 @pytest.fixture
 def eventful(recorder: Any) -> Any:
-    """Two found, one of them changed, one appeared, one gone, one missing and unconfirmed."""
+    """Record two groups, of which one changes and one disappears, and a third that goes missing."""
     recorder.ok(0, [A, B])
     recorder.ok(MINUTE, [TRIGGERED, B])
     recorder.ok(2 * MINUTE, [TRIGGERED, B, C])
@@ -40,7 +40,7 @@ def one_status(recorder: Any, seconds: float) -> AccountStatus:
     return found
 
 
-def test_groups_that_stand_are_the_same_everywhere(eventful: Any, tmp_path: Path) -> None:
+def test_current_groups_are_the_same_everywhere(eventful: Any, tmp_path: Path) -> None:
     found = one_status(eventful, 5 * MINUTE + 1)
     assert (found.groups, found.missing) == (2, 1)
     assert "  1 of the groups is missing, to be confirmed" in render_table([found]).splitlines()
@@ -73,7 +73,7 @@ def test_changes_are_the_same_everywhere(eventful: Any) -> None:
     assert report.total == (1, 1, 1)
 
 
-def test_what_the_first_poll_finds_has_not_changed(recorder: Any) -> None:
+def test_groups_of_the_first_poll_are_no_changes(recorder: Any) -> None:
     recorder.ok(0, [A, B])
     assert one_status(recorder, 1).changes == 0
     with read_only_transaction(recorder.url) as connection:
@@ -82,7 +82,7 @@ def test_what_the_first_poll_finds_has_not_changed(recorder: Any) -> None:
     assert report.total == (0, 0, 0)
 
 
-def test_a_span_of_changes_holds_both_its_ends(eventful: Any) -> None:
+def test_a_span_of_changes_includes_both_ends(eventful: Any) -> None:
     with read_only_transaction(eventful.url) as connection:
         found = figures.changes_of_all(
             connection, eventful.at(MINUTE), until=eventful.at(2 * MINUTE)
@@ -91,7 +91,7 @@ def test_a_span_of_changes_holds_both_its_ends(eventful: Any) -> None:
 
 
 @pytest.mark.parametrize("interval", [60.0, None])
-def test_an_account_that_is_configured_no_more_is_as_recent_as_its_polls_were(
+def test_without_a_configured_interval_the_last_polls_interval_counts(
     recorder: Any, interval: float | None
 ) -> None:
     for number in range(4):

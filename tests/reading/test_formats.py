@@ -1,4 +1,4 @@
-"""What the formats refuse; what they write is in `test_export.py`."""
+"""Test the errors of the export formats; `test_export.py` tests their output."""
 
 import sys
 from pathlib import Path

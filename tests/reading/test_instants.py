@@ -1,4 +1,4 @@
-"""Instants as people type them."""
+"""Test the parser of instants that people type."""
 
 from datetime import UTC, datetime
 
@@ -24,7 +24,7 @@ def test_instants_and_dates(text: str, instant: datetime, assumed: bool) -> None
 @pytest.mark.parametrize(
     "text", ["", "yesterday", "2026-02-30", "12:30", "0001-01-01T00:00+01:00", "9" * 10_000]
 )
-def test_what_is_no_instant(text: str) -> None:
+def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an instant: write 2026-03-01T12:30:00Z") as caught:
         parse_instant(text)
     assert len(str(caught.value)) < 250

@@ -1,4 +1,4 @@
-"""Answers reach a file whole or not at all, and a reader that goes away is no error."""
+"""Test that output files are complete or absent, and that a closed pipe is no error."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from exporter.reading.output import OutputError, opened
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """An empty one."""
+    """Return an empty directory."""
     directory = tmp_path / "answers"
     directory.mkdir()
     return directory
@@ -73,7 +73,7 @@ def test_nothing_is_left_behind(directory: Path, error: BaseException) -> None:
     assert list(directory.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_there(directory: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(directory: Path) -> None:
     with pytest.raises(OutputError, match="absent/x: No such file or directory"):
         write(directory / "absent" / "x")
     with pytest.raises(OutputError, match="answers: Is a directory"):
@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_there(directory: Path) -> None:
     assert OutputError.exit_code == 74
 
 
-def test_a_pipe_by_its_name_is_written_to() -> None:
+def test_a_named_pipe_is_written_to() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("None", 'Path("/dev/stdout")')],
         capture_output=True,
@@ -109,7 +109,7 @@ DATASET = WAITING.format(
 
 @pytest.mark.parametrize("program", [FILE, DATASET], ids=["file", "dataset"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_that_ends_it_leaves_nothing_behind(
+def test_a_signal_leaves_no_partial_output(
     directory: Path, program: str, number: signal.Signals
 ) -> None:
     place = directory / "x" if program == FILE else directory
@@ -134,7 +134,7 @@ with opened(None) as sink:
 """
 
 
-def test_a_reader_that_goes_away_ends_it_in_silence() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(
         ["sh", "-c", '"$0" -c "$1" | head -n 1', sys.executable, PROGRAM],
         capture_output=True,
@@ -143,8 +143,8 @@ def test_a_reader_that_goes_away_ends_it_in_silence() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"a line of text\n", b"")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no device that is always full")
-def test_a_full_disk_behind_standard_output() -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is missing")
+def test_a_full_disk_behind_stdout_is_an_error() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM],

@@ -1,4 +1,4 @@
-"""The queries of docs/queries.md go through indexes, on both databases, at any instant."""
+"""Test that the queries of docs/queries.md use indexes, on both databases, at any instant."""
 
 import json
 import random
@@ -37,7 +37,7 @@ def at(days: float) -> datetime:
 
 
 def snapshots() -> Iterator[dict[str, Any]]:
-    """States of groups that live for about three days each, somewhere in a year."""
+    """Yield states of groups that each live for about three days, at random times of a year."""
     chance = random.Random(5)
     for number in range(GROUPS):
         born = chance.random() * DAYS
@@ -62,7 +62,7 @@ def snapshots() -> Iterator[dict[str, Any]]:
 
 
 def events(states: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Half a minute before each poll that saw a state, what made the group so."""
+    """Yield the event behind each state, half a minute before the poll that saw the state."""
     for state in states:
         happened_at = state["valid_from"] - timedelta(seconds=30)
         kind = "reset" if state["is_auto_cancel_enabled"] else "triggered"
@@ -79,7 +79,7 @@ def events(states: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def fill(database: Database) -> None:
     migrate(database)
-    # As the exporter writes them: in the order of time.
+    # The exporter writes snapshots in chronological order.
     states = sorted(snapshots(), key=lambda state: (state["valid_from"], state["order_group_id"]))
     with database.transaction() as connection:
         for name in ("main", "hedge", "small"):
@@ -129,7 +129,7 @@ def fill(database: Database) -> None:
 
 @pytest.fixture(scope="module")
 def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """100,000 snapshots in SQLite."""
+    """Yield a SQLite database with 100,000 snapshots."""
     path = tmp_path_factory.mktemp("plans") / "order_groups.db"
     with closing(Database(f"sqlite:///{path}")) as database:
         fill(database)
@@ -138,7 +138,7 @@ def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def postgres(postgres_server: str) -> Iterator[Database]:
-    """The same in Postgres, which keeps statistics by itself."""
+    """Yield a Postgres database with the same snapshots and fresh statistics."""
     import psycopg
     from sqlalchemy import make_url
 
@@ -168,13 +168,13 @@ def plan_on_postgres(database: Database, query: str) -> list[str]:
             yield from nodes(child)
 
     with database.transaction() as connection:
-        answer = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {query}").scalar_one()
-    plan = json.loads(answer) if isinstance(answer, str) else answer
+        explained = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {query}").scalar_one()
+    plan = json.loads(explained) if isinstance(explained, str) else explained
     return list(nodes(plan[0]["Plan"]))
 
 
 def queries() -> dict[str, str]:
-    """What analysts ask, by name."""
+    """Return the queries that analysts ask, by name."""
     asked = {
         "present": "SELECT * FROM order_groups_current",
         "present of an account": "SELECT * FROM order_groups_current WHERE account = 'small'",
@@ -209,14 +209,14 @@ def queries() -> dict[str, str]:
 
 
 def rule(days: float) -> str:
-    """As of an instant, as the contract has it."""
+    """Return the documented query for the state as of an instant."""
     instant = f"'{to_text(at(days))}'"
     return f"SELECT * FROM order_group_snapshots WHERE {RULE.format(t=instant)}"
 
 
 @pytest.fixture(params=["as installed", "counted"])
 def statistics(sqlite: Database, request: pytest.FixtureRequest) -> Iterator[None]:
-    """What SQLite's planner goes by: what `migrate` left, or what somebody's ANALYZE counted."""
+    """Run a test with the planner statistics that `migrate` left, and with those of ANALYZE."""
     with sqlite.transaction() as connection:
         left = connection.exec_driver_sql("SELECT tbl, idx, stat FROM sqlite_stat1").all()
         if request.param == "counted":
@@ -231,12 +231,12 @@ def statistics(sqlite: Database, request: pytest.FixtureRequest) -> Iterator[Non
 
 @pytest.mark.usefixtures("statistics")
 @pytest.mark.parametrize("name", queries())
-def test_sqlite_goes_through_an_index(sqlite: Database, name: str) -> None:
+def test_sqlite_uses_an_index(sqlite: Database, name: str) -> None:
     plan = plan_on_sqlite(sqlite, queries()[name])
     scans = [line for line in plan if re.search(r"^SCAN", line) and not _is_small(line)]
     assert scans == [], plan
-    # Only "as of an instant" goes through an account's history, and a span in which an account was
-    # first looked at.
+    # Only two parts scan an account's whole history: "as of an instant", and the check whether an
+    # account's first poll lies in the span.
     if not name.startswith("as of"):
         whole = [line for line in plan if line.endswith("PRIMARY KEY (account=?)")]
         first = [line for line in plan if line.startswith("SEARCH c ") and "started_at>?" in line]
@@ -245,17 +245,15 @@ def test_sqlite_goes_through_an_index(sqlite: Database, name: str) -> None:
 
 @pytest.mark.usefixtures("statistics")
 @pytest.mark.parametrize("name", INSTANTS)
-def test_without_an_account_sqlite_reads_the_table_once_and_looks_nothing_up(
-    sqlite: Database, name: str
-) -> None:
-    # Through an index on one of the instants it would look up each row that it finds: ten times
-    # as long. The documented form below is for histories for which this is too long.
+def test_without_an_account_sqlite_scans_the_table_once(sqlite: Database, name: str) -> None:
+    # An index on one of the instants would need a look-up per row, which takes ten times as long.
+    # Histories too long for a scan use the documented form below.
     assert plan_on_sqlite(sqlite, rule(INSTANTS[name])) == ["SCAN order_group_snapshots"]
 
 
 @pytest.mark.usefixtures("statistics")
-def test_what_changed_since_an_instant_is_found_by_time_on_sqlite(sqlite: Database) -> None:
-    # As `status` asks. Postgres decides by how much that is.
+def test_changes_since_an_instant_use_the_time_indexes_on_sqlite(sqlite: Database) -> None:
+    # This is the query of `status`. Postgres chooses its plan by the number of rows.
     plan = plan_on_sqlite(
         sqlite, f"SELECT * FROM order_group_changes WHERE changed_at >= '{to_text(at(DAYS - 1))}'"
     )
@@ -274,7 +272,7 @@ def test_a_poll_reads_no_history_on_sqlite(sqlite: Database) -> None:
 
 
 def _is_small(line: str) -> bool:
-    """A scan of accounts, of a handful of wanted values, or of the open states alone."""
+    """Return whether a scan reads only accounts, a few wanted values, or open states."""
     return bool(
         re.fullmatch(
             r"SCAN (a|wanted|ends|heard|order_group_(changes|triggers)|standing"
@@ -288,9 +286,9 @@ def _is_small(line: str) -> bool:
 @pytest.mark.parametrize(
     ("name", "query"), [*queries().items(), *((f"as of, {i}", rule(INSTANTS[i])) for i in INSTANTS)]
 )
-def test_postgres_goes_through_an_index(postgres: Database, name: str, query: str) -> None:  # noqa: ARG001  # the test's name
+def test_postgres_uses_an_index(postgres: Database, name: str, query: str) -> None:  # noqa: ARG001  # it names the test case
     plan = plan_on_postgres(postgres, query)
-    # `accounts` has three rows, and either coverage of an account a page or two.
+    # Scans are fine on `accounts`, with three rows, and on the coverage tables, with few pages.
     assert not [
         node for node in plan if "Seq Scan" in node and not node.endswith((" accounts", "coverage"))
     ], plan
@@ -302,9 +300,9 @@ def test_the_documented_form_reads_no_other_snapshots(sqlite: Database, name: st
     query = standing_at(to_text(at(INSTANTS[name])))
     with sqlite.transaction() as connection:
         expected = connection.exec_driver_sql(f"{rule(INSTANTS[name])} ORDER BY 1, 2, 3").all()
-        answer = connection.exec_driver_sql(f"{query} ORDER BY 1, 2, 3").all()
-    assert answer == expected
-    assert len(answer) > 20
+        rows = connection.exec_driver_sql(f"{query} ORDER BY 1, 2, 3").all()
+    assert rows == expected
+    assert len(rows) > 20
 
     plan = plan_on_sqlite(sqlite, query)
     reads = [line for line in plan if "order_group_snapshots" in line]
@@ -319,7 +317,7 @@ def test_the_documented_form_reads_no_other_snapshots(sqlite: Database, name: st
 
 
 @pytest.mark.usefixtures("statistics")
-def test_a_day_of_one_account_on_sqlite_takes_the_day(sqlite: Database) -> None:
+def test_a_day_of_one_account_reads_only_that_day_on_sqlite(sqlite: Database) -> None:
     start, end = to_text(at(100)), to_text(at(101))
     plan = plan_on_sqlite(
         sqlite,

@@ -1,4 +1,4 @@
-"""Status: what it finds on both databases, and how it shows it."""
+"""Test what `status` finds on both databases, and how it shows it."""
 
 import json
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ A, A_OFF, B = OrderGroup("a", True), OrderGroup("a", False), OrderGroup("b", Tru
 HOUR = 3_600
 DAY = 24 * HOUR
 
-NOBODY_LISTENS = StreamStatus(
+NEVER_LISTENED = StreamStatus(
     connected_since=None,
     last_event_at=None,
     gap=StreamGap(since=None, cause="not_listening"),
@@ -30,7 +30,7 @@ def one(recorder: Any, seconds: float, **how: Any) -> AccountStatus:
     return found
 
 
-def test_all_is_well(recorder: Any) -> None:
+def test_a_healthy_account(recorder: Any) -> None:
     recorder.ok(0, [A])
     recorder.ok(60, [A_OFF, B])
     assert one(recorder, 72) == AccountStatus(
@@ -42,14 +42,14 @@ def test_all_is_well(recorder: Any) -> None:
         stale=False,
         groups=2,
         missing=0,
-        changes=2,  # what was found by the first poll did not change then
+        changes=2,  # groups of the first poll are no changes
         gap=None,
         spooled=0,
-        stream=NOBODY_LISTENS,
+        stream=NEVER_LISTENED,
     )
 
 
-def test_failing_since(recorder: Any) -> None:
+def test_an_account_that_fails(recorder: Any) -> None:
     recorder.ok(0, [A])
     recorder.fail(60, "timeout")
     recorder.fail(120, "unauthorized")
@@ -66,13 +66,13 @@ def test_failing_since(recorder: Any) -> None:
     assert found.groups == 1
 
 
-def test_what_failed_before_the_last_observation_is_no_cause(recorder: Any) -> None:
+def test_failures_before_the_last_observation_are_no_cause(recorder: Any) -> None:
     recorder.fail(0, "unauthorized")
     recorder.ok(60, [A])
     assert one(recorder, HOUR).gap == Gap(since=recorder.at(60), cause="not_running")
 
 
-def test_the_limit_can_be_set(recorder: Any) -> None:
+def test_the_maximum_age_can_be_set(recorder: Any) -> None:
     recorder.ok(0, [])
     assert not one(recorder, 100).stale
     assert one(recorder, 100, max_age=99.0).stale
@@ -95,12 +95,14 @@ def test_never_observed_and_never_polled(recorder: Any) -> None:
     assert (main.spooled, other.spooled) == (0, 3)
 
 
-def test_changes_are_of_one_day_and_one_account(recorder: Any) -> None:
+def test_changes_count_one_day_of_one_account(recorder: Any) -> None:
     recorder.ok(0, [A])
     recorder.ok(2 * HOUR, [B])
     recorder.ok(2 * HOUR + 60, [B])
     recorder.ok(2 * HOUR, [A, B], account="other")
-    assert one(recorder, DAY).changes == 2  # b came, a went; that a was there is no change
+    assert (
+        one(recorder, DAY).changes == 2
+    )  # b appeared, a disappeared; a's first state is no change
     assert one(recorder, DAY + HOUR).changes == 2
     assert one(recorder, 2 * DAY).changes == 0
 
@@ -110,14 +112,14 @@ def test_a_clock_that_is_ahead_makes_nothing_negative(recorder: Any) -> None:
     assert one(recorder, 0).age == 0.0
 
 
-def test_no_database(tmp_path: Path) -> None:
+def test_a_missing_database_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="run-once"):
         status(f"sqlite:///{tmp_path}/absent.db", [], now=datetime.now(UTC))
 
 
 @pytest.fixture
 def three(sqlite_recorder: Any) -> list[AccountStatus]:
-    """One that is well, one whose credentials are refused, one that was never polled."""
+    """Return a healthy account, one with refused credentials, and one that was never polled."""
     for hour in range(3):
         sqlite_recorder.ok(hour * HOUR, [A])
     sqlite_recorder.ok(0, [A, B], account="日本")

@@ -1,4 +1,4 @@
-"""Events, triggers and the stream's gaps, as `export` and `status` give them."""
+"""Test the events, triggers and stream gaps in `export` and `status`."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Rows = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture
 def rows(recorder: Any, tmp_path: Path) -> Rows:
-    """What an export of a short history holds."""
+    """Return a function that exports the rows of a short history."""
     write_history(recorder)
 
     def read(what: What, **how: Any) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def rows(recorder: Any, tmp_path: Path) -> Rows:
 
 
 def write_history(recorder: Any) -> None:
-    """Two stretches; a trigger, its reset, and one that only the flag shows."""
+    """Record two stretches with a trigger, its reset, and a trigger that only the flag shows."""
     store = StreamStore(recorder.database)
 
     def hear(since: float, until: float, *events: OrderGroupEvent, cause: Any = None) -> None:
@@ -59,7 +59,7 @@ def write_history(recorder: Any) -> None:
     hear(150, 180)
 
 
-def test_events_are_those_of_the_span(recorder: Any, rows: Rows) -> None:
+def test_events_are_selected_by_span(recorder: Any, rows: Rows) -> None:
     events = rows("events")
     assert [(each["event_type"], each["contracts_limit"]) for each in events] == [
         ("triggered", None),
@@ -84,7 +84,7 @@ def test_events_are_those_of_the_span(recorder: Any, rows: Rows) -> None:
     assert rows("events", account_names=["other"]) == []
 
 
-def test_triggers_are_heard_or_seen(recorder: Any, rows: Rows) -> None:
+def test_triggers_come_from_events_or_flags(recorder: Any, rows: Rows) -> None:
     heard, seen = rows("triggers")
     assert heard == {
         "account": "main",
@@ -111,7 +111,7 @@ def test_triggers_are_heard_or_seen(recorder: Any, rows: Rows) -> None:
     assert rows("triggers", group_ids=["b"]) == [seen]
 
 
-def test_gaps_of_the_stream_are_those_that_lasted_in_the_span(recorder: Any, rows: Rows) -> None:
+def test_stream_gaps_are_selected_by_overlap_with_the_span(recorder: Any, rows: Rows) -> None:
     [gap] = rows("stream-gaps")
     assert (gap["seconds"], gap["cause"]) == (60.0, "disconnected")
     assert rows("stream-gaps", since=recorder.at(149)) == [gap]
@@ -122,7 +122,7 @@ def test_gaps_of_the_stream_are_those_that_lasted_in_the_span(recorder: Any, row
 
 
 @pytest.mark.parametrize("what", ["events", "triggers", "stream-gaps"])
-def test_they_are_datasets_too(sqlite_recorder: Any, tmp_path: Path, what: What) -> None:
+def test_stream_rows_can_be_datasets(sqlite_recorder: Any, tmp_path: Path, what: What) -> None:
     write_history(sqlite_recorder)
     place = tmp_path / "dataset"
     for _ in range(2):
@@ -140,7 +140,7 @@ def test_changes_say_when_the_event_happened(rows: Rows) -> None:
         ("appeared", "a", None),
         ("appeared", "b", None),
         ("changed", "a", "2026-03-01T12:00:20.123456Z"),
-        ("changed", "a", None),  # heard, but without a time
+        ("changed", "a", None),  # its event carries no time
         ("changed", "b", None),
     ]
 
@@ -162,7 +162,7 @@ def test_an_export_says_that_nobody_listens_now(recorder: Any, tmp_path: Path, w
         return list(done.notices)
 
     assert notices(185) == []
-    # No row can hold a gap that has not ended.
+    # A gap that has not ended has no row, so a notice reports it.
     (line,) = notices(300)
     assert line == (
         "main: not listening since 2026-03-01T12:03:00.123456Z, because no exporter was listening"

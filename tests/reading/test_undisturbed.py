@@ -1,4 +1,4 @@
-"""Reading disturbs no poll, and a reader needs nothing that an exporter needs."""
+"""Test that readers disturb no poll, and need neither keys nor the network."""
 
 import shutil
 import subprocess
@@ -20,11 +20,11 @@ COUNT = "SELECT COUNT(*) FROM order_group_history"
 
 
 def groups(number: int) -> Iterator[OrderGroup]:
-    """A hundred groups, all of which change from one number to the next."""
+    """Return a hundred groups, each of which differs from one `number` to the next."""
     return (OrderGroup(f"g{each}", number % 2 == 0, f"{number}.00") for each in range(100))
 
 
-def test_polls_go_on_under_a_reader_that_stays(recorder: Any) -> None:
+def test_polls_continue_beside_a_long_reader(recorder: Any) -> None:
     recorder.ok(0, groups(0))
     slowest = 0.0
     with read_only_transaction(recorder.url) as reading:
@@ -34,47 +34,47 @@ def test_polls_go_on_under_a_reader_that_stays(recorder: Any) -> None:
             recorder.ok(number * 60, groups(number))
             slowest = max(slowest, time.perf_counter() - started)
         assert reading.execute(text(COUNT)).scalar() == before == 100
-    assert slowest < 5  # a lock would be waited for twice as long
+    assert slowest < 5  # the wait for a lock is twice as long
     with read_only_transaction(recorder.url) as reading:
         assert reading.execute(text(COUNT)).scalar() == 4_000
 
 
-def test_the_journal_stays_small_while_readers_come_and_go(sqlite_recorder: Any) -> None:
+def test_the_write_ahead_log_stays_small_beside_short_readers(sqlite_recorder: Any) -> None:
     path = sqlite_recorder.database.path
-    journal = path.with_name(f"{path.name}-wal")
+    wal = path.with_name(f"{path.name}-wal")
     sizes = []
     sqlite_recorder.ok(0, groups(0))
     for number in range(1, 120):
-        # A poll now and then has no reader beside it: then the journal is begun anew.
+        # Every fourth poll has no reader beside it, so SQLite restarts the write-ahead log.
         if number % 4:
             with read_only_transaction(sqlite_recorder.url) as reading:
                 reading.execute(text(COUNT)).scalar()
                 sqlite_recorder.ok(number * 60, groups(number))
         else:
             sqlite_recorder.ok(number * 60, groups(number))
-        sizes.append(journal.stat().st_size)
+        sizes.append(wal.stat().st_size)
     assert max(sizes[60:]) <= 2 * max(sizes[:60])
     assert max(sizes) < 32 * 2**20
 
 
-def test_the_journal_is_used_again_once_a_long_reader_is_gone(sqlite_recorder: Any) -> None:
+def test_the_write_ahead_log_is_reused_after_a_long_reader(sqlite_recorder: Any) -> None:
     path = sqlite_recorder.database.path
-    journal = path.with_name(f"{path.name}-wal")
+    wal = path.with_name(f"{path.name}-wal")
     sqlite_recorder.ok(0, groups(0))
     with read_only_transaction(sqlite_recorder.url) as reading:
         reading.execute(text(COUNT)).scalar()
         for number in range(1, 60):
             sqlite_recorder.ok(number * 60, groups(number))
-    grown = journal.stat().st_size
+    grown = wal.stat().st_size
     for number in range(60, 110):
         sqlite_recorder.ok(number * 60, groups(number))
-    assert journal.stat().st_size <= grown + 8 * 2**20
+    assert wal.stat().st_size <= grown + 8 * 2**20
 
 
-def sizes_under_readers_at_all_times(
+def wal_sizes_beside_constant_readers(
     recorder: Any, between: Callable[[], None], polls: int
 ) -> list[int]:
-    """The journal's size after each poll; there is never a moment without a reader."""
+    """Return the write-ahead log's size after each poll, with a reader open at all times."""
     path = recorder.database.path
     sizes = []
     recorder.ok(0, groups(0))
@@ -96,27 +96,27 @@ def sizes_under_readers_at_all_times(
     return sizes
 
 
-def test_the_journal_is_bounded_though_somebody_reads_at_all_times(
+def test_the_write_ahead_log_is_bounded_beside_constant_readers(
     sqlite_recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = 2**20
     monkeypatch.setattr("exporter.database.wal.LARGE", large)
-    sizes = sizes_under_readers_at_all_times(sqlite_recorder, sqlite_recorder.store.maintain, 80)
+    sizes = wal_sizes_beside_constant_readers(sqlite_recorder, sqlite_recorder.store.maintain, 80)
     assert max(sizes) < 1.5 * large
 
 
-def test_without_care_the_journal_would_grow_under_such_readers(sqlite_recorder: Any) -> None:
-    sizes = sizes_under_readers_at_all_times(sqlite_recorder, lambda: None, 80)
+def test_without_maintenance_the_write_ahead_log_would_grow(sqlite_recorder: Any) -> None:
+    sizes = wal_sizes_beside_constant_readers(sqlite_recorder, lambda: None, 80)
     assert sizes[-1] > 1.8 * sizes[40] > 2 * 2**20
 
 
-def test_a_reader_that_never_ends_delays_no_one_and_its_journal_is_given_back(
+def test_the_write_ahead_log_shrinks_after_an_endless_reader(
     sqlite_recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = 2**20
     monkeypatch.setattr("exporter.database.wal.LARGE", large)
     path = sqlite_recorder.database.path
-    journal = path.with_name(f"{path.name}-wal")
+    wal = path.with_name(f"{path.name}-wal")
     sqlite_recorder.database.engine.dispose()  # the next connection has the limit
     sqlite_recorder.ok(0, groups(0))
     with read_only_transaction(sqlite_recorder.url) as reading:
@@ -126,16 +126,14 @@ def test_a_reader_that_never_ends_delays_no_one_and_its_journal_is_given_back(
             sqlite_recorder.store.maintain()
             sqlite_recorder.ok(number * 60, groups(number))
             assert time.perf_counter() - started < 5
-        assert journal.stat().st_size > 3 * large  # the limit that docs/queries.md names
+        assert wal.stat().st_size > 3 * large  # the limit that docs/queries.md names
     for number in range(60, 64):
         sqlite_recorder.ok(number * 60, groups(number))
         sqlite_recorder.store.maintain()
-    assert journal.stat().st_size <= 1.5 * large
+    assert wal.stat().st_size <= 1.5 * large
 
 
-def test_exports_while_polls_are_written_are_each_of_one_instant(
-    recorder: Any, tmp_path: Path
-) -> None:
+def test_each_export_beside_polls_sees_one_instant(recorder: Any, tmp_path: Path) -> None:
     recorder.ok(0, groups(0))
     script = (
         "import sys; from pathlib import Path; from exporter.reading.export import export\n"
@@ -156,7 +154,7 @@ def test_exports_while_polls_are_written_are_each_of_one_instant(
     rows = [int(line) for line in output.split()]
     assert len(rows) == 8
     assert rows == sorted(rows)
-    assert all(count % 100 == 0 for count in rows)  # never a part of a poll
+    assert all(count % 100 == 0 for count in rows)  # never half of a poll
 
 
 def test_reading_commands_need_no_key_and_no_network(
@@ -205,11 +203,11 @@ def test_as_of_instants_with_offsets(
     instant, _ = parse_instant(typed)
     done = export(sqlite_recorder.url, "groups", as_of=instant, output=tmp_path / "out.csv")
     assert done.rows == rows
-    assert bool(done.notices) == (rows == 0)  # not observed then
+    assert bool(done.notices) == (rows == 0)  # before the first poll nothing was observed
 
 
 @pytest.mark.parametrize("typed", ["0001-01-01", "0999-12-31T23:59:59Z", "9999-12-31"])
-def test_as_of_the_calendar_s_ends(typed: str, recorder: Any, tmp_path: Path) -> None:
+def test_as_of_the_ends_of_the_calendar(typed: str, recorder: Any, tmp_path: Path) -> None:
     from exporter.reading.instants import parse_instant
 
     recorder.ok(0, groups(0))

@@ -1,4 +1,4 @@
-"""How long to wait before another connection."""
+"""Test how long the stream waits before it reconnects."""
 
 from statistics import mean
 
@@ -14,7 +14,7 @@ def test_waits_grow_from_under_a_second_to_five_minutes_with_full_jitter() -> No
         assert 0.3 * ceiling < mean(waits) < 0.7 * ceiling
 
 
-def test_a_connection_that_held_begins_again_and_one_that_did_not_goes_on() -> None:
+def test_only_a_connection_that_held_resets_the_backoff() -> None:
     backoff = Backoff()
     for _ in range(20):
         backoff.next_wait()
@@ -24,7 +24,7 @@ def test_a_connection_that_held_begins_again_and_one_that_did_not_goes_on() -> N
     assert backoff.next_wait() <= 1.0
 
 
-def test_what_the_exchange_asks_for_is_kept_within_reason() -> None:
+def test_a_requested_wait_is_honored_up_to_five_minutes() -> None:
     assert Backoff().next_wait(at_least=7.0) >= 7.0
     assert Backoff().next_wait(at_least=86_400.0) == 300.0
 

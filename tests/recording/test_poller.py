@@ -1,4 +1,4 @@
-"""Polls of one account one after another: when not to ask, and what a gap is said to come from."""
+"""Test successive polls of one account: cooldowns, claims, and the causes of gaps."""
 
 import os
 import threading
@@ -32,7 +32,7 @@ POLL = {"interval": "100ms", "deadline": "5s", "max_attempts": 1}
 
 @contextmanager
 def process(config: Path) -> Iterator[Poller]:
-    """What one process of the exporter has for the only account."""
+    """Yield the poller that one exporter process has for the only account."""
     configuration = load(config)
     with recorder_of(configuration, configuration.accounts, stop=threading.Event()) as recorder:
         yield recorder.pollers[0]
@@ -40,25 +40,25 @@ def process(config: Path) -> Iterator[Poller]:
 
 @pytest.fixture
 def forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets seconds pass for pollers and for their claims, without waiting for them."""
+    """Return a function that moves the clock of pollers and claims forward by some seconds."""
     passed = [0.0]
     now = clock.Clock.now
 
-    def later(seconds: float) -> None:
+    def move(seconds: float) -> None:
         passed[0] += seconds
 
     monkeypatch.setattr("exporter.recording.cooldown.elapsed", lambda: clock.elapsed() + passed[0])
     monkeypatch.setattr(clock.Clock, "now", lambda self: now(self) + timedelta(seconds=passed[0]))
-    return later
+    return move
 
 
-def due(poller: Poller, *, first: bool = False) -> Exit | None:
-    # Not "just polled" any more, for which an interval is enough.
+def poll_next(poller: Poller, *, first: bool = False) -> Exit | None:
+    # After a whole interval, the account no longer counts as just polled.
     time.sleep(0.1)
     return poller.poll_if_due(first=first)
 
 
-def test_after_three_refusals_an_account_rests_for_five_minutes_and_then_recovers(
+def test_after_three_refusals_an_account_cools_down_for_five_minutes(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -68,47 +68,47 @@ def test_after_three_refusals_an_account_rests_for_five_minutes_and_then_recover
     config = write_config(database_url=database_url, poll=POLL)
     exchange.script(key_id, *[Answer.unauthorized()] * 4)
     with process(config) as one, process(config) as other:
-        # Together they have refused it three times.
-        assert [due(one), due(other), due(one)] == [Exit.UNAUTHORIZED] * 3
-        assert (due(one), due(other)) == (None, None)
+        # Refusals count for the account, whichever process was refused.
+        assert [poll_next(one), poll_next(other), poll_next(one)] == [Exit.UNAUTHORIZED] * 3
+        assert (poll_next(one), poll_next(other)) == (None, None)
         forward(COOLDOWN - 10)
-        assert (due(one), due(other)) == (None, None)
+        assert (poll_next(one), poll_next(other)) == (None, None)
         assert len(exchange.requests) == 3
         forward(10)
-        assert due(other) == Exit.UNAUTHORIZED
-        assert (due(one), due(other)) == (None, None)
+        assert poll_next(other) == Exit.UNAUTHORIZED
+        assert (poll_next(one), poll_next(other)) == (None, None)
         assert len(exchange.requests) == 4
         forward(COOLDOWN)
-        # The key works again: so does everything.
-        assert [due(one), due(other), due(one)] == [Exit.OK] * 3
+        # Once the key works again, every process polls again.
+        assert [poll_next(one), poll_next(other), poll_next(one)] == [Exit.OK] * 3
     assert len(rows(database_url, "SELECT * FROM polls")) == 7
 
 
-def test_a_process_that_starts_asks_at_once_though_others_were_refused(
+def test_the_first_poll_of_a_process_ignores_the_cooldown(
     exchange: Exchange, key_id: str, write_config: "WriteConfig", sqlite_url: str
 ) -> None:
     config = write_config(database_url=sqlite_url, poll=POLL)
     exchange.script(key_id, *[Answer.unauthorized()] * 3)
     with process(config) as poller:
-        assert [due(poller), due(poller), due(poller), due(poller)] == [Exit.UNAUTHORIZED] * 3 + [
-            None
-        ]
+        assert [poll_next(poller), poll_next(poller), poll_next(poller), poll_next(poller)] == [
+            Exit.UNAUTHORIZED
+        ] * 3 + [None]
     with process(config) as poller:
-        assert due(poller) is None
-        assert due(poller, first=True) == Exit.OK
+        assert poll_next(poller) is None
+        assert poll_next(poller, first=True) == Exit.OK
 
 
-def test_a_failure_of_another_kind_ends_the_patience_with_refusals(
+def test_a_failure_of_another_kind_resets_the_count_of_refusals(
     exchange: Exchange, key_id: str, write_config: "WriteConfig", sqlite_url: str
 ) -> None:
     refused = Answer.unauthorized()
     exchange.script(key_id, refused, refused, Answer.server_error(), refused, refused)
     with process(write_config(database_url=sqlite_url, poll=POLL)) as poller:
-        assert None not in [due(poller) for _ in range(6)]
+        assert None not in [poll_next(poller) for _ in range(6)]
 
 
 @pytest.mark.parametrize(("asked_for", "rest"), [("120", 120.0), ("86400", 300.0)])
-def test_a_rate_limit_is_kept_for_as_long_as_it_asks_within_reason(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_rate_limit_is_honored_up_to_five_minutes(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -118,12 +118,12 @@ def test_a_rate_limit_is_kept_for_as_long_as_it_asks_within_reason(  # noqa: PLR
 ) -> None:
     exchange.script(key_id, Answer.rate_limited(asked_for))
     with process(write_config(poll=POLL)) as poller:
-        assert due(poller) == Exit.UNAVAILABLE
+        assert poll_next(poller) == Exit.UNAVAILABLE
         forward(rest - 10)
-        assert due(poller) is None
+        assert poll_next(poller) is None
         assert len(exchange.requests) == 1
         forward(10)
-        assert due(poller) == Exit.OK
+        assert poll_next(poller) == Exit.OK
 
 
 def test_a_rate_limit_binds_all_daemons_of_the_account(
@@ -136,15 +136,15 @@ def test_a_rate_limit_binds_all_daemons_of_the_account(
     exchange.script(key_id, Answer.rate_limited("120"))
     config = write_config(database_url=database_url, poll=POLL)
     with process(config) as one, process(config) as other:
-        assert due(one) == Exit.UNAVAILABLE
-        assert (due(one), due(other)) == (None, None)
+        assert poll_next(one) == Exit.UNAVAILABLE
+        assert (poll_next(one), poll_next(other)) == (None, None)
         assert len(exchange.requests) == 1
         with process(config) as once:
             assert once.poll() == Exit.OK
         forward(110)
-        assert (due(one), due(other)) == (None, None)
+        assert (poll_next(one), poll_next(other)) == (None, None)
         forward(10)
-        assert (due(other), due(one)) == (Exit.OK, Exit.OK)
+        assert (poll_next(other), poll_next(one)) == (Exit.OK, Exit.OK)
     assert [row["outcome"] for row in rows(database_url, "SELECT outcome FROM polls")] == [
         "rate_limited",
         "ok",
@@ -153,7 +153,7 @@ def test_a_rate_limit_binds_all_daemons_of_the_account(
     ]
 
 
-def test_what_a_full_spool_lost_is_a_gap_with_its_cause(
+def test_polls_lost_to_a_full_spool_are_a_gap_with_its_cause(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -165,7 +165,7 @@ def test_what_a_full_spool_lost_is_a_gap_with_its_cause(
     database, aside = tmp_path / "order_groups.db", tmp_path / "aside.db"
 
     def poll(size: int) -> Exit:
-        # Nothing that compresses.
+        # Random data does not compress.
         groups.replace([{"id": "a", "is_auto_cancel_enabled": True, "x": os.urandom(size).hex()}])
         with process(config) as poller:
             return poller.poll()
@@ -175,7 +175,7 @@ def test_what_a_full_spool_lost_is_a_gap_with_its_cause(
     database.mkdir()
     assert [poll(200_000) for _ in range(3)] == [Exit.CONFIGURATION] * 3
     assert poll(900_000) == Exit.DATABASE
-    # Longer than two and a half intervals, so that it counts as a gap.
+    # A pause of over two and a half intervals counts as a gap.
     time.sleep(0.3)
     assert poll(900_000) == Exit.DATABASE
     database.rmdir()
@@ -188,7 +188,7 @@ def test_what_a_full_spool_lost_is_a_gap_with_its_cause(
     assert causes[-1] == "not_kept"
 
 
-def test_an_outage_that_nothing_survived_is_a_gap_with_its_cause(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_polls_kept_nowhere_are_a_gap_with_its_cause(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -198,7 +198,7 @@ def test_an_outage_that_nothing_survived_is_a_gap_with_its_cause(  # noqa: PLR09
 ) -> None:
     exchange.groups(key_id).create("a")
     name = make_url(postgres_url).database
-    # A file where the spool's directory should be.
+    # The spool cannot be created, because a file has the name of its directory.
     (tmp_path / "spool").write_text("")
     with (
         process(write_config(database_url=postgres_url, poll=POLL)) as poller,
@@ -210,7 +210,7 @@ def test_an_outage_that_nothing_survived_is_a_gap_with_its_cause(  # noqa: PLR09
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
         )
         assert poller.poll() == Exit.DATABASE
-        # Longer than two and a half intervals, so that it counts as a gap.
+        # A pause of over two and a half intervals counts as a gap.
         time.sleep(0.3)
         assert poller.poll() == Exit.DATABASE
         server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
@@ -226,11 +226,11 @@ def test_a_spool_that_cannot_be_read_stops_no_poll(
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool" / "spool.db").write_text("no database, but long enough to be one" * 9)
     with process(config) as poller:
-        assert (poller.poll(), due(poller)) == (Exit.OK, Exit.OK)
+        assert (poller.poll(), poll_next(poller)) == (Exit.OK, Exit.OK)
     assert len(exchange.requests) == 2
 
 
-def test_what_waits_in_the_spool_is_written_though_another_daemon_keeps_the_claim(
+def test_the_spool_is_drained_though_another_daemon_polled_this_tick(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -249,7 +249,7 @@ def test_what_waits_in_the_spool_is_written_though_another_daemon_keeps_the_clai
         assert one.poll_if_due(first=True) == Exit.OK
         with closing(spool_of(load(config))) as spool:
             spool.put(spooled)
-            # The first poll's claim is over, but it counts as this tick's.
+            # The claim has ended, but the poll of `one` counts as the poll of this tick.
             assert other.poll_if_due(first=True) is None
             assert spool.pending() == {}
     outcomes = rows(database_url, "SELECT outcome FROM polls ORDER BY id")

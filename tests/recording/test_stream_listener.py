@@ -1,4 +1,4 @@
-"""One source on one event loop, against the local exchange: bounds, cooldowns, other accounts."""
+"""Test one listener against the local exchange: bounds, cooldowns, and failures."""
 
 import asyncio
 import time
@@ -47,7 +47,7 @@ def shared(queue: StreamQueue, *, cooldown: Callable[[str], float] = lambda _: 0
 
 
 def listen(source: StreamSource, with_: Shared, act: Callable[[], None]) -> None:
-    """Listen while something is done in a thread of its own."""
+    """Listen while `act` runs in another thread."""
 
     async def run() -> None:
         listener = Listener(source, with_)
@@ -58,7 +58,7 @@ def listen(source: StreamSource, with_: Shared, act: Callable[[], None]) -> None
     asyncio.run(run())
 
 
-def test_events_that_nobody_takes_end_the_stretch(
+def test_a_full_queue_ends_the_stretch(
     exchange: Exchange, key_id: str, source: StreamSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_listener, "_OVERFLOW_SECONDS", 0.3)
@@ -73,12 +73,12 @@ def test_events_that_nobody_takes_end_the_stretch(
 
     listen(source, shared(queue), act)
     items = [item for item in queue.take(0) or [] if isinstance(item, Heard)]
-    # What was heard until then is there to be written.
+    # The events received before the overflow are still written.
     assert sum(len(item.events) for item in items) == 5
     assert "overflow" in [item.cause for item in items]
 
 
-def test_nobody_connects_while_the_polls_of_all_accounts_must_not_ask(
+def test_no_connection_while_all_accounts_cool_down(
     exchange: Exchange, source: StreamSource
 ) -> None:
     seconds = {"main": 60.0, "other": 60.0}
@@ -88,7 +88,7 @@ def test_nobody_connects_while_the_polls_of_all_accounts_must_not_ask(
 
     listen(source, shared(StreamQueue(), cooldown=seconds.__getitem__), act)
     assert exchange.handshakes == []
-    # An account that may ask proves the key.
+    # One account without a cooldown is enough, because they share the key.
     seconds["other"] = 0.0
     listen(source, shared(StreamQueue(), cooldown=seconds.__getitem__), act)
     assert len(exchange.handshakes) == 1
@@ -103,7 +103,7 @@ def test_a_refused_handshake_is_reported_once_and_tried_again(
 
     def act() -> None:
         channel.wait_for_subscribers(1, seconds=30)
-        time.sleep(0.5)  # the acknowledgement is on its way
+        time.sleep(0.5)  # the acknowledgement may still be under way
 
     listen(source, shared(queue), act)
     items = queue.take(0) or []

@@ -1,4 +1,4 @@
-"""The queue between connections and the writer: order, bounds, and accounts that come and go."""
+"""Test the queue between connections and the writer: order, bounds, and changes of accounts."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ def names(heard: Heard) -> list[str]:
     return [each.order_group_id for each in heard.events]
 
 
-def test_what_has_gathered_is_taken_at_once_in_its_order() -> None:
+def test_queued_events_are_taken_together_in_order() -> None:
     queue = StreamQueue()
     first = queue.open([MAIN], at(0))
     second = queue.open([OTHER], at(1))
@@ -42,7 +42,7 @@ def test_what_has_gathered_is_taken_at_once_in_its_order() -> None:
     assert taken(queue) == []
 
 
-def test_what_is_certain_never_goes_back() -> None:
+def test_the_certain_instant_never_moves_back() -> None:
     queue = StreamQueue()
     subscription = queue.open([MAIN], at(5))
     queue.extend(subscription, at(2))
@@ -54,7 +54,7 @@ def test_what_is_certain_never_goes_back() -> None:
     assert (ended.until, ended.cause, names(ended)) == (at(5), "disconnected", [])
 
 
-def test_the_end_follows_what_was_heard_before() -> None:
+def test_the_end_of_a_stretch_follows_its_events() -> None:
     queue = StreamQueue()
     subscription = queue.open([MAIN], at(0))
     queue.add(subscription, event("a"), at(1))
@@ -64,7 +64,7 @@ def test_the_end_follows_what_was_heard_before() -> None:
     assert (end.until, end.cause) == (at(2), "lost_messages")
 
 
-def test_an_account_that_joins_hears_what_comes_and_one_that_leaves_what_was() -> None:
+def test_an_account_gets_the_events_between_joining_and_leaving() -> None:
     queue = StreamQueue()
     subscription = queue.open([MAIN], at(0))
     queue.add(subscription, event("a"), at(1))
@@ -77,7 +77,7 @@ def test_an_account_that_joins_hears_what_comes_and_one_that_leaves_what_was() -
     assert after.members[0].joined_at == at(2)
 
 
-def test_an_account_that_stays_notices_nothing() -> None:
+def test_an_account_that_stays_keeps_its_membership() -> None:
     queue = StreamQueue()
     subscription = queue.open([MAIN], at(0))
     (opened,) = taken(queue)
@@ -87,7 +87,7 @@ def test_an_account_that_stays_notices_nothing() -> None:
     assert after.cause is None
 
 
-def test_it_says_when_it_is_full_and_has_room_once_all_is_taken() -> None:
+def test_the_queue_is_full_until_it_is_emptied() -> None:
     queue = StreamQueue(max_events=2)
     subscription = queue.open([MAIN], at(0))
     queue.add(subscription, event("a"), at(1))
@@ -98,7 +98,7 @@ def test_it_says_when_it_is_full_and_has_room_once_all_is_taken() -> None:
     assert not queue.is_full
 
 
-def test_a_closed_queue_gives_what_it_has_and_then_says_so() -> None:
+def test_a_closed_queue_yields_its_items_and_then_none() -> None:
     queue = StreamQueue()
     failed = NotListening(accounts=(MAIN,), at=at(0), cause="unreachable")
     queue.report(failed)
@@ -107,7 +107,7 @@ def test_a_closed_queue_gives_what_it_has_and_then_says_so() -> None:
     assert queue.take(0) is None
 
 
-def test_waiting_ends_when_something_comes() -> None:
+def test_a_new_item_ends_the_wait() -> None:
     queue = StreamQueue()
     subscription = queue.open([MAIN], at(0))
     taken(queue)

@@ -1,4 +1,4 @@
-"""What one connection reports: one line when something begins or changes, repeats counted."""
+"""Test the reports of one connection: one line per change, with repeats counted."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Collector:
-    """Collects events."""
+    """A listener that collects events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -42,7 +42,7 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [vars(record)["event"] for record in caplog.records]
 
 
-def test_a_connection_that_flaps_is_logged_once_until_it_holds(
+def test_a_flapping_connection_is_logged_once_until_it_holds(
     source: StreamSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="exporter")
@@ -65,9 +65,7 @@ def test_a_connection_that_flaps_is_logged_once_until_it_holds(
     assert events(caplog)[-1] == "stream_disconnected"
 
 
-def test_another_failure_is_another_line(
-    source: StreamSource, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_new_failure_is_logged(source: StreamSource, caplog: pytest.LogCaptureFixture) -> None:
     reporter = StreamReporter(Hooks(), Clock())
     for reason in ("no route", "no route", "no route", "name lookup failed", "no route"):
         lost(reporter, source, reason=reason, connected=False)

@@ -1,4 +1,4 @@
-"""The thread that writes what is heard, where it must go on and what must be noticed."""
+"""Test the thread that writes events: hangs, a long spool, and damaged batches."""
 
 import sqlite3
 import threading
@@ -29,7 +29,7 @@ NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 class FakeStore:
-    """A database that may be away, hang, or take its time."""
+    """A database that can be away, hang, or be slow."""
 
     def __init__(self) -> None:
         self.written: list[StreamBatch] = []
@@ -55,7 +55,7 @@ class FakeStore:
 
 
 class Listening:
-    """A writer, and one subscription that it writes for."""
+    """A writer with one subscription."""
 
     def __init__(self, directory: Path) -> None:
         self.store = FakeStore()
@@ -72,11 +72,11 @@ class Listening:
         self.seconds = 0.0
 
     def has_spooled(self, count: int) -> bool:
-        """Whether so many batches wait."""
+        """Return whether at least `count` batches wait in the spool."""
         return sum(1 for _ in self.spool.batches("main")) >= count
 
     def hear(self, *names: str) -> None:
-        """Hear events of these groups, each a second after the one before."""
+        """Queue one event per group, each a second after the previous one."""
         for name in names:
             self.seconds += 1
             at = NOW + timedelta(seconds=self.seconds)
@@ -101,11 +101,11 @@ def _running(directory: Path) -> Iterator[Listening]:
 def wait_until(condition: Callable[[], Any]) -> None:
     until = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < until, "not in time"
+        assert time.monotonic() < until, "the condition did not hold in time"
         time.sleep(0.005)
 
 
-def test_a_writer_that_hangs_is_noticed_and_one_that_waits_is_not(tmp_path: Path) -> None:
+def test_a_hanging_writer_is_busy_and_a_waiting_one_is_not(tmp_path: Path) -> None:
     with _running(tmp_path) as listening:
         listening.hear("a")
         wait_until(lambda: listening.store.heard == ["a"])
@@ -117,7 +117,7 @@ def test_a_writer_that_hangs_is_noticed_and_one_that_waits_is_not(tmp_path: Path
         wait_until(lambda: listening.writer.busy_seconds == 0.0)
 
 
-def test_a_long_spool_does_not_keep_connections_waiting(
+def test_a_long_drain_does_not_block_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exporter.recording.stream_writer._DRAIN_SECONDS", 0.02)
@@ -130,7 +130,7 @@ def test_a_long_spool_does_not_keep_connections_waiting(
         listening.store.seconds = 0.05
         listening.store.is_away = False
         wait_until(lambda: listening.store.written)
-        # What comes meanwhile is taken from the queue before the spool is empty.
+        # An event that arrives during the drain leaves the queue before the spool is empty.
         expected.append("meanwhile")
         listening.hear("meanwhile")
         wait_until(lambda: not listening.subscription.events)
@@ -139,7 +139,7 @@ def test_a_long_spool_does_not_keep_connections_waiting(
         assert listening.store.heard == expected
 
 
-def test_what_the_spool_cannot_give_back_is_not_claimed(tmp_path: Path) -> None:
+def test_a_damaged_batch_is_not_claimed_as_covered(tmp_path: Path) -> None:
     with _running(tmp_path) as listening:
         listening.hear("before")
         wait_until(lambda: listening.store.heard == ["before"])
@@ -159,7 +159,7 @@ def test_what_the_spool_cannot_give_back_is_not_claimed(tmp_path: Path) -> None:
         assert first.since == NOW
         assert (damaged.since, damaged.events, damaged.cause) == (None, (), "not_kept")
         assert last.since is None
-        # By the clock of the writer, which is later than all that was heard.
+        # The new stretch starts at the writer's clock, which is later than every event.
         assert after.since is not None
         assert after.since > last.events[0].received_at
-        assert listening.spool.accounts() == {"main"}  # which keeps it
+        assert listening.spool.accounts() == {"main"}  # the damaged batch stays in the spool

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the report: pytest looks for them here."""
+"""Share the recorder fixtures with the tests of the report."""
 
 from tests.support.recorder import recorder, sqlite_recorder
 

@@ -1,6 +1,6 @@
-"""The report in a real browser: what it shows, how it is used, and that it loads nothing.
+"""Test the report in a real browser: its content, its controls, and that it loads nothing.
 
-Needs Chromium or Chrome, as Debian's `chromium` installs it; skipped where there is none.
+The tests need Chromium or Chrome, such as Debian's `chromium`, and are skipped without one.
 """
 
 import json
@@ -45,7 +45,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One browser for all tests here."""
+    """Yield one browser for all tests of this module."""
     browser = Browser(tmp_path_factory.mktemp("browser"))
     yield browser
     browser.close()
@@ -53,7 +53,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Make a report of some samples."""
+    """Return a function that writes a report of some samples."""
 
     def make(samples: list[Sample]) -> Path:
         directory = tmp_path_factory.mktemp("report")
@@ -69,13 +69,13 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 @pytest.fixture(scope="module")
 def desks(make: Make) -> Path:
-    """A report of four accounts, one of which is silent."""
+    """Write a report of four accounts, one of which no longer records."""
     return make(DESKS)
 
 
 @pytest.fixture
 def hostile(sqlite_recorder: Any, tmp_path: Path) -> Path:
-    """A report of an account and a group with a hostile name."""
+    """Write a report in which an account and a group have hostile names."""
     for minute in range(5):
         sqlite_recorder.ok(60 * minute, [OrderGroup(HOSTILE, minute < 3)], account=HOSTILE)
         sqlite_recorder.ok(60 * minute, [OrderGroup("plain", True)])
@@ -85,7 +85,7 @@ def hostile(sqlite_recorder: Any, tmp_path: Path) -> Path:
 
 
 def texts(browser: Browser, selector: str) -> list[str]:
-    """What some elements say."""
+    """Return the text of each element that matches."""
     found: list[str] = browser.run(
         f"[...document.querySelectorAll({json.dumps(selector)})].map((each) => each.textContent)"
     )
@@ -93,7 +93,7 @@ def texts(browser: Browser, selector: str) -> list[str]:
 
 
 def fragment(browser: Browser) -> dict[str, str]:
-    """What the address says."""
+    """Return the view's settings in the URL fragment."""
     found: dict[str, str] = browser.run("read()")
     return found
 
@@ -110,11 +110,11 @@ def choose(browser: Browser, selector: str, value: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("address", ["", "#account=main", "#account=main&show=triggered"])
-def test_it_draws_without_a_complaint_and_asks_for_nothing(
+def test_it_renders_without_errors_or_requests(
     browser: Browser, desks: Path, address: str, width: int, scheme: str
 ) -> None:
     browser.open(desks, address, width=width, scheme=scheme)
-    time.sleep(0.2)  # for what might come late
+    time.sleep(0.2)  # late requests and errors would appear by then
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert [each.partition("#")[0] for each in browser.requests()] == [desks.as_uri()]
     background = browser.run("getComputedStyle(document.body).backgroundColor")
@@ -122,7 +122,7 @@ def test_it_draws_without_a_complaint_and_asks_for_nothing(
     assert browser.problems() == []
 
 
-def test_its_policy_stops_scripts_and_connections(browser: Browser, desks: Path) -> None:
+def test_its_security_policy_blocks_scripts_and_connections(browser: Browser, desks: Path) -> None:
     browser.open(desks)
     browser.run(
         "window.ran = 0; const s = document.createElement('script'); s.textContent = 'ran = 1';"
@@ -161,7 +161,7 @@ def test_the_first_screen_says_what_is_wrong_and_lists_accounts_worst_first(
     names = texts(browser, ".accounts tbody a")
     assert (len(names), names[0]) == (50, "desk-77")
     assert "the exchange refused the key" in texts(browser, ".accounts tbody th .state")[0]
-    # The verdict and the account in question are on the first screen, and not fifty cards.
+    # The first screen shows the verdict and the failing account, in a compact table.
     assert (
         browser.run("document.querySelector('.accounts tbody tr').getBoundingClientRect().y") < 300
     )
@@ -182,7 +182,7 @@ def test_the_table_is_sorted_by_mouse_and_keyboard(browser: Browser, desks: Path
     assert fragment(browser) == {"by": "-triggers"}
 
 
-def test_a_row_opens_its_account_and_the_browser_goes_back(browser: Browser, desks: Path) -> None:
+def test_a_row_opens_its_account_and_back_returns(browser: Browser, desks: Path) -> None:
     browser.open(desks)
     x, y, width, height = browser.place(".accounts tbody tr:nth-child(2) td.groups")
     browser.mouse("mousePressed", x + width / 2, y + height / 2, pressed=True)
@@ -195,7 +195,7 @@ def test_a_row_opens_its_account_and_the_browser_goes_back(browser: Browser, des
     assert browser.problems() == []
 
 
-def test_no_gap_is_an_alarm_for_being_one(browser: Browser, make: Make) -> None:
+def test_past_gaps_raise_no_alarm(browser: Browser, make: Make) -> None:
     years, gaps = 24 * 365 * 3, 3_000
     missed = years * 0.0109 / gaps
     starts = [years * (number + 0.7) / gaps for number in range(gaps)]
@@ -214,7 +214,7 @@ def test_no_gap_is_an_alarm_for_being_one(browser: Browser, make: Make) -> None:
     )
     red = tuple(int(alarm.strip()[at : at + 2], 16) for at in (1, 3, 5))
     assert f"rgb{red}" not in coloured
-    # What is missing takes as much of the strip's height as of the time, where it can be seen.
+    # A gap takes the same share of the strip's height as of its time.
     browser.open(path, "#account=main")
     heights = browser.run(
         "[...document.querySelectorAll('.picture .exchange')]"
@@ -239,7 +239,7 @@ def test_a_first_poll_draws(browser: Browser, sqlite_recorder: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("row", [2, 4, 5, 6])  # polls, triggers, groups, changes
-def test_hovering_tells_what_is_there(browser: Browser, desks: Path, row: int) -> None:
+def test_hovering_shows_details(browser: Browser, desks: Path, row: int) -> None:
     browser.open(desks, "#account=main")
     assert browser.run("tip.hidden")
     pictures = browser.run("document.querySelectorAll('.account > .row > .picture').length")
@@ -272,7 +272,7 @@ def test_dragging_zooms_everything_and_the_address_keeps_it(browser: Browser, de
     fields = browser.run(
         "[...document.querySelectorAll('.toolbar input')].map((each) => each.value)"
     )
-    browser.open(desks, address)  # as somebody who was sent the link
+    browser.open(desks, address)  # as from a shared link
     assert browser.run("[view.from, view.to]") == after
     assert fields == browser.run(
         "[...document.querySelectorAll('.toolbar input')].map((each) => each.value)"
@@ -312,7 +312,7 @@ def test_events_are_marked_to_the_millisecond(browser: Browser, desks: Path) -> 
     browser.mouse("mouseMoved", *middle)
     exact = browser.run(f"exact({at})")
     assert f"{exact} triggered" in browser.run("tip.textContent")
-    # And over time, where each of them has its own mark from near.
+    # Zoomed in, the triggers' own row marks each event too.
     assert browser.run("document.querySelectorAll('.account > .row .mark.triggered').length") == 1
 
 
@@ -381,12 +381,12 @@ def test_a_hundred_thousand_groups_are_paged_smoothly(
     left = texts(browser, ".timelines [role=status]")[0]
     assert f"{done.shown:,} of {done.shown:,} order groups" in left
     assert (done.shown == count) == ("did not fit" not in left)
-    # Every one of them has its place: as many rows high as there are.
+    # The list reserves the height of every row.
     assert browser.run("document.querySelector('.rows').clientHeight") >= 50 * done.shown
     assert browser.problems() == []
 
 
-def test_what_does_not_fit_is_said(
+def test_omitted_groups_are_counted(
     browser: Browser, sqlite_recorder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.html"
@@ -398,10 +398,10 @@ def test_what_does_not_fit_is_said(
     done = report(sqlite_recorder.url, path, intervals={}, now=sqlite_recorder.at(60))
     assert 50 < done.shown < 3_000
     browser.open(path, "#account=main&find=zzz")
-    said = texts(browser, ".timelines [role=status]")[0]
-    assert said.startswith("No order group on this page matches. ")
-    assert f"{3_000 - done.shown:,} more, to which least happened, did not fit" in said
-    assert said.endswith("kalshi-exporter export history --account main --group zzz")
+    status = texts(browser, ".timelines [role=status]")[0]
+    assert status.startswith("No order group on this page matches. ")
+    assert f"{3_000 - done.shown:,} more, to which least happened, did not fit" in status
+    assert status.endswith("kalshi-exporter export history --account main --group zzz")
     choose(browser, ".controls input[type=search]", "it's")
     assert texts(browser, ".timelines [role=status]")[0].endswith("--group 'it'\\''s'")
     assert browser.problems() == []
@@ -428,7 +428,7 @@ def test_a_thousand_accounts_open_with_few_elements_each(browser: Browser, make:
     assert browser.problems() == []
 
 
-def test_what_stands_below_is_folded_and_opens(browser: Browser, desks: Path) -> None:
+def test_the_details_are_folded_and_open(browser: Browser, desks: Path) -> None:
     browser.open(desks, "#account=main")
     closed = browser.run("document.querySelectorAll('details:not([open])').length")
     assert closed == browser.run("document.querySelectorAll('details').length") >= 6
@@ -470,7 +470,7 @@ def test_axe_finds_no_violation(
     assert found == []
 
 
-def test_what_is_heard_instead_of_seen_has_names_of_its_own(browser: Browser, desks: Path) -> None:
+def test_screen_readers_find_distinct_names(browser: Browser, desks: Path) -> None:
     browser.open(desks, "#account=main")
     browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     time.sleep(0.3)
@@ -481,12 +481,14 @@ def test_what_is_heard_instead_of_seen_has_names_of_its_own(browser: Browser, de
     for role in ("image", "region", "searchbox", "button", "toolbar", "heading", "link", "radio"):
         assert names[role], role
         assert all(names[role]), role
-    for role in ("image", "region"):  # where one can jump from one to the next
+    for role in ("image", "region"):  # screen readers jump between these by name
         assert len(set(names[role])) == len(names[role]), sorted(names[role])
 
 
 @pytest.mark.parametrize("address", ["", "#account=main"])
-def test_it_prints(browser: Browser, desks: Path, address: str) -> None:
+def test_it_prints_in_light_colors_without_controls(
+    browser: Browser, desks: Path, address: str
+) -> None:
     browser.open(desks, address, scheme="dark")
     printed = browser.ask("Page.printToPDF", printBackground=True)["data"]
     assert len(printed) > 20_000

@@ -1,4 +1,4 @@
-"""What a report says: read from the page's own data, the same on both databases."""
+"""Test the data inside a report's page, identical on both databases."""
 
 import base64
 import json
@@ -45,7 +45,7 @@ Make = Callable[..., Page]
 
 
 def data_of(page: Path) -> Page:
-    """The data inside a page, unpacked: accounts with their order groups as `lists`."""
+    """Return the unpacked data of a page: accounts with their order groups as `lists`."""
     found = re.findall(
         r'<script type="application/json" id="data">(.*?)</script>', page.read_text("utf-8")
     )
@@ -62,18 +62,18 @@ def data_of(page: Path) -> Page:
 
 
 def unpacked(packed: str) -> list[Any]:
-    """The lines of JSON in a packed text."""
+    """Return the values of the JSON lines in a packed text."""
     return [json.loads(line) for line in zlib.decompress(base64.b64decode(packed)).splitlines()]
 
 
 def account_of(page: Page, name: str = "main") -> Any:
-    """What a page has of one account."""
+    """Return the data of one account on a page."""
     return next(account for account in page["accounts"] if account["name"] == name)
 
 
 @pytest.fixture
 def make(recorder: Any, tmp_path: Path) -> Make:
-    """Make a report as of so many seconds after the start, and read its data."""
+    """Return a function that writes a report as of `now` seconds and returns its data."""
 
     def make(now: float, **how: Any) -> Page:
         path = tmp_path / "report.html"
@@ -84,7 +84,7 @@ def make(recorder: Any, tmp_path: Path) -> Make:
     return make
 
 
-def test_a_history_without_faults_says_so(recorder: Any, make: Make) -> None:
+def test_a_history_without_faults(recorder: Any, make: Make) -> None:
     for minute in range(5):
         recorder.ok(60 * minute, [A, B] if minute < 3 else [A_OFF, B])
     page = make(250)
@@ -106,7 +106,7 @@ def test_a_history_without_faults_says_so(recorder: Any, make: Make) -> None:
     assert main["versions"][0][3] == 5
 
 
-def test_gaps_have_causes_and_nothing_is_told_of_them(recorder: Any, make: Make) -> None:
+def test_gaps_have_causes_and_no_states(recorder: Any, make: Make) -> None:
     recorder.ok(0, [A])
     for minute in range(1, 20):
         recorder.fail(60 * minute, "timeout" if minute < 15 else "unreachable")
@@ -120,7 +120,7 @@ def test_gaps_have_causes_and_nothing_is_told_of_them(recorder: Any, make: Make)
     assert round(main["observed"], 3) == 0.03
     assert [each[2] for each in main["by_polls"]["segments"]] == ["timeout", "not_running"]
     assert [round(each[0]) for each in main["by_polls"]["longest"]] == [2680, 1200]
-    # Between 60 s and 1200 s nobody knows.
+    # The state between 60 s and 1200 s is unknown.
     grid = page["grid"]
     part = int((recorder.at(600).timestamp() - grid["start"]) // grid["width"])
     assert main["standing"][part] is None
@@ -132,7 +132,7 @@ def test_gaps_have_causes_and_nothing_is_told_of_them(recorder: Any, make: Make)
     assert main["lists"][0][3][-1] == -1  # absent
 
 
-def test_a_span_is_cut_out(recorder: Any, make: Make) -> None:
+def test_a_report_of_a_span(recorder: Any, make: Make) -> None:
     for minute in range(10):
         recorder.ok(60 * minute, [A] if minute % 2 else [A_OFF])
     main = account_of(make(600, since=recorder.at(170), until=recorder.at(310)))
@@ -144,7 +144,7 @@ def test_a_span_is_cut_out(recorder: Any, make: Make) -> None:
 
 
 @pytest.mark.parametrize("now", [-0.2, 0.0, 0.3, 1.0, 30.0])
-def test_the_first_poll_fills_its_page(recorder: Any, make: Make, now: float) -> None:
+def test_a_report_of_the_first_poll(recorder: Any, make: Make, now: float) -> None:
     recorder.ok(0, [A])
     page = make(now)
     main = account_of(page)
@@ -155,13 +155,13 @@ def test_the_first_poll_fills_its_page(recorder: Any, make: Make, now: float) ->
     assert 1 in main["standing"]
 
 
-def test_no_groups(recorder: Any, make: Make) -> None:
+def test_an_account_without_groups(recorder: Any, make: Make) -> None:
     recorder.ok(0, [])
     main = account_of(make(10))
     assert (main["groups"], main["lists"]) == (0, [])
 
 
-def test_nothing_but_failures(recorder: Any, make: Make) -> None:
+def test_an_account_that_only_failed(recorder: Any, make: Make) -> None:
     recorder.fail(0, "unauthorized")
     recorder.fail(60, "unauthorized")
     page = make(120)
@@ -171,14 +171,14 @@ def test_nothing_but_failures(recorder: Any, make: Make) -> None:
     assert main["by_polls"]["segments"][-1][2] == "unauthorized"
 
 
-def test_nothing_at_all(make: Make) -> None:
+def test_an_account_without_polls(make: Make) -> None:
     page = make(0)
     assert page["verdict"] == "main is not recording, never yet, the exporter was not running."
     empty = make(0, intervals={})
     assert (empty["accounts"], empty["well"]) == ([], False)
 
 
-def test_accounts_are_apart_and_the_worst_comes_first(recorder: Any, make: Make) -> None:
+def test_accounts_are_sorted_worst_first(recorder: Any, make: Make) -> None:
     for minute in range(40):
         recorder.ok(60 * minute, [A])
         if minute < 8:
@@ -192,7 +192,7 @@ def test_accounts_are_apart_and_the_worst_comes_first(recorder: Any, make: Make)
     assert [each["name"] for each in make(200, account_names=["other"])["accounts"]] == ["other"]
 
 
-def test_many_that_are_silent_are_counted_and_some_named(recorder: Any, make: Make) -> None:
+def test_the_verdict_counts_silent_accounts_and_names_three(recorder: Any, make: Make) -> None:
     for number in range(5):
         recorder.ok(60 * number, [A], account=f"desk-{number}")
     recorder.ok(100_000, [A])
@@ -203,7 +203,7 @@ def test_many_that_are_silent_are_counted_and_some_named(recorder: Any, make: Ma
     )
 
 
-def test_pruned_polls_are_told_of(recorder: Any, make: Make) -> None:
+def test_the_report_says_since_when_polls_are_kept(recorder: Any, make: Make) -> None:
     for number in range(20):
         recorder.ok(1000 * number, [A], interval=1000)
     with recorder.database.transaction() as connection:
@@ -213,7 +213,7 @@ def test_pruned_polls_are_told_of(recorder: Any, make: Make) -> None:
     assert main["observed"] == 1.0
 
 
-def test_what_the_stream_told_is_there(recorder: Any, make: Make) -> None:
+def test_events_and_stream_coverage_are_shown(recorder: Any, make: Make) -> None:
     for minute in range(10):
         recorder.ok(60 * minute, [A_OFF] if minute < 5 else [A])
     with recorder.database.transaction() as connection:
@@ -228,7 +228,7 @@ def test_what_the_stream_told_is_there(recorder: Any, make: Make) -> None:
                 )
             ],
         )
-        # One that polls see too, and one that is over before they could.
+        # Polls see the first trigger too; the second group is deleted before the next poll.
         for second, group, kind in (
             (299.5, "a", "triggered"),
             (400, "brief", "created"),
@@ -262,7 +262,7 @@ def test_what_the_stream_told_is_there(recorder: Any, make: Make) -> None:
     )
 
 
-def test_triggers_are_those_of_the_view(sqlite_url: str) -> None:
+def test_triggers_match_the_view(sqlite_url: str) -> None:
     quiet = Sample(name="quiet", seed=2, groups=40, events=9, stream_gaps=None)
     write_samples(sqlite_url, [Sample(groups=40, events=9), quiet])
     span = spans.cut(UNTIL - timedelta(hours=72), UNTIL, sharing=1, interval=60)
@@ -283,7 +283,7 @@ def test_triggers_are_those_of_the_view(sqlite_url: str) -> None:
     assert len(found) > 50
 
 
-def test_a_trigger_that_only_the_flag_shows_is_one(recorder: Any, make: Make) -> None:
+def test_a_trigger_that_only_the_flag_shows_counts(recorder: Any, make: Make) -> None:
     recorder.ok(0, [A_OFF])
     recorder.ok(60, [A])
     recorder.ok(120, [A_OFF])
@@ -293,9 +293,7 @@ def test_a_trigger_that_only_the_flag_shows_is_one(recorder: Any, make: Make) ->
     assert main["lists"][0][5][1:] == [60_000, 0]
 
 
-def test_what_the_exchange_sends_cannot_end_the_script(
-    recorder: Any, tmp_path: Path, make: Make
-) -> None:
+def test_hostile_names_cannot_end_the_script(recorder: Any, tmp_path: Path, make: Make) -> None:
     recorder.ok(0, [A, HOSTILE], account="<b>&amp;</b>")
     page = make(10)
     text = (tmp_path / "report.html").read_text("utf-8")
@@ -305,7 +303,7 @@ def test_what_the_exchange_sends_cannot_end_the_script(
     assert HOSTILE.id in {each[0] for each in shown["lists"]}
 
 
-def test_no_file_is_left_where_there_is_no_history(tmp_path: Path) -> None:
+def test_without_a_database_the_old_report_stays(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("before")
     with pytest.raises(ConfigurationError):
@@ -330,7 +328,7 @@ def test_no_file_is_left_where_there_is_no_history(tmp_path: Path) -> None:
         (100, 10, 100, 850),
     ],
 )
-def test_a_hundred_thousand_snapshots_make_a_small_page(  # noqa: PLR0917  # pytest's arguments
+def test_a_hundred_thousand_snapshots_make_a_small_page(  # noqa: PLR0917  # pytest passes arguments by name
     sqlite_url: str, tmp_path: Path, names: int, groups: int, states: int, shown: int
 ) -> None:
     end = START + timedelta(days=100)
@@ -362,13 +360,13 @@ def test_more_accounts_than_a_page_holds_are_left_out_and_counted(
 
 
 def fill(url: str, names: list[str], groups: int, states: int, end: datetime) -> None:
-    """Let each account have had so many groups of so many states, no two of them alike."""
+    """Record `groups` groups for each account, each with `states` states, all different."""
     instants = [to_text(START + (end - START) / states * number) for number in range(states)]
     ends = [*instants[1:], None]
     rows = (
         (
             name,
-            # Ids without any order or repetition, as the exchange's.
+            # The ids have no order or repetition, like those of the exchange.
             str(UUID(int=(group + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)),
             instant,
             number % 2,
@@ -403,7 +401,7 @@ def fill(url: str, names: list[str], groups: int, states: int, end: datetime) ->
                 )
 
 
-def test_the_command_says_what_it_wrote(
+def test_the_command_reports_what_it_wrote(
     sqlite_recorder: Any, write_config: Any, run_cli: Any, tmp_path: Path
 ) -> None:
     write_config(base_url="http://127.0.0.1:9/trade-api/v2")

@@ -1,4 +1,4 @@
-"""The spool on a real disk: order, bounds, privacy, and what it says when it cannot keep a poll."""
+"""Test the spool on a real disk: order, bounds, privacy, and its errors."""
 
 import os
 import sqlite3
@@ -79,13 +79,13 @@ def emptied(spool: Spool, account: str = "main") -> list[Poll]:
     return polls
 
 
-def test_polls_come_back_in_their_order_with_the_answers_that_they_share(tmp_path: Path) -> None:
+def test_polls_come_back_in_order_with_the_responses_that_they_share(tmp_path: Path) -> None:
     a, b = OrderGroup("a", True, "10.00"), OrderGroup("b", False)
     polls = [succeeded(1, "x", a), failed(2), succeeded(3, "y", a, b), succeeded(4, "x", a)]
     with opened(tmp_path) as spool:
         for poll in polls:
             spool.put(poll)
-        # What is known already is kept by its digest alone.
+        # An observation that the spool already holds is stored as its digest alone.
         assert spool.known_digest("main") == "x"
         spool.put(succeeded(5, "x", known=True))
     with opened(tmp_path) as spool:
@@ -97,8 +97,8 @@ def test_polls_come_back_in_their_order_with_the_answers_that_they_share(tmp_pat
         assert connection.execute("SELECT COUNT(*) FROM answers").fetchone() == (0,)
 
 
-def test_a_digest_without_its_answer_is_not_known(spool: Spool) -> None:
-    # The database knew that answer, and went away before the poll was written.
+def test_a_digest_without_its_response_is_not_known(spool: Spool) -> None:
+    # The database knew that response, but went away before the poll was written.
     spool.put(succeeded(1, "x", known=True))
     assert spool.known_digest("main") is None
     assert waiting(spool) == [succeeded(1, "x", known=True)]
@@ -116,7 +116,7 @@ GROUPS = st.builds(
 
 
 @given(groups=st.lists(GROUPS, max_size=20, unique_by=lambda group: group.id))
-def test_every_answer_comes_back_as_it_was(
+def test_every_response_comes_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, groups: list[OrderGroup]
 ) -> None:
     with opened(tmp_path_factory.mktemp("spool")) as spool:
@@ -128,7 +128,7 @@ def test_every_answer_comes_back_as_it_was(
     assert repr(poll.observation.groups) == repr({group.id: group for group in groups})
 
 
-def test_accounts_and_databases_are_kept_apart(tmp_path: Path) -> None:
+def test_accounts_and_databases_are_separate(tmp_path: Path) -> None:
     one, other = succeeded(1, "x"), succeeded(2, "x", account="other")
     with (
         opened(tmp_path) as spool,
@@ -147,7 +147,7 @@ def test_accounts_and_databases_are_kept_apart(tmp_path: Path) -> None:
         assert waiting(spool, "other") == [other]
 
 
-def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+def test_no_other_user_can_read_the_spool(tmp_path: Path) -> None:
     previous = os.umask(0)
     try:
         with opened(tmp_path / "a" / "spool") as spool:
@@ -158,7 +158,7 @@ def test_nobody_else_can_read_it(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a" / "spool" / "spool.db").stat().st_mode) == 0o600
 
 
-def test_looking_makes_no_file(tmp_path: Path) -> None:
+def test_reading_creates_no_file(tmp_path: Path) -> None:
     with opened(tmp_path / "spool") as spool:
         assert (spool.pending(), waiting(spool), spool.loss("main")) == ({}, [], None)
         assert spool.known_digest("main") is None
@@ -166,7 +166,7 @@ def test_looking_makes_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "spool").exists()
 
 
-def test_an_unchanged_answer_costs_a_few_hundred_bytes(spool: Spool, tmp_path: Path) -> None:
+def test_an_unchanged_response_costs_a_few_hundred_bytes(spool: Spool, tmp_path: Path) -> None:
     groups = [OrderGroup(os.urandom(16).hex(), True) for _ in range(1_000)]
     path = tmp_path / "spool" / "spool.db"
     spool.put(succeeded(0, "x", *groups))
@@ -200,7 +200,7 @@ def test_a_full_spool_keeps_the_oldest_within_its_size_and_counts_the_rest(
         loss = Loss(polls=2, last_started_at=START + timedelta(minutes=kept + 1))
         assert spool.loss("main") == loss
     with opened(tmp_path) as spool:
-        # Another process knows of it too, until it is told to forget.
+        # Another process reads the loss too, until it forgets the loss.
         assert spool.loss("main") == loss
         spool.forget_loss("main")
         assert spool.loss("main") is None
@@ -208,13 +208,13 @@ def test_a_full_spool_keeps_the_oldest_within_its_size_and_counts_the_rest(
         assert [poll.started_at for poll in polls] == [
             START + timedelta(minutes=minute) for minute in range(kept)
         ]
-        # There is room again.
+        # The emptied spool has room again.
         spool.put(succeeded(kept + 2, "z", OrderGroup("a", True, extra="0" * 10_000)))
         assert len(waiting(spool)) == 1
 
 
-def test_what_a_broken_disk_lost_is_remembered_by_the_process(tmp_path: Path) -> None:
-    # A file where the directory should be stops root too.
+def test_a_process_remembers_what_a_broken_disk_lost(tmp_path: Path) -> None:
+    # A file in the directory's place stops even root.
     (tmp_path / "spool").write_text("")
     with opened(tmp_path / "spool") as spool:
         for minute in (1, 2):
@@ -245,7 +245,7 @@ def test_a_file_that_is_no_spool_is_left_alone(tmp_path: Path) -> None:
         "UPDATE answers SET groups = x'00'",
     ],
 )
-def test_what_this_version_cannot_read_is_kept_and_reported(tmp_path: Path, damage: str) -> None:
+def test_an_unreadable_poll_is_kept_and_reported(tmp_path: Path, damage: str) -> None:
     with opened(tmp_path) as spool:
         spool.put(succeeded(1, "x", OrderGroup("a", True)))
         with closing(sqlite3.connect(tmp_path / "spool.db")) as connection, connection:
@@ -255,7 +255,7 @@ def test_what_this_version_cannot_read_is_kept_and_reported(tmp_path: Path, dama
         assert spool.pending() == {"main": 1}
 
 
-def test_two_exporters_may_empty_it_at_the_same_time(tmp_path: Path) -> None:
+def test_two_exporters_may_drain_at_the_same_time(tmp_path: Path) -> None:
     with opened(tmp_path) as one, opened(tmp_path) as other:
         for minute in range(4):
             one.put(succeeded(minute, "x", OrderGroup("a", True)))

@@ -1,4 +1,4 @@
-"""Batches of events wait in the spool's file, in order, within its bounds, and survive anything."""
+"""Test the event batches in the spool: order, bounds, and reported losses."""
 
 import sqlite3
 from contextlib import closing
@@ -54,7 +54,7 @@ def batches(stream: StreamSpool, account: str = "main") -> list[StreamBatch]:
     return [each for _, each in stream.batches(account)]
 
 
-def test_batches_come_back_in_their_order_from_another_process(tmp_path: Path) -> None:
+def test_another_process_reads_batches_in_order(tmp_path: Path) -> None:
     kept = [
         batch(0, 1, event(1, contracts_limit="10.00")),
         batch(0, 2, event(2), replace_occurrence(event(2))),
@@ -66,7 +66,7 @@ def test_batches_come_back_in_their_order_from_another_process(tmp_path: Path) -
     for each in kept:
         stream.put(each)
     stream.put(batch(0, 9, account="other"))
-    # The third ends the second.
+    # The third batch only ends the second, so it is merged into it.
     expected = [kept[0], replace(kept[1], cause="disconnected"), *kept[3:]]
     assert batches(spool(tmp_path)) == expected
     assert spool(tmp_path).accounts() == {"main", "other"}
@@ -78,7 +78,7 @@ def replace_occurrence(each: OrderGroupEvent) -> OrderGroupEvent:
     return changed(each, occurrence=2)
 
 
-def test_what_has_no_events_takes_no_room_of_its_own(tmp_path: Path) -> None:
+def test_a_batch_without_events_extends_the_previous_one(tmp_path: Path) -> None:
     stream = spool(tmp_path)
     stream.put(batch(0, 1, event(1)))
     for until in range(2, 50):
@@ -88,7 +88,7 @@ def test_what_has_no_events_takes_no_room_of_its_own(tmp_path: Path) -> None:
     assert len(batches(stream)) == 2
 
 
-def test_a_batch_that_was_continued_while_it_was_written_stays(tmp_path: Path) -> None:
+def test_a_batch_that_was_extended_meanwhile_is_not_removed(tmp_path: Path) -> None:
     stream = spool(tmp_path)
     stream.put(batch(0, 1, event(1)))
     [(number, written)] = stream.batches("main")
@@ -101,30 +101,30 @@ def test_a_batch_that_was_continued_while_it_was_written_stays(tmp_path: Path) -
 
 
 def fill(stream: StreamSpool) -> int:
-    """Put one batch a second until the spool is full; return the last second that it kept."""
+    """Put one batch per second until the spool is full, and return the last second it kept."""
     for second in range(1, 10_000):
         noise = "".join(chr(33 + (second * each) % 89) for each in range(1, 4000))
         try:
             stream.put(batch(0, second, event(second, event_type=noise)))
         except SpoolError:
             return second - 1
-    raise AssertionError("it never fills")
+    raise AssertionError("the spool never fills up")
 
 
-def test_a_full_spool_says_what_was_lost_in_its_place(tmp_path: Path) -> None:
+def test_a_full_spool_reports_a_loss_at_its_place(tmp_path: Path) -> None:
     stream = spool(tmp_path, max_size=120_000)
     kept = fill(stream)
     assert kept > 5
     with pytest.raises(SpoolError, match=r"spool\.max_size"):
         stream.put(batch(0, kept + 2, event(kept + 1.5, event_type="x" * 100_000)))
-    # Another process writes them, and finds where some are missing.
+    # Another process reads them, with the loss in its place.
     again = spool(tmp_path, max_size=120_000)
     found = list(again.batches("main"))
     assert [each.until for _, each in found] == [at(second) for second in range(1, kept + 1)] + [
         at(kept + 2)
     ]
     assert found[-1][1] == batch(None, kept + 2, cause="not_kept")
-    # Room again: what comes now claims nothing of what was lost.
+    # With room again, the next batch does not claim the lost span as covered.
     for number, each in found[:-1]:
         assert again.remove("main", number, each)
     again.put(batch(0, kept + 3))
@@ -136,7 +136,7 @@ def test_a_full_spool_says_what_was_lost_in_its_place(tmp_path: Path) -> None:
     assert [number for number, _ in again.batches("main")] == [after[0]]
 
 
-def test_a_disk_that_fails_is_a_loss_too(tmp_path: Path) -> None:
+def test_a_failing_disk_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "spool").write_text("a file where the directory should be")
     stream = spool(tmp_path / "spool")
     with pytest.raises(SpoolError):

@@ -20,7 +20,7 @@ _LOGGERS = (
     "exporter.recording.reporting",
     "exporter.recording.drain",
     "exporter.kalshi.retry",
-    "exporter.daemon.scheduler",
+    "exporter.daemon.runner",
 )
 
 _MAX_KINDS = 50  # kinds of line in one poll that are told apart

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from exporter.clock import elapsed
+from exporter.daemon.pollers import Pollers
 from exporter.daemon.scheduler import Scheduler
 from exporter.daemon.watch import Watch
 from exporter.demo.exchange import Exchange
@@ -38,7 +38,6 @@ from tests.support.processes import ending
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from exporter.recording.poller import Poller
     from exporter.recording.recorder import Recorder
     from tests.conftest import WriteConfig
 
@@ -243,23 +242,26 @@ def test_with_another_versions_schema_the_daemon_is_never_ready(
 
 
 def test_a_poll_that_hangs_starves_the_watchdog(
-    manager: Manager, caplog: pytest.LogCaptureFixture
+    manager: Manager, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notifier = systemd(Health(), {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"})
     assert notifier is not None
-    recorder = cast("Recorder", Mock(pollers=[], stream=Mock(sources=[])))
-    daemon = Scheduler(recorder, stop=threading.Event(), hooks=Hooks(notifier))
-    poller = cast("Poller", Mock(account="main", timing=Mock(deadline=20.0)))
-    daemon._running[poller] = elapsed() - 319.0
-    daemon.watch.beat()
+    now = [0.0]
+    monkeypatch.setattr("exporter.daemon.pollers.elapsed", lambda: now[0])
+    poller = Mock(account="main", timing=Mock(deadline=20.0))
+    pollers = Pollers(cast("Recorder", Mock(pollers=[poller])), threading.Event())
+    watch = Watch(Hooks(notifier), pollers.hanging)
+    assert pollers.begin("main", is_tick=True).poller is poller
+    now[0] = 319.0
+    watch.beat()
     assert manager.receive()[0] == "WATCHDOG=1"
-    daemon._running[poller] = elapsed() - 321.0
-    daemon.watch.beat()
-    daemon.watch.beat()
+    now[0] = 321.0
+    watch.beat()
+    watch.beat()
     assert manager.silent_for(0.1)
     assert [vars(record)["event"] for record in caplog.records] == ["hanging"]
-    daemon._running.clear()
-    daemon.watch.beat()
+    pollers.end(poller)
+    watch.beat()
     assert manager.receive() == ["WATCHDOG=1"]
 
 

@@ -1,0 +1,49 @@
+"""Pollers that poll nothing, for the rules about when a poller may."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter.errors import Exit
+
+if TYPE_CHECKING:
+    from exporter.recording.recorder import Recorder
+
+
+@dataclass(eq=False)
+class Account:
+    """A poller of which a test decides how its polls go.
+
+    Attributes:
+        act: what a poll does, and its exit code; None if it was no poll.
+        calls: the arguments of each `poll_if_due`.
+    """
+
+    account: str
+    act: Callable[[], Exit | None] = lambda: Exit.OK
+    timing: Any = field(default_factory=lambda: SimpleNamespace(deadline=20.0, interval=60.0))
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def poll_if_due(self, **arguments: Any) -> Exit | None:
+        self.calls.append(arguments)
+        return self.act()
+
+
+@dataclass(eq=False)
+class Accounts:
+    """A recorder of such pollers, which knows whether it was closed."""
+
+    pollers: tuple[Account, ...]
+    closed: bool = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def recorder_of_accounts() -> "Callable[..., Recorder]":
+    """A recorder of some `Account`s."""
+    return lambda *accounts: Accounts(accounts)  # type: ignore[return-value]  # all that is used

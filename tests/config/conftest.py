@@ -1,4 +1,4 @@
-"""What the tests of the configuration share."""
+"""The fixture that the configuration tests share."""
 
 from pathlib import Path
 
@@ -9,4 +9,5 @@ from tests.support.configuration import Directory
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Directory:
+    """Return a fresh directory to write configurations into."""
     return Directory(tmp_path)

@@ -1,4 +1,4 @@
-"""Variables of the environment in the configuration."""
+"""Environment variables are expanded in the configuration, and never shown."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_a_variable_that_cannot_be_used_is_a_fault(
     assert "hush" not in fault
 
 
-def test_an_expanded_value_is_in_no_fault(directory: Directory) -> None:
+def test_no_fault_shows_an_expanded_value(directory: Directory) -> None:
     directory.environment["SECRET"] = "hush hush"
     text = "".join(
         f"[{section}]\n" + "".join(f'{key.name} = "${{SECRET}}"\n' for key in keys)

@@ -1,4 +1,4 @@
-"""The shipped example: it explains every key, and loads once it is filled in."""
+"""The shipped example explains every key, and loads once it is filled in."""
 
 import re
 import tomllib
@@ -13,7 +13,7 @@ EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
 
 def filled_in() -> str:
-    """The example with a key's id."""
+    """Return the example with its placeholder replaced by a key id."""
     text = EXAMPLE.read_text(encoding="utf-8")
     assert KEY_ID_PLACEHOLDER in text
     return text.replace(KEY_ID_PLACEHOLDER, "0123456789abcdef")
@@ -31,7 +31,7 @@ def test_the_example_loads_once_it_is_filled_in(tmp_path: Path, directory: Direc
 
 
 def test_the_example_explains_every_key_with_its_default() -> None:
-    # Sections and keys that are off are on in this text: a commented line that is TOML.
+    # Sections and keys that the example comments out are switched on here, so that TOML reads them.
     lines = [
         line.removeprefix("# ") if re.match(r"# (\[\w+\]|\w+ = \S+)$", line) else line
         for line in EXAMPLE.read_text(encoding="utf-8").splitlines()

@@ -1,11 +1,12 @@
-"""Faults: all at once, each with its line, its meaning and the nearest known key."""
+"""All faults of a configuration are reported at once, each with its line and a remedy."""
 
 import pytest
 
 from exporter.config.keys import ACCOUNT
 from tests.support.configuration import ACCOUNT_TOML, Directory
 
-# The key that is written with an escape is not found in the text: it has its section's line.
+# The key that is written with an escape cannot be found in the text, so its fault names the line
+# of its section.
 ALL_FAULTS = r"""
 1: databse: unknown key, did you mean "database"?
 3: poll.interval = 60: must be a duration with its unit from "100ms" to "1d", such as "60s" \
@@ -27,7 +28,7 @@ absent for all)
 """.replace("\\\n", "").strip()
 
 
-def test_all_faults_come_at_once_in_order_with_lines_meanings_and_nearest_keys(
+def test_all_faults_are_reported_at_once_in_order(
     directory: Directory,
 ) -> None:
     text = """\
@@ -127,7 +128,7 @@ def test_a_fault_says_what_is_wrong(directory: Directory, text: str, reason: str
         ("[[accounts]]", "[accounts]", "[[accounts]], with two brackets"),
     ],
 )
-def test_an_account_at_fault_says_so(
+def test_a_fault_of_an_account_says_what_is_wrong(
     directory: Directory, before: str, after: str, reason: str
 ) -> None:
     fault = directory.fault("", account=ACCOUNT_TOML.replace(before, after))
@@ -136,17 +137,17 @@ def test_an_account_at_fault_says_so(
     assert "MII" not in fault
 
 
-def test_names_that_differ_in_case_only_are_the_same(directory: Directory) -> None:
+def test_account_names_that_differ_only_in_case_are_the_same(directory: Directory) -> None:
     fault = directory.fault("", account=ACCOUNT_TOML + ACCOUNT_TOML.replace("main", "MAIN"))
     assert fault == "9: accounts[1].name: the same name as accounts[0], letter case apart"
 
 
-def test_no_accounts_is_a_fault_with_an_example(directory: Directory) -> None:
+def test_a_missing_account_is_a_fault_with_an_example(directory: Directory) -> None:
     fault = directory.fault("", account="")
     assert "accounts: there are none" in fault
     assert all(f"{key.name} = " in fault for key in ACCOUNT if key.required)
 
 
 @pytest.mark.parametrize("account", ["accounts = [3]", "accounts = [[]]"])
-def test_an_account_that_is_no_table_is_a_fault(directory: Directory, account: str) -> None:
+def test_an_account_that_is_not_a_table_is_a_fault(directory: Directory, account: str) -> None:
     assert "accounts[0]: must be a table" in directory.fault("", account=account)

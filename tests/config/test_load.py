@@ -1,4 +1,4 @@
-"""The whole file: what is read, the shipped example, and files that are none."""
+"""Loading a whole configuration file: defaults, overrides, paths, and files that cannot be read."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_an_account_overrides_the_poll_section(directory: Directory) -> None:
     assert (fast.interval, fast.max_attempts) == (0.25, 1)
 
 
-def test_an_account_overrides_whether_it_is_listened_to(directory: Directory) -> None:
+def test_an_account_overrides_whether_its_stream_is_recorded(directory: Directory) -> None:
     accounts = "".join(
         ACCOUNT_TOML.replace("main", f"account {number}") + more
         for number, more in enumerate(["", "stream = true\n", "stream = false\n"])
@@ -56,12 +56,12 @@ def test_an_account_overrides_whether_it_is_listened_to(directory: Directory) ->
 
 
 @pytest.mark.parametrize("subaccount", [0, 63, 64, 10**20])
-def test_a_subaccount_has_no_bound_of_ours(directory: Directory, subaccount: int) -> None:
+def test_a_subaccount_has_no_upper_bound(directory: Directory, subaccount: int) -> None:
     account = f"{ACCOUNT_TOML}subaccount = {subaccount}\n"
     assert directory.load("", account=account).accounts[0].subaccount == subaccount
 
 
-def test_everything_else_is_read(directory: Directory) -> None:
+def test_other_values_than_the_defaults_are_read(directory: Directory) -> None:
     account = """
 [[accounts]]
 name = "Größe 1"
@@ -98,7 +98,7 @@ def test_an_empty_metrics_section_turns_metrics_on(directory: Directory) -> None
     assert (metrics.host, metrics.port) == ("127.0.0.1", 9464)
 
 
-def test_relative_paths_start_from_the_file_and_not_from_where_one_is(
+def test_relative_paths_are_relative_to_the_file_not_the_working_directory(
     directory: Directory, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory.load("")
@@ -108,7 +108,7 @@ def test_relative_paths_start_from_the_file_and_not_from_where_one_is(
     assert relative == load(directory.path / "config.toml", {})
 
 
-def test_a_linked_configuration_keeps_the_directory_of_the_link(
+def test_paths_in_a_linked_configuration_are_relative_to_the_link(
     directory: Directory, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory.load("")
@@ -118,6 +118,7 @@ def test_a_linked_configuration_keeps_the_directory_of_the_link(
 
 
 def load_fault(path: Path) -> str:
+    """Load a file that must have exactly one fault, and return the fault."""
     with pytest.raises(ConfigurationError) as caught:
         load(path, {})
     (fault,) = caught.value.faults
@@ -130,7 +131,7 @@ def test_a_missing_file_suggests_init(tmp_path: Path) -> None:
     assert "kalshi-exporter init" in load_fault(tmp_path / "none.toml")
 
 
-def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     assert "is a directory" in load_fault(tmp_path)
     file = tmp_path / "config.toml"
     file.touch()
@@ -147,7 +148,7 @@ def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
         (b"a = " + b"9" * 5_000, "not valid TOML"),
     ],
 )
-def test_what_is_no_toml_is_refused_in_one_line(
+def test_a_file_that_is_not_toml_is_refused_in_one_line(
     tmp_path: Path, content: bytes, reason: str
 ) -> None:
     file = tmp_path / "config.toml"
@@ -174,7 +175,7 @@ TABLES = st.dictionaries(NAMES, VALUES, max_size=6)
     sections=st.dictionaries(st.sampled_from([*SECTIONS, "x"]), TABLES | VALUES, max_size=4),
     accounts=st.lists(TABLES, max_size=3),
 )
-def test_any_file_is_read_or_refused_with_a_line_for_each_fault(
+def test_any_toml_is_loaded_or_refused_with_a_line_for_each_fault(
     directory: Directory, sections: dict[str, object], accounts: list[dict[str, object]]
 ) -> None:
     document = {**sections, "accounts": accounts}

@@ -1,4 +1,4 @@
-"""The values that are read show no secret."""
+"""Printing the loaded configuration shows no secret."""
 
 from tests.support.configuration import Directory
 

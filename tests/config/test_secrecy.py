@@ -1,4 +1,4 @@
-"""No command repeats a value that could be a secret, whichever key holds it, in whatever form."""
+"""No command repeats a value that could be a secret, in any form and whichever key holds it."""
 
 import base64
 import json
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def _forms(name: str, key: "rsa.RSAPrivateKey | Ed25519PrivateKey") -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each form in which people might paste a private key."""
     for encoding in (
         serialization.PrivateFormat.PKCS8,
         serialization.PrivateFormat.TraditionalOpenSSL,
@@ -72,7 +73,7 @@ KEYS = [
     *(("accounts", key.name) for key in (*ACCOUNT, *POLL)),
     ("accounts", "private_key_flie"),
 ]
-# Where an address has a secret part, it is accepted there; a message never shows it.
+# A secret in the part of a URL that is meant for one is accepted, but no message may show it.
 URLS = {
     "url": ("postgresql://{}@127.0.0.1:1/kalshi", "postgresql://me:{}@127.0.0.1:1/kalshi",
             "postgresql://{}/kalshi", "postgresql://me@127.0.0.1:1/kalshi?{}=1", "sqlite:///{}", "{}://x"),
@@ -104,7 +105,7 @@ def _configuration(section: str, name: str, value: str, key_file: Path) -> str:
 
 
 def _pieces(secret: str) -> set[str]:
-    """Parts of a secret that are long enough to give it away."""
+    """Return the parts of a secret that are long enough to give it away."""
     return {
         piece
         for line in re.split(r"\\n|\s", secret)
@@ -114,7 +115,11 @@ def _pieces(secret: str) -> set[str]:
 
 
 def _loaded(config: Path, environment: Mapping[str, str]) -> tuple[str, bool]:
-    """Return what loading says, and whether the configuration has no fault."""
+    """Load a configuration.
+
+    Returns:
+        The configuration's repr and True, or the text of its faults and False.
+    """
     try:
         return repr(load(config, environment)), True
     except ConfigurationError as error:
@@ -122,8 +127,8 @@ def _loaded(config: Path, environment: Mapping[str, str]) -> tuple[str, bool]:
 
 
 def _said(config: Path, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what `check` says of a configuration."""
-    # What an earlier command protects would hide what this one shows.
+    """Return the output of `check --offline`."""
+    # Secrets that an earlier command registered for redaction would hide a leak of this one.
     monkeypatch.setattr(redaction, "_secrets", redaction._Secrets())
     finished = CliRunner().invoke(
         main, [f"--config={config}", "check", "--offline"], env={"SECRET": None, **environment}
@@ -150,8 +155,8 @@ def test_no_key_of_the_configuration_shows_a_secret(
                 text = _configuration(section, name, value, key_pair.private_key_file)
                 config.write_text(text, encoding="utf-8")
                 said, is_valid = _loaded(config, environment)
-                # What is accepted goes on to everything that `check` looks at, which takes long:
-                # one secret of a kind is enough. Postgres would look up the host.
+                # A valid configuration makes `check` run in full, which is slow, so each template
+                # is checked with one secret. Postgres is left out: it would look up the host.
                 if is_valid and template not in checked and "postgresql://" not in text:
                     checked.add(template)
                     said += _said(config, environment, monkeypatch)
@@ -189,7 +194,7 @@ def test_no_place_in_the_file_shows_a_secret(
         assert not any(piece in said for piece in _pieces(secret)), said
 
 
-# What people really use, which must not be taken for a secret.
+# The following are values that people really use, and that must not be taken for secrets.
 
 
 @pytest.mark.parametrize(
@@ -213,7 +218,7 @@ def test_no_place_in_the_file_shows_a_secret(
         "a952bcbe-ec3b-4b5b-b8f9-11dae589608c.pem",
     ],
 )
-def test_paths_of_every_day_are_no_credentials(path: str) -> None:
+def test_ordinary_paths_are_not_taken_for_credentials(path: str) -> None:
     assert not is_credential(path)
 
 
@@ -226,7 +231,9 @@ def test_paths_of_every_day_are_no_credentials(path: str) -> None:
          "private_key_file: must be the path of the key's file, in quotes; what is"),
     ],
 )  # fmt: skip
-def test_a_key_in_place_of_a_path_is_called_so(place: str, words: str, tmp_path: Path) -> None:
+def test_a_key_in_place_of_a_path_is_reported_as_a_key(
+    place: str, words: str, tmp_path: Path
+) -> None:
     config = tmp_path / "config.toml"
     for secret in (SECRETS["RSA PKCS8: PEM"], SECRETS["Ed25519 PKCS8: body"]):
         config.write_text(f"{place} = {json.dumps(secret)}\n", encoding="utf-8")
@@ -243,7 +250,7 @@ def test_a_key_in_place_of_a_path_is_called_so(place: str, words: str, tmp_path:
         "external-api.kalshi.com",
     ],
 )
-def test_hosts_of_every_day_are_no_keys(host: str) -> None:
+def test_ordinary_hosts_are_not_taken_for_keys(host: str) -> None:
     assert not is_key(host)
 
 
@@ -252,10 +259,10 @@ def test_hosts_of_every_day_are_no_keys(host: str) -> None:
     ["60", "LOUD", "prod", "60 seconds", "sqlite", " main", "1h30", "10.0.0.1:9464",
      "${KALSHI_PRIVATE_KEY_FILE}", "Größe 1", "64 MiB", "true", "yes", "/metrics"],
 )  # fmt: skip
-def test_a_mistake_of_every_day_is_repeated(text: str) -> None:
+def test_an_ordinary_mistake_may_be_repeated(text: str) -> None:
     assert not could_be_secret(text)
 
 
 @pytest.mark.parametrize("text", ["Tr0ub4dor&3", "hunter2hunter2", "p@ssw0rd!", "A1" * 8])
-def test_a_password_is_not_repeated(text: str) -> None:
+def test_a_password_may_not_be_repeated(text: str) -> None:
     assert could_be_secret(text)

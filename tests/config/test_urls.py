@@ -1,4 +1,4 @@
-"""URLs: of the exchange, its stream, a proxy and the database."""
+"""The URLs of the exchange, its stream, a proxy and the database are checked and normalized."""
 
 import sys
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ from tests.support.configuration import ACCOUNT_TOML, Directory
         ("https://exa mple.com/", "must be a URL such as"),
     ],
 )
-def test_a_base_url_is_https_and_nothing_but_an_address(
+def test_a_base_url_is_https_without_user_query_or_fragment(
     directory: Directory, url: str, reason: str
 ) -> None:
     account = ACCOUNT_TOML.replace('environment = "demo"', f'base_url = "{url}"')
@@ -47,7 +47,7 @@ def test_a_base_url_is_https_and_nothing_but_an_address(
     "url",
     ["http://localhost:1/x", "http://127.9.9.9", "http://[::1]:80/x", "HTTPS://example.com:443/x"],
 )
-def test_a_base_url_may_be_http_on_this_machine(directory: Directory, url: str) -> None:
+def test_a_base_url_may_be_http_on_loopback(directory: Directory, url: str) -> None:
     account = ACCOUNT_TOML.replace('environment = "demo"', f'base_url = "{url}//"')
     assert directory.load("", account=account).accounts[0].base_url == url
 
@@ -63,7 +63,7 @@ def test_a_base_url_may_be_http_on_this_machine(directory: Directory, url: str) 
         ("wss://example.com:hush/", "a port from 1 to 65535"),
     ],
 )
-def test_a_stream_url_is_wss_and_nothing_but_an_address(
+def test_a_stream_url_is_wss_without_user_or_query(
     directory: Directory, url: str, reason: str
 ) -> None:
     fault = directory.fault("", account=f'{ACCOUNT_TOML}stream_url = "{url}"\n')
@@ -74,7 +74,7 @@ def test_a_stream_url_is_wss_and_nothing_but_an_address(
 @pytest.mark.parametrize(
     "url", ["wss://example.com/trade-api/ws/v2", "ws://127.0.0.1:1/x", "ws://[::1]:1/x"]
 )
-def test_a_stream_url_may_be_ws_on_this_machine(directory: Directory, url: str) -> None:
+def test_a_stream_url_may_be_ws_on_loopback(directory: Directory, url: str) -> None:
     configuration = directory.load("", account=f'{ACCOUNT_TOML}stream_url = "{url}"\n')
     assert configuration.accounts[0].stream_url == url
 
@@ -90,7 +90,7 @@ def test_a_stream_url_may_be_ws_on_this_machine(directory: Directory, url: str) 
         ("${PROXY}", "http://proxy:8080"),
     ],
 )
-def test_a_proxy_may_have_a_password_which_nothing_shows(
+def test_a_proxy_may_have_a_password_which_is_never_shown(
     directory: Directory, written: str, url: str
 ) -> None:
     directory.environment.update(PASSWORD="hu/sh@", PROXY="http://proxy:8080")
@@ -114,7 +114,9 @@ def test_a_proxy_may_have_a_password_which_nothing_shows(
         ("http://proxy:1?hush", "must end after the port"),
     ],
 )
-def test_what_is_no_proxy_is_refused(directory: Directory, written: str, reason: str) -> None:
+def test_a_proxy_url_that_would_not_work_is_refused(
+    directory: Directory, written: str, reason: str
+) -> None:
     fault = directory.fault(f'[http]\nproxy = "{written}"\n')
     assert reason in fault
     assert "hush" not in fault

@@ -1,4 +1,4 @@
-"""Durations and sizes."""
+"""Durations and sizes are parsed, and everything else is refused."""
 
 import pytest
 from hypothesis import given
@@ -31,13 +31,13 @@ def test_durations(text: str, seconds: float) -> None:
     ["", "60", "s", "-1s", "1 s", " 1s", "1s ", "1S", "30s1m", "1s1s", "1y", "1e3s", ".5s", "٣s",
      "nans", "infs", "1s\n", "101w" * 2, "999999999w"],
 )  # fmt: skip
-def test_what_is_no_duration(text: str) -> None:
+def test_other_texts_are_not_durations(text: str) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
         parse_duration(text)
 
 
 @given(st.integers(0, 36_525 * 86_400_000))
-def test_a_duration_spelled_out_comes_back(milliseconds: int) -> None:
+def test_a_duration_in_all_its_units_is_parsed(milliseconds: int) -> None:
     text, rest = "", milliseconds
     for unit, scale in (
         ("w", 604_800_000),
@@ -70,11 +70,11 @@ def test_sizes(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "64", "MiB", "64 MiB", "64mib", "1.5GiB", "-1B", "1TiB\n"])
-def test_what_is_no_size(text: str) -> None:
+def test_other_texts_are_not_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="must be a size"):
         parse_size(text)
 
 
 @given(st.integers(0, 10**12 - 1), st.sampled_from([("B", 1), ("KiB", 2**10), ("GB", 10**9)]))
-def test_a_size_spelled_out_comes_back(number: int, unit: tuple[str, int]) -> None:
+def test_any_size_is_parsed(number: int, unit: tuple[str, int]) -> None:
     assert parse_size(f"{number}{unit[0]}") == number * unit[1]

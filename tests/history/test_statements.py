@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exporter.history.prune import prune
-from tests.support.traffic import Sent, listened
+from tests.support.traffic import Sent, recorded_statements
 
 if TYPE_CHECKING:
     from tests.history.conftest import History
@@ -21,7 +21,7 @@ ALL_ACCOUNTS = re.compile(r"^\s*SELECT accounts\.account\s+FROM accounts\s*$")
 @pytest.fixture
 def sent() -> Iterator[list[Sent]]:
     """What is sent to a database."""
-    with listened() as statements:
+    with recorded_statements() as statements:
         yield statements
 
 

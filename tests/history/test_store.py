@@ -18,7 +18,7 @@ from exporter.history import schema
 from exporter.history.migrate import ensure_current, migrate
 from exporter.history.store import Store, WriteResult
 from exporter.model import Poll
-from tests.support.traffic import listened, rows_written
+from tests.support.traffic import recorded_statements, rows_written
 
 if TYPE_CHECKING:
     from tests.history.conftest import History
@@ -251,7 +251,7 @@ def test_polls_from_the_spool_wait_for_a_commit_still_under_way(
 
 def test_what_is_known_spares_reading_them_again(history: "History") -> None:
     history.observe(0, history.group("a"))
-    with listened() as sent:
+    with recorded_statements() as sent:
         history.observe(60, history.group("a", "2.00"))
     assert not any("extra" in each and each.startswith("SELECT") for _, each in sent)
 
@@ -367,7 +367,7 @@ def test_an_unchanged_poll_costs_the_same_for_any_number_of_groups_and_polls(
         if not warm:
             history.store = Store(history.database, owner="second")
         before = rows_written(history.database.engine)
-        with listened() as sent:
+        with recorded_statements() as sent:
             history.observe_the_same(60 * (polls + 1))
         costs.append((sent, rows_written(history.database.engine) - before))
 

@@ -20,7 +20,7 @@ from tests.history.test_statements import go_through_polls
 from tests.scaling.test_model import run
 from tests.scaling.test_partitions import go_through_events
 from tests.support.recipes import recipe
-from tests.support.traffic import listened
+from tests.support.traffic import recorded_statements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def history(postgres_url: str) -> "Iterator[History]":
 
 
 def test_no_statement_asks_the_server_for_the_time_or_for_chance(history: History) -> None:
-    with listened() as sent:
+    with recorded_statements() as sent:
         go_through_polls(history)
         go_through_events(history)
     assert len(sent) > 100

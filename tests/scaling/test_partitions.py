@@ -10,7 +10,7 @@ from exporter.reading.export import export
 from exporter.reading.queries import What
 from tests.history.test_statements import ALL_ACCOUNTS, go_through_polls
 from tests.history.test_stream_store import Stream
-from tests.support.partitions import COUNT, Planned, planned
+from tests.support.partitions import COUNT, Planned, recorded_plans
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +93,7 @@ def of_accounts(seen: list[Planned]) -> list[Planned]:
 
 def test_each_statement_that_writes_looks_into_one_partition(history: "History") -> None:
     fill_all(history)
-    with planned() as seen:
+    with recorded_plans() as seen:
         go_through_polls(history)
         go_through_events(history)
     looked = of_accounts(seen)
@@ -113,12 +113,12 @@ def test_each_question_about_an_account_looks_into_one_partition(
     fill_all(history)
     go_through_polls(history)
     go_through_events(history)
-    with planned() as seen:
+    with recorded_plans() as seen:
         read(history, tmp_path, ["main"])
     looked = of_accounts(seen)
     assert len(looked) >= len(EVERYTHING)
     assert [each for each in looked if len(each.numbers) > 1] == []
     # And what is asked of all accounts looks into all partitions.
-    with planned() as seen:
+    with recorded_plans() as seen:
         read(history, tmp_path, [])
     assert [each for each in seen if len(each.numbers) == COUNT]

@@ -1,4 +1,4 @@
-"""A real browser, driven over the pipe that it has for that: no driver, no port."""
+"""Drives a real browser over its debugging pipe, without a driver or a port."""
 
 import base64
 import itertools
@@ -15,7 +15,7 @@ CHROME = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
     None,
 )
-"""Chromium or Chrome, as Debian's `chromium` installs it; None where there is none."""
+"""The path of Chromium or Chrome; None if neither is installed. Debian has `chromium`."""
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -23,7 +23,7 @@ _FLAGS = (
     *("--hide-scrollbars", "--remote-debugging-pipe"),
 )
 
-# The browser wants its pipe as descriptors 3 and 4, either of which may be in use here.
+# The browser expects its pipe as descriptors 3 and 4, either of which may be in use here.
 _WITH_PIPE = """
 import fcntl, os, sys
 pipe = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
@@ -37,7 +37,7 @@ class Browser:
     """A headless browser with one page.
 
     Args:
-        directory: for its profile, new.
+        directory: the directory of its profile, which must be new.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -66,14 +66,14 @@ class Browser:
             self.ask(f"{domain}.enable")
 
     def close(self) -> None:
-        """End it."""
+        """Kill the browser."""
         os.close(self._out)
         os.close(self._in)
         self._process.kill()
         self._process.wait()
 
     def ask(self, method: str, **parameters: Any) -> Any:
-        """Send one command, and wait for its response."""
+        """Send one command of the debugging protocol, and return the result."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters} | self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
@@ -104,13 +104,13 @@ class Browser:
         """Open a report, and wait until it is drawn.
 
         Args:
-            path: of the page.
-            fragment: of its address, with `#`.
-            width: of the window, in pixels; below 500 it is a phone's.
+            path: the page's file.
+            fragment: the fragment of its address, with `#`.
+            width: the width of the window in CSS pixels; below 500 the browser emulates a phone.
             scheme: `light` or `dark`.
-            scale: device pixels for each of these pixels.
+            scale: device pixels for each CSS pixel.
         """
-        # Another page in between: a mere change of the fragment loads nothing.
+        # A blank page comes first, because a mere change of the fragment would load nothing.
         self.ask("Page.navigate", url="about:blank")
         self.events.clear()
         feature = {"name": "prefers-color-scheme", "value": scheme}
@@ -126,7 +126,7 @@ class Browser:
         self.wait("document.readyState == 'complete' && page.dataset.ready")
 
     def run(self, script: str) -> Any:
-        """Evaluate an expression in the page."""
+        """Evaluate an expression in the page, and return its value."""
         response = self.ask(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
@@ -168,7 +168,7 @@ class Browser:
             )
 
     def place(self, selector: str) -> tuple[float, float, float, float]:
-        """Bring an element into view; return its left, top, width and height there."""
+        """Scroll an element into view, and return its left, top, width and height."""
         x, y, width, height = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             " e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
@@ -177,7 +177,7 @@ class Browser:
         return x, y, width, height
 
     def drag(self, selector: str) -> None:
-        """Drag over the middle fifth of a picture, from 30 % to 50 % of its width."""
+        """Drag over a picture, from 30 % to 50 % of its width."""
         x, y, width, height = self.place(selector)
         middle = y + height / 2
         self.mouse("mouseMoved", x + width * 0.3, middle)
@@ -187,16 +187,19 @@ class Browser:
         self.mouse("mouseReleased", x + width * 0.5, middle)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """Write what the window shows, or the whole page, as PNG."""
+        """Write the visible part of the page, or the whole page, as a PNG file."""
         taken = self.ask("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(taken["data"]))
 
     def problems(self) -> list[dict[str, Any]]:
-        """Return what the page complained of since it was opened, violations of its policy too."""
+        """Return the errors and log messages since the page was opened.
+
+        Violations of its content security policy are among them.
+        """
         kinds = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
         return [event for event in self.events if event["method"] in kinds]
 
     def requests(self) -> list[str]:
-        """Return what the page asked for since it was opened."""
+        """Return the URLs that the page has requested since it was opened."""
         sent = [each for each in self.events if each["method"] == "Network.requestWillBeSent"]
         return [each["params"]["request"]["url"] for each in sent]

@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 
 
 def self_signed(key: rsa.RSAPrivateKey) -> x509.Certificate:
-    """A certificate of 127.0.0.1 for a day, which is an authority by itself."""
+    """Return a certificate for 127.0.0.1 that is valid for a day and is its own authority."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     address = x509.IPAddress(ip_address("127.0.0.1"))
     now = datetime.now(UTC)

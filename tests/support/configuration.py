@@ -1,4 +1,4 @@
-"""A directory with a configuration in it, for tests of what is read and refused."""
+"""A directory with a configuration, for tests of which configurations are accepted."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,20 +20,20 @@ private_key_file = "kalshi.pem"
 
 
 class Directory:
-    """A directory with a configuration in it, and an environment."""
+    """A directory with a configuration, and the environment variables to load it with."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.environment: dict[str, str] = {}
 
     def load(self, text: str, *, account: str = ACCOUNT_TOML) -> Configuration:
-        """What this text and these accounts say."""
+        """Write the text and the accounts as `config.toml`, and return the loaded configuration."""
         file = self.path / "config.toml"
         file.write_text(text + account, encoding="utf-8")
         return load(file, self.environment)
 
     def faults(self, text: str, *, account: str = ACCOUNT_TOML) -> list[str]:
-        """What is wrong with them, each on one line, without the file's path."""
+        """Return the faults of this text and these accounts, without the file's path."""
         with pytest.raises(ConfigurationError) as caught:
             self.load(text, account=account)
         faults = caught.value.faults
@@ -43,13 +43,13 @@ class Directory:
         return [fault.removeprefix(start) for fault in faults]
 
     def fault(self, text: str, *, account: str = ACCOUNT_TOML) -> str:
-        """The only thing that is wrong with them."""
+        """Return the fault of this text and these accounts, which must have exactly one."""
         (fault,) = self.faults(text, account=account)
         return fault
 
 
 def described_keys() -> Iterator[tuple[str, Key]]:
-    """Every key with its section."""
+    """Yield every key with its section."""
     for section, keys in SECTIONS.items():
         for key in keys:
             yield section, key

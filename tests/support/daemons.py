@@ -1,4 +1,4 @@
-"""Daemons as processes, and the rows that they wrote."""
+"""Runs daemons as processes, and reads their logs and the rows that they wrote."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 PATIENCE = 90.0
-"""Seconds until a test gives up; what it waits for takes one or two."""
+"""Seconds until a test gives up waiting; a wait normally takes one or two."""
 
 
 def rows(database_url: str, statement: str) -> list[dict[str, Any]]:
@@ -28,7 +28,7 @@ def rows(database_url: str, statement: str) -> list[dict[str, Any]]:
 
 
 def wait_until(condition: Callable[[], object], what: Callable[[], str] | str) -> None:
-    """Return once a condition holds."""
+    """Wait until a condition holds, and fail with the text `what` if it takes too long."""
     until = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > until:
@@ -41,8 +41,8 @@ class Daemon:
 
     Args:
         config: its configuration.
-        log: the file.
-        options: of the command line, before the command.
+        log: the log file.
+        options: command-line options that go before the command.
     """
 
     def __init__(
@@ -65,33 +65,33 @@ class Daemon:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Its lines, decoded."""
+        """The log's lines, decoded from JSON."""
         lines = self._log.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
     @property
     def events(self) -> list[str]:
-        """What its lines are about."""
+        """The `event` of each line."""
         return [record["event"] for record in self.records]
 
     @property
     def text(self) -> str:
-        """All that it logged."""
+        """The whole log."""
         return self._log.read_text()
 
     def wait_for_event(self, event: str, count: int = 1) -> None:
-        """Return once it has logged an event this often."""
+        """Wait until the daemon has logged an event at least `count` times."""
         wait_until(
             lambda: self.events.count(event) >= count, lambda: f"{event} in {self.text[-3000:]}"
         )
 
     def lines(self, event: str, **facts: str) -> list[dict[str, Any]]:
-        """Return its lines about an event that hold these facts."""
+        """Return the lines for an event whose fields have these values."""
         wanted = {"event": event} | facts
         return [record for record in self.records if wanted.items() <= record.items()]
 
     def wait_for_line(self, event: str, number: int = 1, **facts: str) -> dict[str, Any]:
-        """Return the line of that number about an event, once there is one."""
+        """Wait for the line with that number among `lines`, counted from 1, and return it."""
         wait_until(
             lambda: len(self.lines(event, **facts)) >= number,
             lambda: f"{number} {event} in {self.text[-3000:]}",
@@ -99,17 +99,17 @@ class Daemon:
         return self.lines(event, **facts)[number - 1]
 
     def reload(self) -> None:
-        """Ask it to read its configuration again."""
+        """Tell the daemon to reload its configuration."""
         self.process.send_signal(signal.SIGHUP)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to end, and return its exit code; it promises to need ten seconds at most."""
+        """Stop the daemon with a signal, and return its exit code."""
         self.process.send_signal(number)
-        # A loaded machine may need some more seconds to end a process.
+        # The daemon promises to stop within ten seconds; a loaded machine may need a few more.
         return self.process.wait(15)
 
     def kill(self) -> None:
-        """End it at once, if it still runs."""
+        """Kill the daemon if it still runs."""
         self.process.kill()
         self.process.wait()
         assert self.process.stdout is not None
@@ -123,7 +123,7 @@ StartDaemon = Callable[[Path], Daemon]
 def daemons(
     directory: Path, *, options: Sequence[str] = ("--log-format=json",)
 ) -> Iterator[StartDaemon]:
-    """Lend a function that starts daemons; those that still run at the end are killed."""
+    """Yield a function that starts daemons, and kill those that still run when the block ends."""
     started: list[Daemon] = []
 
     def start(config: Path) -> Daemon:

@@ -1,4 +1,4 @@
-"""A database whose tables are partitioned by account, as docs/scaling.md says."""
+"""Partitions a database's tables by account, as docs/scaling.md describes."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,16 +13,16 @@ from sqlalchemy import Connection, Engine, Executable, event, make_url
 from exporter.database import postgres
 from tests.support.recipes import ROOT
 
-COUNT = 8
+COUNT = 8  # partitions of each table
 
 
 def libpq_url(url: str) -> str:
-    """SQLAlchemy's URL of a Postgres database, as libpq takes it."""
+    """Return SQLAlchemy's URL of a Postgres database in the form that libpq takes."""
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def script() -> bytes:
-    """Return docs/recipes/partitions.sql."""
+    """Return the contents of docs/recipes/partitions.sql."""
     return (ROOT / "docs" / "recipes" / "partitions.sql").read_bytes()
 
 
@@ -34,11 +34,12 @@ def partition(url: str) -> None:
 
 @dataclass(frozen=True)
 class Planned:
-    """A statement, and the partitions that Postgres would look into for it.
+    """A statement, and the partitions that its plan touches.
 
     Attributes:
-        partitions: of each table, their numbers.
-        writes: whether it changes rows.
+        statement: the SQL.
+        partitions: the numbers of the partitions, by table.
+        writes: whether the statement changes rows.
     """
 
     statement: str
@@ -47,16 +48,16 @@ class Planned:
 
     @property
     def numbers(self) -> frozenset[int]:
-        """The numbers of all tables' partitions."""
+        """The numbers of the partitions, of all tables together."""
         return frozenset[int]().union(*self.partitions.values())
 
 
 @contextmanager
-def planned() -> Iterator[list[Planned]]:
-    """Let Postgres plan each statement that is sent meanwhile, before it runs.
+def recorded_plans() -> Iterator[list[Planned]]:
+    """Yield a list that collects the plan of each statement that is sent during the block.
 
-    A statement that only reads is also run for its plan: Postgres leaves out partitions as late as
-    that, too.
+    Each statement is planned before it runs. One that only reads is also executed for its plan,
+    because Postgres prunes some partitions only at run time.
     """
     seen: list[Planned] = []
 
@@ -90,7 +91,7 @@ def planned() -> Iterator[list[Planned]]:
 
     event.listen(Engine, "before_cursor_execute", before)
     try:
-        # It passes by SQLAlchemy, and so by its events.
+        # `execute_one` bypasses SQLAlchemy, and therefore its events.
         with patch.object(postgres, "execute_one", execute_one_explained):
             yield seen
     finally:

@@ -1,7 +1,7 @@
-"""Two nodes under Patroni and three of etcd, set up as docs/patroni.md says, on this machine.
+"""Runs two Patroni nodes and three etcd nodes on this machine, set up as docs/patroni.md says.
 
-Each host of the page is an address of the loopback network, which Linux has 16 million of; so the
-page's files run as they stand there, but for addresses and directories.
+Each host of the page becomes an address of the loopback network, of which Linux has 16 million.
+The page's files therefore run unchanged, except for addresses and directories.
 """
 
 import os
@@ -22,10 +22,10 @@ import requests
 
 from tests.support.recipes import recipe
 
-# Of Debian's newest Postgres here; the page names Debian 12's.
+# These are the binaries of the newest Postgres installed; the page names Debian 12's version.
 _BINARIES = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql"))
 _PATIENCE = 60.0  # seconds
-# Postgres refuses to be root; Debian's package brings the user along.
+# Postgres refuses to run as root; Debian's package creates this user.
 _USER = "postgres" if os.geteuid() == 0 else None
 
 HOSTS = ("a", "b", "c")
@@ -33,7 +33,7 @@ PASSWORD = "password-of-postgres"
 
 
 def missing() -> str | None:
-    """Return what this machine lacks, and how to install it; None if it lacks nothing."""
+    """Return the command that installs what this machine lacks; None if it lacks nothing."""
     commands = {
         "etcd-server": shutil.which("etcd"),
         "patroni": shutil.which("patroni"),
@@ -47,9 +47,9 @@ class Cluster:
     """The hosts of the page.
 
     Args:
-        directory: for everything.
-        hurry: seconds that replace the page's `ttl`, `loop_wait` and `retry_timeout`; None to
-            leave them as they are.
+        directory: holds the data, settings and logs of all hosts.
+        hurry: seconds that replace the page's `ttl`, `loop_wait` and `retry_timeout`; None keeps
+            the page's values.
     """
 
     def __init__(self, directory: Path, *, hurry: tuple[int, int, int] | None = None) -> None:
@@ -64,7 +64,7 @@ class Cluster:
 
     def adapted(self, text: str) -> str:
         """Return a text of the page with the addresses of this cluster."""
-        # The loopback network knows one sender alone, whatever address it sends to.
+        # Connections to any loopback address come from 127.0.0.1, so the whole network is allowed.
         text = text.replace("10.0.0.0/24", "127.0.0.0/8")
         return text.replace("10.0.0.", f"{self._network}.")
 
@@ -73,7 +73,7 @@ class Cluster:
         self._start(f"etcd-{host}", ["etcd"], self._etcd(host))
 
     def start_patroni(self, host: str) -> None:
-        """Start Patroni on a host, and with it Postgres."""
+        """Start Patroni on a host, which starts Postgres."""
         self._start(f"patroni-{host}", ["/usr/bin/patroni", str(self._patroni(host))], {})
 
     def _etcd(self, host: str) -> dict[str, str]:
@@ -112,7 +112,7 @@ class Cluster:
 
     @staticmethod
     def _of_host(line: str, host: str) -> str:
-        """Return a line of a's file as it is in another host's."""
+        """Return a line of host a's file, adapted to another host."""
         line = re.sub(r"(NAME=|^name: )a$", rf"\g<1>{host}", line)
         return line.replace("10.0.0.1:", f"10.0.0.{HOSTS.index(host) + 1}:")
 
@@ -128,27 +128,27 @@ class Cluster:
             )
 
     def kill_postmaster(self, host: str) -> None:
-        """Kill a host's Postgres, and nothing else of it; its backends end by themselves."""
+        """Kill the main Postgres process of a host; its backends then end by themselves."""
         if (postmaster := self._postmaster(host)) is not None:
             os.kill(postmaster, signal.SIGKILL)
 
     def kill(self, host: str) -> None:
-        """Kill everything on a host, as when its power goes."""
+        """Kill everything on a host, as a power failure would."""
         self._end(f"patroni-{host}")
         self.kill_postmaster(host)
         self._end(f"etcd-{host}")
 
     def close(self) -> None:
-        """End everything that was started."""
+        """Kill everything that was started."""
         for host in HOSTS:
             self.kill(host)
         for name in self._processes:
             self._end(name)
 
     def _postmaster(self, host: str) -> int | None:
-        """Return the process id of a host's Postgres; None if it does not run."""
+        """Return the id of a host's main Postgres process; None if it does not run."""
         data = self._directory / host / "kalshi"
-        # The file outlives its process, whose id may be another's by now.
+        # The file outlives its process, and another process may have the id by now.
         with suppress(FileNotFoundError):
             pid = int((data / "postmaster.pid").read_text().splitlines()[0])
             if str(data).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -162,7 +162,7 @@ class Cluster:
             process.wait()
 
     def ask(self, host: str, query: str, *, database: str = "postgres") -> object:
-        """Return the one value that a query gives on a host."""
+        """Run a query on a host, and return the first column of its first row."""
         with psycopg.connect(
             host=self.address(host),
             user="postgres",
@@ -175,7 +175,7 @@ class Cluster:
         return None if row is None else row[0]
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
-        """Return once a condition holds."""
+        """Wait until a condition holds, and fail with the text `what` if it takes too long."""
         until = time.monotonic() + _PATIENCE
         while True:
             with suppress(psycopg.OperationalError):
@@ -190,11 +190,11 @@ class Cluster:
             time.sleep(0.1)
 
     def is_primary(self, host: str) -> bool:
-        """Whether a host's Postgres takes writes."""
+        """Return whether a host's Postgres accepts writes."""
         return self.ask(host, "SELECT NOT pg_is_in_recovery()") is True
 
     def primary(self) -> str | None:
-        """Return the host whose Postgres takes writes; None if there is none."""
+        """Return the host whose Postgres accepts writes; None if there is none."""
         for host in HOSTS[:2]:
             with suppress(psycopg.OperationalError):
                 if self.is_primary(host):
@@ -202,11 +202,11 @@ class Cluster:
         return None
 
     def has_successor(self) -> bool:
-        """Whether there is a primary, and a standby that may take over: it has everything."""
+        """Return whether there is a primary, and a synchronous standby that may take over."""
         primary = self.primary()
         if primary is None:
             return False
-        # Not Postgres' word for it: etcd has to know it too.
+        # Patroni is asked rather than Postgres, because etcd must know of the standby too.
         with suppress(requests.RequestException):
             found = requests.get(f"http://{self.address(primary)}:8008/cluster", timeout=2).json()
             return any(member["role"] == "sync_standby" for member in found["members"])
@@ -215,7 +215,7 @@ class Cluster:
 
 @contextmanager
 def run_cluster(*, hurry: tuple[int, int, int] | None = None) -> Iterator[Cluster]:
-    """Start the hosts of the page; a or b is the primary, and the other may take over."""
+    """Start the hosts of the page, and yield once a or b is primary and the other can take over."""
     directory = Path(tempfile.mkdtemp(prefix="exporter-patroni-"))
     if _USER is not None:
         shutil.chown(directory, _USER)

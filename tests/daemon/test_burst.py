@@ -1,4 +1,4 @@
-"""A kill switch triggers all groups of an account at once: polls keep their grid meanwhile."""
+"""Polls keep their grid while a kill switch triggers all groups of an account at once."""
 
 from datetime import datetime
 from itertools import pairwise
@@ -11,10 +11,10 @@ from tests.support.daemons import PATIENCE, daemons, rows, wait_until
 if TYPE_CHECKING:
     from tests.conftest import WriteConfig
 
-_EVENTS = 100_000
+_EVENTS = 100_000  # as many groups as an account may have
 
 
-def test_a_burst_of_events_makes_no_poll_late_by_an_interval(
+def test_a_burst_of_events_delays_no_poll_by_an_interval(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -43,4 +43,4 @@ def test_a_burst_of_events_makes_no_poll_late_by_an_interval(
         for row in rows(sqlite_url, "SELECT started_at FROM polls ORDER BY started_at")
     ]
     gaps = [(after - before).total_seconds() for before, after in pairwise(starts[2:])]
-    assert max(gaps) < 2.0  # one interval, and one more
+    assert max(gaps) < 2.0  # an interval, and a delay of another

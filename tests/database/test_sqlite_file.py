@@ -1,4 +1,4 @@
-"""Whether a SQLite file is still the one that is open."""
+"""A SQLite file that is replaced or overwritten while it is open never mixes with another one."""
 
 import shutil
 import sqlite3
@@ -15,7 +15,8 @@ from exporter.reading.connect import ReadOnlyDatabase
 
 
 def _make(path: Path, number: int) -> None:
-    # Elsewhere: SQLite takes away a log that it finds beside an empty file.
+    # The file is made under another name, because SQLite would delete a write-ahead log that it
+    # finds beside an empty file.
     made = path.with_name(f"made-{number}")
     with closing(sqlite3.connect(made)) as connection:
         connection.execute("CREATE TABLE numbers (number INTEGER)")
@@ -25,6 +26,7 @@ def _make(path: Path, number: int) -> None:
 
 
 def numbers(path: Path) -> list[int]:
+    """Return the numbers in a database, and check its integrity."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return [number for (number,) in connection.execute("SELECT number FROM numbers")]
@@ -37,7 +39,7 @@ def add(database: Database, number: int) -> None:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    """A database in WAL mode with the number 1, and 2 and 3 in its log alone."""
+    """Yield a database with 1 in its file, and with 2 and 3 only in its write-ahead log."""
     path = tmp_path / "live.db"
     _make(path, 1)
     database = Database(f"sqlite:///{path}")
@@ -48,7 +50,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
-def test_the_log_goes_into_the_file_that_it_belongs_to(database: Database, tmp_path: Path) -> None:
+def test_the_log_of_a_moved_file_is_checkpointed_into_that_file(
+    database: Database, tmp_path: Path
+) -> None:
     live, moved = tmp_path / "live.db", tmp_path / "moved.db"
     log = tmp_path / "live.db-wal"
     assert log.stat().st_size > 0
@@ -65,9 +69,7 @@ def test_the_log_goes_into_the_file_that_it_belongs_to(database: Database, tmp_p
     assert numbers(moved) == [1, 2, 3]
 
 
-def test_a_log_that_another_file_brought_along_is_left_to_it(
-    database: Database, tmp_path: Path
-) -> None:
+def test_the_log_of_a_new_file_is_left_alone(database: Database, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for path in tmp_path.glob("live.db*"):
@@ -86,9 +88,7 @@ def test_a_log_that_another_file_brought_along_is_left_to_it(
     assert numbers(elsewhere / "live.db") == [1, 2, 3]
 
 
-def test_a_link_in_the_place_of_the_file_is_another_place_for_its_log(
-    database: Database, tmp_path: Path
-) -> None:
+def test_a_link_in_place_of_the_file_moves_its_log(database: Database, tmp_path: Path) -> None:
     live, moved = tmp_path / "live.db", tmp_path / "moved.db"
     live.rename(moved)
     live.symlink_to(moved.name)
@@ -100,7 +100,7 @@ def test_a_link_in_the_place_of_the_file_is_another_place_for_its_log(
     assert numbers(live) == numbers(moved) == [1, 2, 3, 5]
 
 
-def test_a_log_that_is_deleted_goes_into_the_file(database: Database, tmp_path: Path) -> None:
+def test_a_deleted_log_is_checkpointed_into_the_file(database: Database, tmp_path: Path) -> None:
     live, log = tmp_path / "live.db", tmp_path / "live.db-wal"
     log.unlink()
     with pytest.raises(DatabaseError, match=r"its write-ahead log, live[.]db-wal, was"):
@@ -110,7 +110,7 @@ def test_a_log_that_is_deleted_goes_into_the_file(database: Database, tmp_path: 
     assert numbers(live) == [1, 2, 3, 5]
 
 
-def test_a_file_that_a_link_leads_to_is_watched_too(tmp_path: Path) -> None:
+def test_a_linked_file_is_watched_too(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
     directory.mkdir()
     _make(directory / "real.db", 1)
@@ -130,9 +130,7 @@ def test_a_file_that_a_link_leads_to_is_watched_too(tmp_path: Path) -> None:
     assert numbers(directory / "moved.db") == [1, 2]
 
 
-def test_what_is_copied_over_the_file_is_not_mixed_with_its_log(
-    database: Database, tmp_path: Path
-) -> None:
+def test_a_copy_over_the_file_is_not_mixed_with_its_log(database: Database, tmp_path: Path) -> None:
     live, backup = tmp_path / "live.db", tmp_path / "backup.db"
     _make(backup, 10)
     with closing(sqlite3.connect(backup)) as connection:
@@ -146,9 +144,7 @@ def test_what_is_copied_over_the_file_is_not_mixed_with_its_log(
     assert numbers(live) == [10, 11]
 
 
-def test_without_a_file_every_use_says_so_until_there_is_one(
-    database: Database, tmp_path: Path
-) -> None:
+def test_every_use_fails_until_a_missing_file_is_back(database: Database, tmp_path: Path) -> None:
     live = tmp_path / "live.db"
     live.unlink()
     for _ in range(3):
@@ -167,7 +163,7 @@ def test_without_a_file_every_use_says_so_until_there_is_one(
     assert database.generation == 1
 
 
-def test_maintaining_leaves_another_file_alone(database: Database, tmp_path: Path) -> None:
+def test_maintenance_leaves_another_file_alone(database: Database, tmp_path: Path) -> None:
     live = tmp_path / "live.db"
     with database.transaction() as connection:
         connection.execute(text("CREATE TABLE large (content BLOB)"))
@@ -190,7 +186,7 @@ def test_closing_leaves_no_log_beside_another_file(database: Database, tmp_path:
     assert numbers(live) == [10]
 
 
-def test_closing_does_not_write_the_log_over_what_was_copied_in(
+def test_closing_does_not_write_the_log_into_an_overwritten_file(
     database: Database, tmp_path: Path
 ) -> None:
     live, backup = tmp_path / "live.db", tmp_path / "backup.db"
@@ -203,7 +199,7 @@ def test_closing_does_not_write_the_log_over_what_was_copied_in(
     assert numbers(live) == [10]
 
 
-def test_a_reader_leaves_a_log_where_it_is(database: Database, tmp_path: Path) -> None:
+def test_a_reader_leaves_the_log_alone(database: Database, tmp_path: Path) -> None:
     live, moved, log = (tmp_path / name for name in ("live.db", "moved.db", "live.db-wal"))
     with closing(ReadOnlyDatabase(f"sqlite:///{live}")) as reader:
         with reader.transaction() as connection:

@@ -1,4 +1,4 @@
-"""The lock of SQLite's writers: fair, and never lost."""
+"""The lock that SQLite's writers take in turn is fair, and never lost."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ import time
 from exporter.database.turn import FairLock
 
 
-def test_a_thread_that_takes_the_lock_again_at_once_comes_last() -> None:
+def test_a_thread_that_takes_the_lock_again_at_once_queues_last() -> None:
     lock = FairLock()
     stop = threading.Event()
     taken = 0
@@ -26,7 +26,8 @@ def test_a_thread_that_takes_the_lock_again_at_once_comes_last() -> None:
             time.sleep(0.003)
             before = taken
             assert lock.acquire(10)
-            # The turn that was under way, and one that began before this thread had come.
+            # The other thread may finish the turn that it has, and may have begun another before
+            # this thread queued.
             assert taken <= before + 2
             lock.release()
     finally:
@@ -34,7 +35,7 @@ def test_a_thread_that_takes_the_lock_again_at_once_comes_last() -> None:
         thread.join()
 
 
-def test_whoever_gives_up_waiting_does_not_take_the_lock_along() -> None:
+def test_a_waiter_that_gives_up_does_not_keep_the_lock() -> None:
     lock = FairLock()
     assert lock.acquire(0)
     assert not lock.acquire(0.01)
@@ -42,7 +43,7 @@ def test_whoever_gives_up_waiting_does_not_take_the_lock_along() -> None:
     assert lock.acquire(0)
 
 
-def test_a_lock_that_is_handed_over_as_its_waiter_gives_up_is_not_lost() -> None:
+def test_a_lock_handed_to_a_waiter_that_gives_up_is_not_lost() -> None:
     lock = FairLock()
 
     def take() -> None:

@@ -1,4 +1,4 @@
-"""The demo keeps its promises: what it prints is what the database holds and what happened."""
+"""What the demo prints agrees with its database and with what happened on the exchange."""
 
 import os
 import re
@@ -29,7 +29,7 @@ SECONDS = 3
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What a whole demo printed into a pipe, and its directory."""
+    """Run a whole demo, and return what it printed into a pipe and its directory."""
     directory = tmp_path_factory.mktemp("demo") / "it's here"
     began = time.monotonic()
     done = subprocess.run(
@@ -53,8 +53,12 @@ def rows(directory: Path, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query).fetchall()
 
 
-def played_again(output: str) -> tuple[dict[str, tuple[str, int]], set[str]]:
-    """The market's groups at the end and those that it deleted, by as many steps as were shown."""
+def replay(output: str) -> tuple[dict[str, tuple[str, int]], set[str]]:
+    """Repeat the market's steps that a demo printed.
+
+    Returns:
+        The limit and the flag of each group at the end, and the groups that were deleted.
+    """
     printed = re.findall(r"^\d\d:\d\d:\d\d  exchange  (.*)$", output, re.MULTILINE)
     with Exchange() as exchange:
         market = Market(exchange, "key", SEED)
@@ -63,21 +67,21 @@ def played_again(output: str) -> tuple[dict[str, tuple[str, int]], set[str]]:
         for line in printed:
             assert market.step() == line
             seen |= {group["id"] for group in groups.listing()}
-        standing = {
+        remaining = {
             group["id"]: (group["contracts_limit_fp"], int(group["is_auto_cancel_enabled"]))
             for group in groups.listing()
         }
-    return standing, seen - standing.keys()
+    return remaining, seen - remaining.keys()
 
 
 def test_the_history_is_what_the_market_did(finished: tuple[str, Path]) -> None:
     output, directory = finished
-    standing, deleted = played_again(output)
+    remaining, deleted = replay(output)
     current = rows(
         directory,
         "SELECT order_group_id, contracts_limit, is_auto_cancel_enabled FROM order_groups_current",
     )
-    assert {group_id: (limit, enabled) for group_id, limit, enabled in current} == standing
+    assert {group_id: (limit, enabled) for group_id, limit, enabled in current} == remaining
     assert not rows(directory, "SELECT 1 FROM order_groups_current WHERE missing_since NOTNULL")
     ended = {
         group_id
@@ -90,13 +94,13 @@ def test_the_history_is_what_the_market_did(finished: tuple[str, Path]) -> None:
     assert ended == deleted
 
 
-def test_the_polls_are_those_that_were_told(finished: tuple[str, Path]) -> None:
+def test_the_printed_polls_are_the_recorded_ones(finished: tuple[str, Path]) -> None:
     output, directory = finished
-    told = dict(re.findall(r"  exporter  poll (\d+)(:.*groups| failed)", output))
+    printed = dict(re.findall(r"  exporter  poll (\d+)(:.*groups| failed)", output))
     recorded = rows(directory, "SELECT id, outcome FROM polls ORDER BY id")
     (attempts,) = rows(directory, "SELECT SUM(attempts) FROM polls")[0]
     assert len(recorded) >= SECONDS
-    assert {int(number): "failed" in what for number, what in told.items()} == {
+    assert {int(number): "failed" in what for number, what in printed.items()} == {
         number: outcome != "ok" for number, outcome in recorded
     }
     assert output.count("; retry in ") == attempts - len(recorded) > 0
@@ -105,7 +109,7 @@ def test_the_polls_are_those_that_were_told(finished: tuple[str, Path]) -> None:
     assert f"{failed} of {len(recorded)} polls failed" in output
 
 
-def test_the_summary_says_what_the_views_say(finished: tuple[str, Path]) -> None:
+def test_the_summary_agrees_with_the_views(finished: tuple[str, Path]) -> None:
     output, directory = finished
     for query, heading in (
         ("SELECT COUNT(*) FROM order_groups_current", "{} groups at the end"),
@@ -121,7 +125,7 @@ def test_the_summary_says_what_the_views_say(finished: tuple[str, Path]) -> None
     assert str(directory / "config.toml") in output
 
 
-def test_a_pipe_gets_plain_lines_that_fit(finished: tuple[str, Path]) -> None:
+def test_a_pipe_gets_plain_lines_of_80_columns(finished: tuple[str, Path]) -> None:
     output, directory = finished
     assert output.isascii()
     assert all(character.isprintable() or character == "\n" for character in output)
@@ -133,19 +137,19 @@ def test_a_pipe_gets_plain_lines_that_fit(finished: tuple[str, Path]) -> None:
     ]
 
 
-def test_the_key_is_private(finished: tuple[str, Path]) -> None:
+def test_the_demos_files_are_private(finished: tuple[str, Path]) -> None:
     _, directory = finished
     for name in ("demo-key.pem", "config.toml", "order_groups.db"):
         assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
 
 
 def blocks(output: str) -> dict[str, str]:
-    """What stands below each heading: up to an empty line."""
+    """Return the text below each heading, up to an empty line."""
     parts = (part.partition("\n") for part in output.split("\n\n"))
     return {heading.strip(): rest for heading, _, rest in parts}
 
 
-def test_it_answers_a_question_about_the_past_by_the_sql_that_it_shows(
+def test_the_sql_that_it_shows_gives_the_rows_that_it_shows(
     finished: tuple[str, Path],
 ) -> None:
     output, directory = finished
@@ -160,14 +164,14 @@ def test_it_answers_a_question_about_the_past_by_the_sql_that_it_shows(
     assert f"  and {len(stood) - 4} more rows\n" in output
 
 
-def test_the_commands_that_it_names_answer(finished: tuple[str, Path], tmp_path: Path) -> None:
+def test_the_commands_that_it_names_work(finished: tuple[str, Path], tmp_path: Path) -> None:
     output, directory = finished
     cd, report, as_of, history = blocks(output)["Ask more, where the files are"].splitlines()
 
     def run(command: str) -> str:
         done = subprocess.run(
             ["/bin/sh", "-c", f"{cd} && {command}"],
-            env={"PATH": str(tmp_path)},  # no other program is needed, and no sqlite3
+            env={"PATH": str(tmp_path)},  # the commands need no other program, not even sqlite3
             capture_output=True,
             text=True,
             timeout=60,
@@ -185,7 +189,7 @@ def test_the_commands_that_it_names_answer(finished: tuple[str, Path], tmp_path:
     assert begun.split()[-1] == "init"
 
 
-def test_it_goes_on_in_the_directory_of_an_earlier_one(
+def test_it_continues_in_the_directory_of_an_earlier_demo(
     finished: tuple[str, Path], tmp_path: Path
 ) -> None:
     _, directory = finished
@@ -198,12 +202,13 @@ def test_it_goes_on_in_the_directory_of_an_earlier_one(
         check=True,
     )
     assert "goes on" in done.stdout
-    standing, _ = played_again(done.stdout)
+    remaining, _ = replay(done.stdout)
     current = rows(directory, "SELECT order_group_id FROM order_groups_current")
-    assert {group_id for (group_id,) in current} == standing.keys()
+    assert {group_id for (group_id,) in current} == remaining.keys()
 
 
 def running(directory: Path) -> "AbstractContextManager[subprocess.Popen[str]]":
+    """Run a demo of a minute during the block."""
     return ending(
         subprocess.Popen(
             [*command(directory), "--seconds", "60"],
@@ -215,7 +220,7 @@ def running(directory: Path) -> "AbstractContextManager[subprocess.Popen[str]]":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_with_the_summary(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_stops_it_with_the_summary(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -230,7 +235,7 @@ def test_a_signal_ends_it_with_the_summary(tmp_path: Path, number: signal.Signal
 
 
 @pytest.mark.parametrize("name", ["config.toml", "demo-key.pem", "order_groups.db"])
-def test_files_of_others_are_left_alone(tmp_path: Path, name: str) -> None:
+def test_files_that_are_not_from_a_demo_are_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(ConfigurationError, match=f"{name} is not from a demo"):
         find_place(tmp_path)
@@ -238,7 +243,7 @@ def test_files_of_others_are_left_alone(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_a_directory_that_cannot_be_is_one_line(run_cli: "RunCli", tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_one_line(run_cli: "RunCli", tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = run_cli("demo", "--directory", tmp_path / "file" / "demo")
     assert (done.returncode, done.stdout) == (78, "")
@@ -246,7 +251,7 @@ def test_a_directory_that_cannot_be_is_one_line(run_cli: "RunCli", tmp_path: Pat
     assert str(tmp_path / "file" / "demo") in done.stderr
 
 
-def test_no_room_for_temporary_files_is_one_line(
+def test_a_missing_temporary_directory_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
@@ -263,7 +268,7 @@ def test_a_directory_that_cannot_be_written_is_one_line(run_cli: "RunCli", tmp_p
     assert done.stderr.count("\n") == 1
 
 
-def test_the_triggers_are_those_of_the_market_and_of_the_events(finished: tuple[str, Path]) -> None:
+def test_the_recorded_triggers_are_those_of_the_market(finished: tuple[str, Path]) -> None:
     output, directory = finished
     acted = re.findall(r"  exchange  group (\w+) triggers", output)
     heard = re.findall(r"  exporter  heard: group (\w+) triggered, recorded \d+ ms later", output)

@@ -1,4 +1,4 @@
-"""The exchange is a strict and faithful judge: it lets right requests pass, and no others."""
+"""The local exchange accepts valid requests, and refuses all others, as the real one does."""
 
 import base64
 import gzip
@@ -34,7 +34,7 @@ def sign(
     scheme: padding.AsymmetricPadding = PSS,
     key: rsa.RSAPrivateKey | None = None,
 ) -> dict[str, str]:
-    """The three headers, written after the documentation and not after the exporter."""
+    """Return the three headers, signed as the API's documentation says, without our own code."""
     timestamp = str(int((time.time() + seconds) * 1000))
     message = (timestamp + method + path).encode()
     signature = (key or key_pair.private_key).sign(message, scheme, hashes.SHA256())
@@ -53,7 +53,7 @@ def session() -> Iterator[requests.Session]:
 
 
 class Client:
-    """Asks the exchange with a fresh signature each time."""
+    """A client that signs each request afresh."""
 
     def __init__(self, session: requests.Session, exchange: Exchange, key_pair: "KeyPair") -> None:
         self.session = session
@@ -61,7 +61,7 @@ class Client:
         self.key_pair = key_pair
 
     def get(self, headers: dict[str, str] | None = None, **options: Any) -> requests.Response:
-        """Ask with these headers, or with right ones."""
+        """Send a request with these headers, or with valid ones if None."""
         return self.session.get(
             self.exchange.base_url + "/portfolio/order_groups",
             headers=sign(self.key_pair) if headers is None else headers,
@@ -81,7 +81,7 @@ def test_the_official_sdk_is_served(exchange: Exchange, key_pair: "KeyPair") -> 
     configuration = Configuration(host=exchange.base_url)
     configuration.api_key_id = key_pair.key_id
     configuration.private_key_pem = key_pair.private_key_file.read_text(encoding="ascii")
-    client = KalshiClient(configuration)  # type: ignore[no-untyped-call]  # it has few types
+    client = KalshiClient(configuration)  # type: ignore[no-untyped-call]  # the SDK has few types
     try:
         for _ in range(2):
             answer = client.get_order_groups()
@@ -96,17 +96,18 @@ def test_a_signature_covers_the_path_without_the_query(client: Client) -> None:
     assert client.get(params={"subaccount": "3"}).status_code == 200
 
 
-def test_ten_seconds_of_clock_error_pass(client: Client, key_pair: "KeyPair") -> None:
+def test_a_clock_error_of_ten_seconds_is_accepted(client: Client, key_pair: "KeyPair") -> None:
     assert client.get(sign(key_pair, seconds=10)).status_code == 200
     assert client.get(sign(key_pair, seconds=-10)).status_code == 200
 
 
-def error_from_response(code: str, details: str | None = None) -> dict[str, Any]:
+def error_body(code: str, details: str | None = None) -> dict[str, Any]:
+    """Return the body of an error response."""
     error = {"code": code, "message": code.replace("_", " ")}
     return {"error": error | ({"details": details} if details else {})}
 
 
-FORGED = error_from_response("authentication_error", "INCORRECT_API_KEY_SIGNATURE")
+FORGED = error_body("authentication_error", "INCORRECT_API_KEY_SIGNATURE")
 
 
 @pytest.mark.parametrize("seconds", [-30, 30])
@@ -115,14 +116,14 @@ def test_an_old_or_future_timestamp_is_refused(
 ) -> None:
     answer = client.get(sign(key_pair, seconds=seconds))
     assert answer.status_code == 401
-    assert answer.json() == error_from_response("header_timestamp_expired")
+    assert answer.json() == error_body("header_timestamp_expired")
 
 
 def test_the_exchange_judges_by_its_own_clock(
     client: Client, exchange: Exchange, key_pair: "KeyPair"
 ) -> None:
     exchange.clock_offset = 3600.0
-    assert client.get().json() == error_from_response("header_timestamp_expired")
+    assert client.get().json() == error_body("header_timestamp_expired")
     answer = client.get(sign(key_pair, seconds=3600))
     assert answer.status_code == 200
     assert answer.headers["Date"] == time.strftime(
@@ -145,7 +146,7 @@ def test_each_header_is_needed(
     del headers[missing]
     answer = client.get(headers)
     assert answer.status_code == 401
-    assert answer.json() == error_from_response(code)
+    assert answer.json() == error_body(code)
 
 
 @pytest.mark.parametrize(
@@ -183,15 +184,15 @@ def test_a_changed_timestamp_breaks_the_signature(client: Client, key_pair: "Key
 def test_an_unknown_key_is_not_found(client: Client, key_pair: "KeyPair") -> None:
     answer = client.get(sign(key_pair) | {"KALSHI-ACCESS-KEY": "another"})
     assert answer.status_code == 401
-    assert answer.json() == error_from_response("authentication_error", "NOT_FOUND")
+    assert answer.json() == error_body("authentication_error", "NOT_FOUND")
 
 
-def test_a_signature_serves_once(client: Client, key_pair: "KeyPair") -> None:
+def test_a_signature_is_accepted_only_once(client: Client, key_pair: "KeyPair") -> None:
     headers = sign(key_pair)
     assert client.get(headers).status_code == 200
     answer = client.get(headers)
     assert answer.status_code == 401
-    assert answer.json() == error_from_response("authentication_error", "SIGNATURE_SEEN_BEFORE")
+    assert answer.json() == error_body("authentication_error", "SIGNATURE_SEEN_BEFORE")
 
 
 def test_ed25519_keys_sign_the_same_message(exchange: Exchange, client: Client) -> None:
@@ -216,7 +217,7 @@ def test_another_path_is_not_found(client: Client, exchange: Exchange) -> None:
     assert answer.status_code == 404
 
 
-def test_groups_are_written_as_go_writes_them(
+def test_groups_are_encoded_as_go_encodes_them(
     client: Client, exchange: Exchange, key_id: str
 ) -> None:
     groups = exchange.groups(key_id)
@@ -238,7 +239,9 @@ def test_groups_are_written_as_go_writes_them(
         groups.create("a")
 
 
-def test_a_subaccount_is_asked_for_alone(client: Client, exchange: Exchange, key_id: str) -> None:
+def test_a_subaccount_can_be_requested_alone(
+    client: Client, exchange: Exchange, key_id: str
+) -> None:
     groups = exchange.groups(key_id)
     groups.create("a")
     groups.create("b", subaccount=2)
@@ -270,7 +273,7 @@ def test_pages_follow_each_other_by_cursor(client: Client, exchange: Exchange, k
     assert client.get(params={"cursor": "bm9uc2Vuc2U="}).status_code == 400
 
 
-def test_compression_needs_both_sides(
+def test_a_response_is_compressed_only_if_the_client_accepts_it(
     client: Client, exchange: Exchange, key_pair: "KeyPair"
 ) -> None:
     exchange.compress = True
@@ -297,7 +300,7 @@ def test_a_hundred_thousand_groups_are_served_from_memory(
     assert len(second) == len(first) + 1
 
 
-def test_scripted_answers_come_once_each_and_in_order(
+def test_scripted_answers_are_used_once_each_and_in_order(
     client: Client, exchange: Exchange, key_id: str
 ) -> None:
     exchange.groups(key_id).create("a")
@@ -311,7 +314,7 @@ def test_scripted_answers_come_once_each_and_in_order(
         Answer.redirect("https://example.com/"),
     )
     assert client.get({}).status_code == 401
-    assert exchange.scripted(key_id) == 6, "a request that is refused uses up no answer"
+    assert exchange.scripted(key_id) == 6, "a refused request uses up no scripted answer"
     answers = [client.get(params={"x": "y"}) for _ in range(7)]
     assert [answer.status_code for answer in answers] == [429, 429, 200, 500, 503, 302, 200]
     assert answers[0].json() == {"error": "too many requests"}
@@ -365,7 +368,7 @@ def test_headers_may_be_added_replaced_and_left_out(
     assert gzip.decompress(answer.raw.read()) == b"{}"
 
 
-def test_requests_are_remembered(client: Client, exchange: Exchange, key_id: str) -> None:
+def test_requests_are_recorded(client: Client, exchange: Exchange, key_id: str) -> None:
     client.get(params={"subaccount": "1"})
     client.get({})
     exchange.wait_for_requests(2)
@@ -390,7 +393,9 @@ def test_a_connection_is_kept_until_the_exchange_drops_it(
     assert client.get().status_code == 200
 
 
-def test_leaving_ends_what_still_hangs(session: requests.Session, key_pair: "KeyPair") -> None:
+def test_closing_the_exchange_ends_hanging_requests(
+    session: requests.Session, key_pair: "KeyPair"
+) -> None:
     failures = []
     with Exchange() as exchange:
         exchange.register(key_pair.key_id, key_pair.public_key)

@@ -1,4 +1,4 @@
-"""The local exchange's channel is a strict and faithful judge too; no client here is ours."""
+"""The local exchange serves WebSocket clients that are not ours, and refuses invalid ones."""
 
 import asyncio
 import base64
@@ -31,7 +31,7 @@ SUBSCRIBE = {"id": 7, "cmd": "subscribe", "params": {"channels": ["order_group_u
 def sign(
     key_pair: "KeyPair", *, path: str = PATH, method: str = "GET", seconds: float = 0.0
 ) -> dict[str, str]:
-    """The three headers, written after the documentation and not after the exporter."""
+    """Return the three headers, signed as the API's documentation says, without our own code."""
     timestamp = str(int((time.time() + seconds) * 1000))
     scheme = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
     message = f"{timestamp}{method}{path}".encode()
@@ -71,6 +71,8 @@ class Client:
 
 @pytest.fixture
 def listen(exchange: Exchange, key_pair: "KeyPair") -> Callable[..., Any]:
+    """Return a function that connects to the exchange, by default with valid headers."""
+
     @contextmanager
     def opened(
         path: str = PATH, sent: dict[str, str] | None = None, **more: Any
@@ -87,13 +89,14 @@ Listen = Callable[..., Any]
 
 
 def refused(listen: Listen, *arguments: Any, **more: Any) -> Any:
+    """Return the status and the body of a refused handshake."""
     with pytest.raises(InvalidStatus) as caught, listen(*arguments, **more):
         pytest.fail("it was accepted")
     response = caught.value.response
     return response.status_code, json.loads(bytes(response.body))
 
 
-def test_a_handshake_is_judged_like_a_request(
+def test_a_handshake_is_checked_like_a_request(
     exchange: Exchange, key_pair: "KeyPair", listen: Listen
 ) -> None:
     forged = {"error": {"code": "authentication_error", "message": "authentication error"}}
@@ -124,17 +127,17 @@ def test_an_ed25519_key_is_served(exchange: Exchange, listen: Listen) -> None:
         to.subscribe()
 
 
-def test_what_happens_to_groups_is_told(
+def test_changes_of_groups_are_sent_as_events(
     exchange: Exchange, key_pair: "KeyPair", listen: Listen
 ) -> None:
     groups = exchange.groups(key_pair.key_id)
     with listen() as client:
-        groups.create("unheard")  # before the subscription: nothing is replayed
+        groups.create("early")  # events before the subscription are not replayed
         client.subscribe()
         before = int(time.time() * 1000)
         groups.create("a", contracts_limit="25.00")
         groups.change("a", contracts_limit_fp="2.50")
-        groups.change("a", exchange_index=3)  # not an event
+        groups.change("a", exchange_index=3)  # sends no event
         groups.trigger("a")
         groups.reset("a")
         groups.delete("a")
@@ -152,7 +155,7 @@ def test_what_happens_to_groups_is_told(
     ]
 
 
-def test_the_list_shows_a_trigger(exchange: Exchange, key_pair: "KeyPair") -> None:
+def test_a_trigger_sets_the_flag_in_the_list(exchange: Exchange, key_pair: "KeyPair") -> None:
     groups = exchange.groups(key_pair.key_id)
 
     def flag() -> bool:
@@ -166,7 +169,7 @@ def test_the_list_shows_a_trigger(exchange: Exchange, key_pair: "KeyPair") -> No
     assert not flag()
 
 
-def test_margin_is_a_world_of_its_own(
+def test_margin_has_its_own_groups_and_events(
     exchange: Exchange, key_pair: "KeyPair", listen: Listen
 ) -> None:
     with listen(PATH + "/margin") as margin, listen() as predictions:
@@ -188,7 +191,7 @@ def test_margin_is_a_world_of_its_own(
 @pytest.mark.parametrize(
     ("command", "code"),
     [
-        ("no JSON", 1),
+        ("not JSON", 1),
         ([], 1),
         ({"cmd": "subscribe"}, 1),
         ({"id": 1, "cmd": "subscribe"}, 2),
@@ -230,15 +233,13 @@ def test_it_pings_with_a_heartbeat(exchange: Exchange, key_pair: "KeyPair", list
         assert pinged.wait(10)
 
 
-def test_it_misbehaves_when_told_to(
-    exchange: Exchange, key_pair: "KeyPair", listen: Listen
-) -> None:
+def test_it_misbehaves_on_request(exchange: Exchange, key_pair: "KeyPair", listen: Listen) -> None:
     channel = exchange.channel(key_pair.key_id)
     exchange.script_handshakes(
         key_pair.key_id, Answer.error(418, "teapot", "no"), Answer.redirect("ws://127.0.0.1:1/")
     )
     assert refused(listen)[0] == 418
-    # The library's later versions follow the redirect to where nobody is.
+    # Later versions of the library follow the redirect, to a port where nothing listens.
     with pytest.raises((ConnectionRefusedError, InvalidStatus)), listen():
         pytest.fail("it was accepted")
     channel.acknowledge_after = 0.2
@@ -273,7 +274,7 @@ def test_it_misbehaves_when_told_to(
             client.receive()
 
 
-def test_a_slow_reader_is_told_that_its_buffer_overflowed(
+def test_a_slow_reader_gets_a_buffer_overflow_error(
     exchange: Exchange, key_pair: "KeyPair", listen: Listen
 ) -> None:
     channel = exchange.channel(key_pair.key_id)
@@ -290,7 +291,7 @@ def test_a_slow_reader_is_told_that_its_buffer_overflowed(
         assert answer["msg"]["code"] == 25
 
 
-def test_a_client_that_leaves_disturbs_nobody(
+def test_a_client_may_disconnect_while_events_are_sent(
     exchange: Exchange, key_pair: "KeyPair", listen: Listen
 ) -> None:
     channel = exchange.channel(key_pair.key_id)
@@ -300,7 +301,8 @@ def test_a_client_that_leaves_disturbs_nobody(
             channel.tell("triggered", "a")
 
     for _ in range(10):
-        # Without a bound, so that the client reads its goodbye though it reads no event.
+        # The client's queue is unbounded, so that it reads the closing handshake although it takes
+        # no event from the queue.
         with listen(max_queue=None, close_timeout=1) as client:
             client.subscribe()
             telling = threading.Thread(target=tell)
@@ -309,7 +311,7 @@ def test_a_client_that_leaves_disturbs_nobody(
     channel.wait_for_subscribers(0)
 
 
-def test_leaving_the_exchange_ends_its_connections(key_pair: "KeyPair") -> None:
+def test_closing_the_exchange_ends_its_connections(key_pair: "KeyPair") -> None:
     with Exchange() as exchange:
         exchange.register(key_pair.key_id, key_pair.public_key)
         connection = connect(exchange.stream_url, additional_headers=sign(key_pair), proxy=None)
@@ -320,13 +322,13 @@ def test_leaving_the_exchange_ends_its_connections(key_pair: "KeyPair") -> None:
 
 @pytest.mark.skipif(
     sys.version_info < (3, 12),
-    reason="kalshi-sdk, the one client of the channel that is not ours, needs Python 3.12",
+    reason="kalshi-sdk, an independent client of the channel, needs Python 3.12",
 )
 @pytest.mark.skipif(
     sys.version_info >= (3, 12) and importlib.util.find_spec("kalshi") is None,
     reason="kalshi-sdk is not installed: pip install kalshi-sdk",
 )
-def test_a_client_that_no_one_here_wrote_is_served(exchange: Exchange, key_pair: "KeyPair") -> None:
+def test_an_independent_client_is_served(exchange: Exchange, key_pair: "KeyPair") -> None:
     from kalshi.auth import KalshiAuth
     from kalshi.config import KalshiConfig
     from kalshi.ws.client import KalshiWebSocket

@@ -1,4 +1,4 @@
-"""The market is repeatable, and everything it knows how to do is soon seen."""
+"""The demo's market is repeatable, and soon does everything that it can do."""
 
 import base64
 import time
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from tests.conftest import KeyPair
 
 ROUND = 20
-"""Steps within which everything happens once."""
+"""The number of steps within which everything happens once."""
 
 
 def ask(session: requests.Session, exchange: Exchange, key_pair: "KeyPair") -> str:
-    """What one request of a right-minded client finds, in a word."""
+    """Send one correctly signed request, and classify the response.
+
+    Returns:
+        `true` if it lists all groups, `blink` if one is missing, `reset` if the connection was,
+        else the status and the content type.
+    """
     timestamp = str(int(time.time() * 1000))
     signature = key_pair.private_key.sign(
         f"{timestamp}GET/trade-api/v2/portfolio/order_groups".encode(),
@@ -92,7 +97,7 @@ def test_every_step_changes_something(exchange: Exchange, key_pair: "KeyPair") -
         before = groups.body(), exchange.scripted(key_pair.key_id)
         line = market.step()
         after = groups.body(), exchange.scripted(key_pair.key_id)
-        # What ends at once leaves a trace in events alone.
+        # A trigger that is reset at once shows only in the events.
         assert (after != before) is not line.endswith("triggers, and is reset at once"), line
 
 

@@ -1,4 +1,4 @@
-"""What somebody may do who may read the database, and nothing else of the exporter's."""
+"""An analyst who may read the database, but not the spool, can use `status` and `export`."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ import pytest
 from exporter.demo.exchange import Exchange
 from tests.conftest import RunCli, WriteConfig
 
-EXPORTER = 65534  # the user of the service; the analyst is somebody else
+EXPORTER = 65534  # the user id of the service, which is not the analyst's
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("setpriv"),
@@ -25,10 +25,10 @@ pytestmark = pytest.mark.skipif(
 def readable(
     exchange: Exchange, write_config: WriteConfig, run_cli: RunCli, tmp_path: Path
 ) -> Iterator[Path]:
-    """A directory as systemd keeps it: others may read the database, and not the spool."""
+    """Yield a directory as systemd sets it up: others may read the database, but not the spool."""
     assert exchange.requests == []
     assert run_cli("--config", write_config(), "run-once").returncode == 0
-    # Not below pytest's own directory, which nobody else may enter.
+    # pytest's own directory would not do, because no other user may enter it.
     with tempfile.TemporaryDirectory(prefix="exporter-analyst-") as name:
         directory = Path(name)
         for file in ("config.toml", "order_groups.db"):
@@ -42,8 +42,9 @@ def readable(
 
 
 def ask(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    # This user without the power to read what is not its own: the tests' Python may be readable
-    # for nobody else.
+    """Run a command as the analyst."""
+    # The analyst is root without its capabilities, and not another user, because the tests' Python
+    # may be readable by root alone.
     analyst = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
     exporter = [sys.executable, "-m", "exporter", "--config", str(directory / "config.toml")]
     return subprocess.run(
@@ -57,7 +58,7 @@ def ask(directory: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_they_see_the_status_without_the_spool(readable: Path) -> None:
+def test_status_works_without_the_spool(readable: Path) -> None:
     said = ask(readable, "status", "--max-age", "1h")
     assert said.returncode == 0, said.stderr
     assert "main" in said.stdout
@@ -67,7 +68,7 @@ def test_they_see_the_status_without_the_spool(readable: Path) -> None:
     )
 
 
-def test_they_export(readable: Path) -> None:
+def test_export_works_and_leaves_no_files(readable: Path) -> None:
     said = ask(readable, "export", "polls")
     assert (said.returncode, said.stderr) == (0, "")
     assert said.stdout.count("\n") == 2

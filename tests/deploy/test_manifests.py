@@ -1,7 +1,7 @@
-"""The files for launchd, Compose and Kubernetes: judged by their schemas, and against the program.
+"""The files for launchd, Compose and Kubernetes match their schemas and the program.
 
-Two schema checkers and hadolint are not among the development dependencies; without them the tests
-that need them are skipped, loudly.
+The two schema checkers and hadolint are not development dependencies; tests that need them are
+skipped without them.
 """
 
 import os
@@ -31,7 +31,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def pod(kind: str) -> dict[str, Any]:
-    """What the Deployment or the CronJob says of its pod."""
+    """Return the pod's specification of the Deployment or the CronJob."""
     (found,) = (each for path in MANIFESTS for each in documents(path) if each["kind"] == kind)
     spec = found["spec"]
     template = (spec if kind == "Deployment" else spec["jobTemplate"]["spec"])["template"]
@@ -40,7 +40,7 @@ def pod(kind: str) -> dict[str, Any]:
 
 
 def run_tool(*command: str | Path) -> None:
-    """Run a checker that stands beside this Python or in PATH."""
+    """Run a checker, installed beside this Python or in PATH, which must find no fault."""
     name, *arguments = map(str, command)
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
@@ -56,11 +56,11 @@ def run_tool(*command: str | Path) -> None:
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.name)
-def test_kubernetes_knows_every_field(manifest: Path) -> None:
+def test_manifests_match_the_schemas_of_kubernetes(manifest: Path) -> None:
     run_tool("kubernetes-validate", "--strict", manifest)
 
 
-def test_compose_knows_every_field() -> None:
+def test_the_compose_file_matches_its_schema() -> None:
     schema = "vendor.compose-spec"
     run_tool("check-jsonschema", "--builtin-schema", schema, DEPLOY / "containers" / "compose.yaml")
 
@@ -70,14 +70,14 @@ def test_hadolint_finds_nothing_in_the_containerfile() -> None:
 
 
 @pytest.mark.parametrize("workflow", ["tests.yml", "release.yml"])
-def test_github_knows_every_field(workflow: str) -> None:
+def test_workflows_match_the_schema_of_github(workflow: str) -> None:
     path = DEPLOY.parent / ".github" / "workflows" / workflow
     run_tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", path)
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "CronJob"])
-def test_pods_keep_to_the_restricted_standard(kind: str) -> None:
-    """What the Pod Security admission of a namespace that enforces `restricted` asks for."""
+def test_pods_meet_the_restricted_standard(kind: str) -> None:
+    """A namespace that enforces the `restricted` Pod Security standard admits the pods."""
     (namespace,) = (each for each in documents(MANIFESTS[0]) if each["kind"] == "Namespace")
     assert namespace["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
     spec = pod(kind)
@@ -111,6 +111,7 @@ def test_pods_run_a_command_and_find_their_files(kind: str) -> None:
 
 
 def configurations() -> dict[str, str]:
+    """Return the shipped configuration of each kind of deployment."""
     (kubernetes,) = (each for each in documents(MANIFESTS[0]) if each["kind"] == "ConfigMap")
     return {
         "systemd": (DEPLOY / "systemd" / "config.toml").read_text(),
@@ -120,7 +121,7 @@ def configurations() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["systemd", "containers", "kubernetes"])
-def test_the_exporter_takes_the_configuration(
+def test_the_exporter_accepts_the_configuration(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DB_PASSWORD", "hush")
@@ -140,7 +141,7 @@ def test_the_launchd_agent_runs_the_daemon(
     agent = plistlib.loads((DEPLOY / "launchd" / "kalshi-exporter.plist").read_bytes())
     assert agent["Label"] == "kalshi-exporter"
     assert agent["Umask"] == 0o077
-    # A home directory as the page has it.
+    # The home directory is laid out as the documentation says.
     for directory in ("kalshi", "kalshi-exporter/bin", "Library/Logs"):
         (tmp_path / directory).mkdir(parents=True)
     write_config().rename(tmp_path / "kalshi" / "config.toml")

@@ -1,4 +1,4 @@
-"""The units in deploy/systemd/, judged by systemd's own tools and against the program."""
+"""The units in deploy/systemd/ pass systemd's own checks and match the program."""
 
 import configparser
 import re
@@ -15,7 +15,7 @@ DEPLOY = ROOT / "deploy" / "systemd"
 UNITS = sorted([*DEPLOY.glob("*.service"), *DEPLOY.glob("*.timer")])
 SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 
-# What a restart cannot mend.
+# A restart cannot fix the causes of these exit codes.
 FINAL = {Exit.USAGE, Exit.CONFIGURATION}
 
 needs_systemd = pytest.mark.skipif(
@@ -24,6 +24,7 @@ needs_systemd = pytest.mark.skipif(
 
 
 def setting(unit: Path, section: str, key: str) -> list[str]:
+    """Return the words of a setting in a unit."""
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # as its documentation says
     parser.read(unit)
@@ -33,7 +34,8 @@ def setting(unit: Path, section: str, key: str) -> list[str]:
 @needs_systemd
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_finds_no_fault(unit: Path, tmp_path: Path) -> None:
-    # All of them, because the timer starts a service; and where they say, there is no program here.
+    # All units are copied, because the timer refers to a service. Their program is replaced by one
+    # that exists on this machine.
     for each in UNITS:
         text = each.read_text().replace("/opt/kalshi-exporter/bin/kalshi-exporter", "/bin/true")
         (tmp_path / each.name).write_text(text)
@@ -62,18 +64,18 @@ def test_exposure_is_at_most_two_of_ten(unit: Path) -> None:
     assert float(found[1]) <= 2.0
 
 
-def test_both_services_are_hardened_alike() -> None:
+def test_both_services_have_the_same_hardening() -> None:
     daemon, once = (unit.read_text().partition("# A dedicated user")[2] for unit in SERVICES[::-1])
     assert daemon
     assert daemon.partition("\n\n[Install]")[0].strip() == once.strip()
 
 
-def test_restarts_end_where_only_a_person_can_help() -> None:
+def test_no_restart_follows_an_exit_that_only_a_person_can_fix() -> None:
     codes = setting(DEPLOY / "kalshi-exporter.service", "Service", "RestartPreventExitStatus")
     assert {int(code) for code in codes} == FINAL
 
 
-def test_the_daemon_is_given_the_time_that_it_takes_to_stop() -> None:
+def test_the_daemon_gets_enough_time_to_stop() -> None:
     from exporter.daemon.scheduler import _STOP_SECONDS
 
     (seconds,) = setting(DEPLOY / "kalshi-exporter.service", "Service", "TimeoutStopSec")

@@ -1,5 +1,6 @@
-/* Shifts two clocks of a process by as many seconds as the file $SHIFTED_CLOCKS says: first the
-   wall clock, then the one that counts the machine's sleep. The monotonic clock is left alone. */
+/* Shift two clocks of a process by the seconds in the file $SHIFTED_CLOCKS: the first number
+   shifts the wall clock, the second CLOCK_BOOTTIME, which counts the machine's sleep. The
+   monotonic clock stays as it is. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

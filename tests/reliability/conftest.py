@@ -1,4 +1,4 @@
-"""What the tests of reliability share: a witness, daemons, and a network that can fail."""
+"""Share a witness, daemons, and a network that can fail with the tests of reliability."""
 
 import getpass
 import os
@@ -21,7 +21,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
-# The judges are shared with the long forms, which are started by their path.
+# soak/ is not installed: its programs run by path, and the tests share its checks.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from soak.witness import Witness, broken_promises, differences, record_of
@@ -33,14 +33,14 @@ TIMEOUT = 60.0  # seconds; what a test waits for normally takes one or two
 
 
 def lateness(asked: Sequence[float], interval: float) -> list[float]:
-    """How much later each poll came than its tick, in seconds, as far as the first did not.
+    """Return how many seconds after its tick each poll came; the first tick sets the grid.
 
-    The tick after a poll is one interval after its own: if all of these lie between minus one
-    interval and one, then no poll was late by an interval, none was doubled and none left out.
+    The n-th tick is due n intervals after the first one. If every value lies between minus one
+    interval and plus one, then no poll was late by an interval, doubled, or skipped.
 
     Args:
-        asked: when one account's polls reached the exchange, from the daemon's start. The very
-            first is no tick.
+        asked: the times at which one account's polls reached the exchange, in seconds, from the
+            daemon's start. The daemon's first poll is not on the grid.
         interval: seconds.
     """
     ticks = asked[1:]
@@ -49,14 +49,14 @@ def lateness(asked: Sequence[float], interval: float) -> list[float]:
 
 @pytest.fixture
 def witness(key_pair: "KeyPair") -> Iterator[Witness]:
-    """A restless exchange that remembers what it served, with the key registered."""
+    """Yield an exchange with ever-changing groups that remembers what it served to the key."""
     with Witness() as exchange:
         exchange.register(key_pair.key_id, key_pair.public_key)
         yield exchange
 
 
 class Daemon:
-    """A daemon's process, with what it logs in a file."""
+    """A daemon's process, with its log in a file."""
 
     def __init__(self, config: Path, log: Path, *, env: Mapping[str, str], before: Sequence[str]):
         self.log_file = log
@@ -71,15 +71,15 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """What it has logged so far."""
+        """Return the log so far."""
         return self.log_file.read_text(encoding="utf-8")
 
     def wait_for_log(self, words: str) -> None:
-        """Return once a line holds these words."""
+        """Return once the log contains these words."""
         self.wait(lambda: words in self.log, f"{words!r} in the log")
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
-        """Return once the condition holds; the daemon must live until then."""
+        """Return once the condition holds; fail if the daemon ends before."""
         until = time.monotonic() + TIMEOUT
         while not condition():
             if self.process.poll() is not None:
@@ -89,12 +89,12 @@ class Daemon:
             time.sleep(0.02)
 
     def stop(self) -> int:
-        """Tell it to stop; its exit code."""
+        """Stop the daemon with SIGTERM and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT)
 
     def kill(self) -> None:
-        """End it at once, if it lives."""
+        """Kill the daemon if it still runs."""
         self.process.kill()
         self.process.wait(TIMEOUT)
 
@@ -104,7 +104,7 @@ RunDaemon = Callable[..., Daemon]
 
 @pytest.fixture
 def run_daemon(tmp_path: Path) -> Iterator[RunDaemon]:
-    """Start daemons; those that still live at the end are killed."""
+    """Yield a function that starts daemons, and kill those that still run at the end."""
     started: list[Daemon] = []
 
     def run(
@@ -120,11 +120,11 @@ def run_daemon(tmp_path: Path) -> Iterator[RunDaemon]:
 
 
 class Link:
-    """A way to a Postgres server over TCP that can refuse, hang, or be cut.
+    """A TCP proxy to a Postgres server that can refuse, freeze, or cut connections.
 
     Attributes:
-        url: of the database over this way, for SQLAlchemy.
-        frozen: while set, nothing passes and nothing closes, as if the server stood still.
+        url: SQLAlchemy's URL of the database through this proxy.
+        frozen: while set, the proxy passes no data and closes nothing, as if the server hung.
     """
 
     def __init__(self, url: str, *, server: tuple[str, int] | str | None = None) -> None:
@@ -145,7 +145,7 @@ class Link:
         ).render_as_string(hide_password=False)
 
     def open(self) -> None:
-        """Let new connections in."""
+        """Accept new connections."""
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self._port))
@@ -155,9 +155,9 @@ class Link:
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def refuse(self) -> None:
-        """Refuse new connections and cut those that are open."""
+        """Refuse new connections and cut the open ones."""
         if self._listener is not None:
-            # Wakes accept(), which closing alone would not.
+            # The shutdown wakes accept(), which closing alone would not.
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
@@ -165,7 +165,7 @@ class Link:
         self.cut()
 
     def cut(self) -> None:
-        """Cut the connections that are open."""
+        """Cut the open connections."""
         for pair in self._pairs:
             for end in pair:
                 with suppress(OSError):
@@ -173,7 +173,7 @@ class Link:
         self._pairs.clear()
 
     def close(self) -> None:
-        """End everything."""
+        """Cut all connections and stop."""
         self._closing.set()
         self.frozen.clear()
         self.refuse()
@@ -191,7 +191,7 @@ class Link:
         with client, socket.socket(family) as server:
             server.connect(self._server)
             self._pairs.append((client, server))
-            # Either end may be cut at any moment, which is how this ends.
+            # Either end may be cut at any moment, and that ends the connection.
             with suppress(OSError, ValueError):
                 self._pass(client, server)
 
@@ -211,7 +211,7 @@ class Link:
 
 @pytest.fixture
 def link(postgres_url: str) -> Iterator[Link]:
-    """A fresh Postgres database over a way that can fail."""
+    """Yield a proxy that can fail in front of a fresh Postgres database."""
     made = Link(postgres_url)
     yield made
     made.close()
@@ -219,7 +219,7 @@ def link(postgres_url: str) -> Iterator[Link]:
 
 @pytest.fixture
 def admin(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """The database's administrator, whose connection does not fail."""
+    """Yield an administrator's connection to the database, which no fault affects."""
     libpq = make_url(postgres_url).set(drivername="postgresql")
     with psycopg.connect(libpq.render_as_string(hide_password=False), autocommit=True) as made:
         yield made
@@ -230,7 +230,7 @@ Judge = Callable[..., None]
 
 @pytest.fixture
 def judge(witness: Witness, key_pair: "KeyPair") -> Judge:
-    """Compare a database with what the witness served; everything served must be recorded."""
+    """Return a function that compares a database with what the witness served."""
 
     def compare(url: str, *, complete: bool = True, account: str = "main") -> None:
         recorded = record_of(url)
@@ -246,21 +246,21 @@ _PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/us
 
 @pytest.fixture
 def pooler(postgres_url: str) -> Iterator[int]:
-    """The port of a PgBouncer in transaction mode in front of the server."""
+    """Yield the port of a PgBouncer in transaction mode in front of the server."""
     with run_pooler(postgres_url) as port:
         yield port
 
 
 @contextmanager
 def run_pooler(url: str) -> Iterator[int]:
-    """Run a PgBouncer in transaction mode in front of a database; its port.
+    """Run a PgBouncer in transaction mode in front of a database, and yield its port.
 
     Args:
-        url: of the database, with the user as whom it connects.
+        url: SQLAlchemy's URL of the database, with the user as whom PgBouncer connects.
     """
     if _PGBOUNCER is None:
         pytest.skip("SKIPPED LOUDLY: no pgbouncer here: apt-get install pgbouncer")
-    # The server's socket is its owner's, and PgBouncer refuses to be root: it goes over TCP.
+    # PgBouncer refuses to run as root, and only the server's owner may use its Unix socket.
     behind = Link(url)
     server = make_url(behind.url)
     with socket.socket() as probe:

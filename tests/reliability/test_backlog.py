@@ -1,4 +1,4 @@
-"""A long spool is written while polls go on in time, and in the order of what was seen."""
+"""Test that a long spool drains in order while polls stay on time."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 _INTERVAL = 2.0  # seconds
 _ACCOUNTS = ["one", "two", "three", "four"]
-_WAITING = 300  # polls of each
+_WAITING = 300  # polls of each account
 
 Away = tuple[str, Callable[[], object]]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def away(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Away]:
-    """A database with the schema that is away: its URL, and what brings it back."""
+    """Yield the URL of a migrated database that is away, and a function that brings it back."""
     if request.param == "postgres":
         url = request.getfixturevalue("postgres_url")
         with closing(Database(url)) as database:
@@ -46,7 +46,7 @@ def away(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Away]:
     there, elsewhere = tmp_path / "order_groups.db", tmp_path / "elsewhere.db"
     with closing(Database(f"sqlite:///{elsewhere}")) as database:
         migrate(database)
-    # A link that leads nowhere is a database that is away, and can be turned in one step.
+    # A dangling link is a database that is away, and replacing the link is one atomic step.
     there.symlink_to(tmp_path / "not mounted" / "order_groups.db")
     other = tmp_path / "other"
     other.symlink_to(elsewhere)
@@ -54,7 +54,7 @@ def away(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Away]:
 
 
 def _fill(spool: Spool, account: str, *, until: datetime) -> list[Served]:
-    """Let polls of an account wait, one in three of which saw a change; what they saw."""
+    """Spool polls of an account, every third of which saw a change, and return what they saw."""
     served = []
     for number in range(_WAITING):
         at = until - timedelta(seconds=_INTERVAL * (_WAITING - number))
@@ -77,7 +77,7 @@ def _fill(spool: Spool, account: str, *, until: datetime) -> list[Served]:
     return served
 
 
-def test_no_poll_is_late_for_the_thousands_that_wait_before_it(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_draining_a_thousand_polls_delays_no_poll(  # noqa: PLR0917  # pytest passes fixtures by name
     away: Away,
     witness: "Witness",
     key_pair: "KeyPair",
@@ -101,9 +101,7 @@ def test_no_poll_is_late_for_the_thousands_that_wait_before_it(  # noqa: PLR0917
             witness.served[key] = _fill(spool, account, until=datetime.now(UTC))
         assert sum(spool.pending().values()) == len(keys) * _WAITING
         daemon = run_daemon(config)
-        daemon.wait(
-            lambda: all(_asked(witness, key)[1:] for key in keys.values()), "polls that wait"
-        )
+        daemon.wait(lambda: all(_asked(witness, key)[1:] for key in keys.values()), "spooled polls")
         bring_back()
         daemon.wait(lambda: not spool.pending(), "an empty spool")
     enough = len(witness.requests) + 2 * len(keys)

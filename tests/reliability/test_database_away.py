@@ -1,4 +1,4 @@
-"""The database goes away under a running daemon, in each way that it can."""
+"""Test a running daemon while its database is away, for each cause of an outage."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ _INTERVAL = 0.3  # seconds
 
 @contextmanager
 def _refused(link: "Link", _admin: psycopg.Connection[Any]) -> Iterator[None]:
-    """The server is stopped, or its port is closed."""
+    """Refuse connections, as a stopped server does."""
     link.refuse()
     yield
     link.open()
@@ -34,23 +34,23 @@ def _refused(link: "Link", _admin: psycopg.Connection[Any]) -> Iterator[None]:
 
 @contextmanager
 def _read_only(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
-    """A failover left a standby, or somebody took away the right to write."""
+    """Make the database read-only, as a standby after a failover is."""
     name = admin.info.dbname
     admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    _end_others(admin)
+    _terminate_backends(admin)
     yield
     admin.execute("SET default_transaction_read_only = off")
     admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-    _end_others(admin)
+    _terminate_backends(admin)
 
 
 @contextmanager
 def _full(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
-    """The disk of the table of polls is full."""
+    """Fill the disk that holds the table of polls."""
     row = admin.execute("SHOW data_directory").fetchone()
     assert row is not None
     owner = Path(row[0]).stat()
-    # Not below pytest's directory, which the server's user cannot enter.
+    # The server's user cannot enter pytest's temporary directory.
     place = Path(tempfile.mkdtemp(prefix="exporter-disk-"))
     place.chmod(0o755)
     try:
@@ -58,7 +58,7 @@ def _full(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
             os.chown(disk, owner.st_uid, owner.st_gid)
             admin.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
             try:
-                # A new page for each row, so that the first finds the disk full.
+                # Each row takes a new page, so that the first INSERT finds the disk full.
                 admin.execute("ALTER TABLE polls SET (fillfactor = 10)")
                 admin.execute("ALTER TABLE polls SET TABLESPACE small")
                 with _filled(disk):
@@ -72,7 +72,7 @@ def _full(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
 
 @contextmanager
 def _as_if_full(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
-    """As if it were, for those who cannot mount one: every INSERT fails as it does then."""
+    """Fail every INSERT as on a full disk, for users who cannot mount one."""
     admin.execute(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION"
         " 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$"
@@ -84,7 +84,7 @@ def _as_if_full(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]
 
 @contextmanager
 def _locked(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
-    """Another session holds the table, as a VACUUM FULL does."""
+    """Lock a table from another session, as VACUUM FULL does."""
     with admin.transaction():
         admin.execute("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE")
         yield
@@ -92,13 +92,13 @@ def _locked(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
 
 @contextmanager
 def _hanging(link: "Link", _admin: psycopg.Connection[Any]) -> Iterator[None]:
-    """The server is there and says nothing, as one does that was stopped or swaps."""
+    """Keep connections open but silent, as a suspended or swapping server does."""
     link.frozen.set()
     yield
     link.frozen.clear()
 
 
-def _end_others(admin: psycopg.Connection[Any]) -> None:
+def _terminate_backends(admin: psycopg.Connection[Any]) -> None:
     admin.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -106,7 +106,7 @@ def _end_others(admin: psycopg.Connection[Any]) -> None:
 
 
 @pytest.mark.parametrize("fault", [_refused, _read_only, _full, _as_if_full, _locked, _hanging])
-def test_polls_go_on_while_postgres_is_away_and_are_all_recorded_later(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_polls_continue_while_postgres_is_away_and_are_recorded_later(  # noqa: PLR0917  # pytest passes fixtures by name
     fault: Fault,
     link: "Link",
     admin: psycopg.Connection[Any],
@@ -126,7 +126,7 @@ def test_polls_go_on_while_postgres_is_away_and_are_all_recorded_later(  # noqa:
     with fault(link, admin):
         before = len(served)
         daemon.wait(lambda: "waits in the spool" in daemon.log, "a spooled poll")
-        # A lock and a silent server are each waited for a few seconds by every poll.
+        # Under a lock or with a silent server, every poll waits a few seconds for a timeout.
         wanted = before + (1 if fault in {_locked, _hanging} else 3)
         daemon.wait(lambda: len(served) >= wanted, "polls while the database is away")
     daemon.wait_for_log("polls from the spool are in the database")
@@ -137,7 +137,7 @@ def test_polls_go_on_while_postgres_is_away_and_are_all_recorded_later(  # noqa:
         assert row is not None
         return int(row[0])
 
-    # Not only asked: on a busy machine a few more may wait in the spool for older ones.
+    # On a busy machine, some of the served polls may still wait in the spool.
     daemon.wait(lambda: recorded() >= after + 2 and recorded() == len(served), "polls after")
 
     assert daemon.stop() == 0
@@ -146,7 +146,7 @@ def test_polls_go_on_while_postgres_is_away_and_are_all_recorded_later(  # noqa:
         assert "No space left on device" in daemon.log
 
 
-def test_backends_ended_in_the_middle_of_their_transactions_lose_and_double_nothing(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_terminated_backends_neither_lose_nor_double_a_poll(  # noqa: PLR0917  # pytest passes fixtures by name
     admin: psycopg.Connection[Any],
     witness: "Witness",
     key_pair: "KeyPair",
@@ -162,9 +162,9 @@ def test_backends_ended_in_the_middle_of_their_transactions_lose_and_double_noth
     served = witness.served[key_pair.key_id]
     for wanted in range(2, 30):
         daemon.wait(lambda wanted=wanted: len(served) >= wanted, "a poll")  # type: ignore[misc]  # mypy cannot infer it
-        # Now its transaction is about to begin, or has begun.
+        # By now the poll's transaction is about to begin, or has begun.
         time.sleep((wanted % 8) / 1000)
-        _end_others(admin)
+        _terminate_backends(admin)
     daemon.wait(lambda: len(served) >= 32, "polls after")
 
     assert daemon.stop() == 0
@@ -173,7 +173,7 @@ def test_backends_ended_in_the_middle_of_their_transactions_lose_and_double_noth
 
 @contextmanager
 def _sqlite_locked(database: Path) -> Iterator[None]:
-    """Another program holds SQLite's only writer's place."""
+    """Hold SQLite's write lock from another connection."""
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -182,14 +182,14 @@ def _sqlite_locked(database: Path) -> Iterator[None]:
 
 @contextmanager
 def _sqlite_full(database: Path) -> Iterator[None]:
-    """The disk is full."""
+    """Fill the disk that holds the database."""
     with _filled(database.parent):
         yield
 
 
 @contextmanager
 def _filled(disk: Path) -> Iterator[None]:
-    """A small disk has no room left."""
+    """Fill a small disk with one file, and delete the file at the end."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (4096, 1):
@@ -204,7 +204,7 @@ def _filled(disk: Path) -> Iterator[None]:
 
 @contextmanager
 def _mounted(place: Path, *, megabytes: int) -> Iterator[Path]:
-    """Mount a small disk there."""
+    """Mount a small disk at `place`."""
     place.mkdir()
     options = f"size={megabytes}m,mode=700"
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
@@ -218,8 +218,8 @@ def _mounted(place: Path, *, megabytes: int) -> Iterator[Path]:
 
 @contextmanager
 def _sqlite_read_only(database: Path) -> Iterator[None]:
-    """The file may not be written any more, which even root cannot do to an immutable one."""
-    # Not the -shm: it is mapped into memory, where the kernel answers a write with a signal.
+    """Make the files immutable, so that not even root can write to them."""
+    # The -shm file stays writable: it is mapped into memory, where a failed write is a signal.
     files = [database, database.with_name(f"{database.name}-wal")]
     if subprocess.run(["chattr", "+i", *files], capture_output=True, check=False).returncode != 0:
         pytest.skip("SKIPPED LOUDLY: needs root and chattr +i to make a file immutable")
@@ -230,7 +230,7 @@ def _sqlite_read_only(database: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("fault", [_sqlite_locked, _sqlite_full, _sqlite_read_only])
-def test_polls_go_on_while_sqlite_cannot_be_written_and_are_all_recorded_later(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_polls_continue_while_sqlite_cannot_be_written_and_are_recorded_later(  # noqa: PLR0917  # pytest passes fixtures by name
     fault: Callable[[Path], AbstractContextManager[None]],
     small_disk: Path,
     witness: "Witness",
@@ -252,7 +252,7 @@ def test_polls_go_on_while_sqlite_cannot_be_written_and_are_all_recorded_later( 
     with fault(database):
         before = len(served)
         daemon.wait(lambda: "waits in the spool" in daemon.log, "a spooled poll")
-        # SQLite waits ten seconds for its lock: more polls would only take longer.
+        # Each poll waits ten seconds for SQLite's lock, so one is enough.
         wanted = before + (1 if fault is _sqlite_locked else 3)
         daemon.wait(lambda: len(served) >= wanted, "polls while the database cannot be written")
     daemon.wait_for_log("polls from the spool are in the database")
@@ -267,7 +267,7 @@ def test_polls_go_on_while_sqlite_cannot_be_written_and_are_all_recorded_later( 
 
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A disk of one megabyte, where the test needs one."""
+    """Yield a disk of one megabyte if the fault needs one, and `tmp_path` otherwise."""
     if request.node.callspec.params["fault"] is not _sqlite_full:
         yield tmp_path
         return

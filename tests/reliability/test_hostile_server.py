@@ -1,4 +1,4 @@
-"""An adversary is the server; the command runs as an operator runs it, in a process of its own.
+"""Test `run-once`, in a process of its own, against hostile servers.
 
 `pytest -s` shows the figures.
 """
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
     from tests.conftest import KeyPair
 
 _DEADLINE = 2.0  # seconds
-_LIMIT = 4 * 1024 * 1024  # bytes of an answer
+_LIMIT = 4 * 1024 * 1024  # bytes of a response
 _MEMORY = _LIMIT + 100 * 1024 * 1024  # bytes over what a normal poll takes
 _LINE = 2_100  # characters of a log line, its timestamp included
 
-Behaviour = Callable[[socket.socket], None]
+Behavior = Callable[[socket.socket], None]
 
 _HEAD = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\n"
 _OK = _HEAD % 200
 _ANSI = "\x1b[31mred\x1b]0;title\x07\r\nforged line\x00\u202e\u2066\x85\u2028"
 
 
-def _whole(body: bytes, *, status: int = 200, more: bytes = b"") -> Behaviour:
+def _whole(body: bytes, *, status: int = 200, more: bytes = b"") -> Behavior:
     head = _HEAD % status + more + b"Content-Length: %d\r\n\r\n" % len(body)
     return lambda connection: connection.sendall(head + body)
 
 
-def _endless(start: bytes, again: bytes, *, pause: float = 0.0) -> Behaviour:
-    """Send the start, then the rest again and again until the client has had enough."""
+def _endless(start: bytes, again: bytes, *, pause: float = 0.0) -> Behavior:
+    """Send `start`, then `again` over and over until the client hangs up."""
     gone = threading.Event()
 
     def behave(connection: socket.socket) -> None:
@@ -66,15 +66,15 @@ _GROUP = b'{"id":"%s","is_auto_cancel_enabled":true%s}'
 _BOMB = _bomb()
 _KIB = 1024
 
-# Each with the exit codes that tell the truth about it.
-_BEHAVIOURS: dict[str, tuple[Behaviour, set[int]]] = {
+# Each behavior has the exit codes that are right for it.
+_BEHAVIORS: dict[str, tuple[Behavior, set[int]]] = {
     "silence": (_endless(b"", b"", pause=60.0), {69}),
     "header dripped": (_endless(b"HTTP/1.1 200 OK\r\nX: ", b"x", pause=0.05), {69}),
     "body dripped": (_endless(_OK + b"Content-Length: 9999\r\n\r\n", b" ", pause=0.05), {69}),
     "endless header": (_endless(_OK, b"X-A: " + b"a" * 1000 + b"\r\n"), {69}),
     "endless header line": (_endless(_OK + b"X-A: ", b"a" * 65536), {69}),
     "endless status line": (_endless(b"HTTP/1.1 200 ", b"a" * 65536), {69}),
-    "endless interim answers": (_endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 500), {69}),
+    "endless interim responses": (_endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 500), {69}),
     "endless body": (_endless(_OK + b"\r\n", b" " * 65536), {65}),
     "endless chunks": (
         _endless(_OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 5000),
@@ -151,8 +151,8 @@ _BEHAVIOURS: dict[str, tuple[Behaviour, set[int]]] = {
 
 
 @contextmanager
-def _server(behave: Behaviour) -> Iterator[str]:
-    """Serve one behaviour to every request; gives the base URL."""
+def _server(behave: Behavior) -> Iterator[str]:
+    """Serve one behavior to every request, and yield the base URL."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=16)
 
     def serve(connection: socket.socket) -> None:
@@ -175,7 +175,7 @@ def _server(behave: Behaviour) -> Iterator[str]:
         listener.close()
 
 
-# A child's peak counts from its parent's size on: this parent is small.
+# A child's peak memory starts at its parent's size, so a small parent starts the exporter.
 _LAUNCHER = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stderr=sys.stderr)
@@ -191,7 +191,7 @@ class _Run:
 
 
 class _Place:
-    """Where polls are made: one database each, all with the same key."""
+    """A directory of configurations, each with its own database and all with one key."""
 
     def __init__(self, directory: Path, key: "KeyPair") -> None:
         self._directory = directory
@@ -242,7 +242,7 @@ def test_a_hostile_server_costs_a_deadline_bounded_memory_and_one_line(
     assert normal.code == 0
 
     def faults(name: str) -> tuple[list[str], float, int]:
-        # Time is this machine's too: who is late for its sake alone is in time when tried again.
+        # A poll that is late only because the machine is busy is on time when it is repeated.
         for _ in range(3):
             found, took, peak = tried(name)
             if took <= _DEADLINE + 1:
@@ -250,7 +250,7 @@ def test_a_hostile_server_costs_a_deadline_bounded_memory_and_one_line(
         return found, took, peak
 
     def tried(name: str) -> tuple[list[str], float, int]:
-        behave, codes = _BEHAVIOURS[name]
+        behave, codes = _BEHAVIORS[name]
         with _server(behave) as base_url:
             config = place.config(base_url, name)
             run = place.poll(config)
@@ -269,14 +269,14 @@ def test_a_hostile_server_costs_a_deadline_bounded_memory_and_one_line(
         ):
             found.append(f"{name}: not one harmless line: {run.lines}")
         if recorded.snapshots or (run.code and recorded.coverage):
-            found.append(f"{name}: left its mark on the history")
+            found.append(f"{name}: changed the history")
         return found, took, run.peak - normal.peak
 
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(faults, _BEHAVIOURS))
+        results = list(pool.map(faults, _BEHAVIORS))
 
     sys.stdout.write(
-        f"{len(results)} behaviours: slowest poll {max(took for _, took, _ in results):.2f} s of"
+        f"{len(results)} behaviors: slowest poll {max(took for _, took, _ in results):.2f} s of"
         f" {_DEADLINE} s, most memory {max(peak for *_, peak in results) / 1e6:.1f} MB over a"
         f" normal poll's {normal.peak / 1e6:.1f} MB\n"
     )
@@ -287,10 +287,10 @@ _DEFAULT_LIMIT = 64 * 1024 * 1024  # bytes
 
 
 @pytest.mark.parametrize(
-    ("more", "way"), [(b"", "short"), (b',"new":null', "long")], ids=["short way", "long way"]
+    ("more", "path"), [(b"", "fast"), (b',"new":null', "strict")], ids=["fast", "strict"]
 )
-def test_the_largest_valid_answer_takes_bounded_memory(
-    key_pair: "KeyPair", tmp_path: Path, more: bytes, way: str
+def test_the_largest_valid_response_takes_bounded_memory(
+    key_pair: "KeyPair", tmp_path: Path, more: bytes, path: str
 ) -> None:
     place = _Place(tmp_path, key_pair)
     groups = 210_000
@@ -301,10 +301,10 @@ def test_the_largest_valid_answer_takes_bounded_memory(
         normal = place.poll(place.config(base_url, "normal"))
 
     with _server(_whole(body)) as base_url:
-        config = place.config(base_url, way, limit=_DEFAULT_LIMIT, deadline=60.0)
+        config = place.config(base_url, path, limit=_DEFAULT_LIMIT, deadline=60.0)
         run = place.poll(config)
 
     (poll,) = record_of(f"sqlite:///{config.parent / 'order_groups.db'}").polls
-    sys.stdout.write(f"{way} way: {(run.peak - normal.peak) / 1e6:.0f} MB over a normal poll\n")
+    sys.stdout.write(f"{path} path: {(run.peak - normal.peak) / 1e6:.0f} MB over a normal poll\n")
     assert (run.code, poll["group_count"]) == (0, groups)
     assert run.peak - normal.peak <= _DEFAULT_LIMIT + 100 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""The short form of soak/kill.py."""
+"""Run the short form of soak/kill.py."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ _SOAK = Path(__file__).parents[2] / "soak" / "kill.py"
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres", "partitions"])
-def test_killed_at_random_moments_it_leaves_whole_polls_and_goes_on(database: str) -> None:
+def test_kills_at_random_moments_break_no_promise(database: str) -> None:
     done = subprocess.run(
         [sys.executable, _SOAK, "--kills=20", f"--database={database}", "--workers=3"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Ordinary mistakes with owners, modes and mounts: named, with the remedy, and nothing is lost."""
+"""Test that mistakes with owners, modes and mounts are named, and that no poll is lost."""
 
 import os
 import shutil
@@ -23,14 +23,14 @@ _ROOT = os.geteuid() == 0
 _NOBODY = 65534
 
 
-# Root without the capabilities that let it ignore owners and modes. Another user could not run the
-# tests' Python everywhere.
+# As root, commands run without the capabilities to ignore owners and modes. Another user may not
+# be able to run the tests' Python.
 _OBEYING = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if _ROOT else []
 
 
 @dataclass
 class Place:
-    """A directory, and the command run in it by a user who obeys owners and modes."""
+    """A directory in which the command runs as a user whom owners and modes restrict."""
 
     directory: Path
     config: Path
@@ -50,7 +50,7 @@ class Place:
         )
 
     def take_away(self, name: str) -> None:
-        """Give something to another user alone; to nobody, if the tests do not run as root."""
+        """Give a path to another user or, without root, forbid all access to it."""
         path = self.directory / name
         path.chmod(0o700 if path.is_dir() else 0o600)
         if _ROOT:
@@ -67,7 +67,7 @@ class Place:
 
 @pytest.fixture
 def place(exchange: Exchange, key_pair: "KeyPair", write_config: "WriteConfig") -> Iterator[Place]:
-    """A directory as `Place` says, with a database in `data` and a spool in `spool`."""
+    """Yield a `Place` with its database in `data` and its spool in `spool`."""
     directory = Path(tempfile.mkdtemp(prefix="exporter-place-"))
     directory.chmod(0o755)
     written = write_config(
@@ -137,7 +137,7 @@ def _drop_revision(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "code", "said"),
+    ("mistake", "code", "message"),
     [
         (_close_directory, 78, "data may not be entered"),
         (_close_file, 78, "order_groups.db may not be read or written by"),
@@ -151,20 +151,20 @@ def _drop_revision(place: Place) -> None:
         (_drop_revision, 78, "alembic_version, which holds the schema's revision, is gone"),
     ],
 )
-def test_a_database_that_only_a_person_can_mend(
-    place: Place, mistake: Callable[[Place], None], code: int, said: str
+def test_a_database_that_only_an_operator_can_mend(
+    place: Place, mistake: Callable[[Place], None], code: int, message: str
 ) -> None:
     assert place.run("run-once").returncode == 0
     mistake(place)
     done = place.run("--log-level", "ERROR", "run-once")
     assert done.returncode == code, done.stderr
     (line,) = done.stderr.splitlines()
-    assert said in line
+    assert message in line
     assert line.endswith("the poll waits in the spool until it is mended")
     assert place.polls("spool/spool.db") == 1
     done = place.run("check", "--offline")
     assert done.returncode == code, done.stdout + done.stderr
-    assert said in done.stdout
+    assert message in done.stdout
     for command in (["migrate"], ["prune", "--older-than", "1d"]):
         done = place.run(*command)
         assert "unexpected" not in done.stderr
@@ -191,7 +191,7 @@ def _file(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "said"),
+    ("mistake", "message"),
     [
         (_closed, "spool may not be"),
         (_closed_file, "spool.db may not be"),
@@ -199,7 +199,7 @@ def _file(place: Place) -> None:
     ],
 )
 def test_a_spool_that_cannot_be_used_stops_no_poll(
-    place: Place, mistake: Callable[[Place], None], said: str
+    place: Place, mistake: Callable[[Place], None], message: str
 ) -> None:
     mistake(place)
     for _ in range(2):
@@ -208,7 +208,7 @@ def test_a_spool_that_cannot_be_used_stops_no_poll(
     assert place.polls("data/order_groups.db") == 2
     done = place.run("check", "--offline")
     assert done.returncode == 74
-    assert said in done.stdout
+    assert message in done.stdout
     done = place.run("status")
     assert "unexpected" not in done.stderr
     assert "main" in done.stdout
@@ -237,7 +237,7 @@ exec "$@"
 def test_one_writable_volume_and_no_temporary_directory(
     place: Place, exchange: Exchange, key_pair: "KeyPair"
 ) -> None:
-    # The database is in the volume; where a temporary file could be, nothing can be written.
+    # Only the volume with the database is writable; temporary directories are read-only.
     before = ["unshare", "-m", "sh", "-c", _READ_ONLY_ROOT, "sh", str(place.directory / "data")]
     text = place.config.read_text().replace('"spool"', '"data/spool"')
     place.config.write_text(text)

@@ -1,4 +1,4 @@
-"""What the database will never take must neither block what comes behind it nor vanish unseen."""
+"""Test that a poll that can never be written is reported and blocks no later poll."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _GROUP = "group-🦉"
 
 @pytest.fixture
 def latin_url(postgres_server: str) -> Iterator[str]:
-    """A Postgres database that knows no owls: its encoding is LATIN1."""
+    """Yield the URL of a Postgres database with the encoding LATIN1, which has no owls."""
     with psycopg.connect(postgres_server, autocommit=True) as admin:
         admin.execute(
             "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
@@ -64,7 +64,7 @@ def test_polls_that_postgres_refuses_are_reported_lost_and_show_as_a_gap(  # noq
         assert spool.execute("SELECT COUNT(*) FROM polls").fetchone() == (0,)
 
 
-def test_an_entry_that_cannot_be_read_lets_those_behind_it_pass(
+def test_an_unreadable_entry_does_not_block_later_ones(
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
@@ -74,7 +74,7 @@ def test_an_entry_that_cannot_be_read_lets_those_behind_it_pass(
     database = tmp_path / "order_groups.db"
     config = write_config(base_url=witness.base_url)
     assert run_cli("--config", config, "run-once").returncode == 0
-    # A database that refuses to be written at once, rather than after a wait for its lock.
+    # The trigger makes every write fail at once, whereas a lock would take a timeout.
     with closing(sqlite3.connect(database)) as other, other:
         other.execute(
             "CREATE TRIGGER refuse BEFORE UPDATE ON accounts BEGIN DELETE FROM no_such_table; END"

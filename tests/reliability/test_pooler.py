@@ -1,4 +1,4 @@
-"""Three daemons behind PgBouncer in transaction mode write one history, whatever happens."""
+"""Test that three daemons behind PgBouncer in transaction mode write one history."""
 
 import signal
 import time
@@ -43,32 +43,32 @@ def test_three_daemons_behind_a_pooler_write_one_history(  # noqa: PLR0917  # py
         daemon.wait_for_log("started")
     third.wait(lambda: len(served) >= 3, "polls of all three")
 
-    # Together they ask as often as one does.
+    # Three daemons together poll as often as one.
     began, before = time.monotonic(), len(witness.requests)
     third.wait(lambda: len(witness.requests) >= before + 5, "five ticks")
     assert time.monotonic() - began >= 4 * _INTERVAL * 0.8
 
-    def goes_on(by: str) -> None:
+    def wait_for_polls_after(fault: str) -> None:
         seen, since = len(served), time.monotonic()
-        third.wait(lambda: len(served) > seen, f"a poll after {by}")
+        third.wait(lambda: len(served) > seen, f"a poll after {fault}")
         assert time.monotonic() - since <= 2 * _INTERVAL + _BUSY
-        third.wait(lambda: len(served) > seen + 1, f"polls after {by}")
+        third.wait(lambda: len(served) > seen + 1, f"polls after {fault}")
 
     assert "waits in the spool" not in "".join(daemon.log for daemon in daemons)
 
-    # Whichever is active, it is among those that one after the other are killed, paused, cut off.
+    # All three are killed, paused or cut off in turn, so the active one is among them.
     first.kill()
-    goes_on("a kill")
+    wait_for_polls_after("a kill")
     second.process.send_signal(signal.SIGSTOP)
-    goes_on("a pause")
+    wait_for_polls_after("a pause")
     links[1].cut()
     second.process.send_signal(signal.SIGCONT)
-    goes_on("waking up with its connections cut")
+    wait_for_polls_after("resuming with its connections cut")
     links[2].refuse()
-    goes_on("a cut from the database")
+    wait_for_polls_after("losing the database")
     links[2].open()
     seen = len(served)
-    third.wait(lambda: len(served) >= seen + 3, "polls of those that are left")
+    third.wait(lambda: len(served) >= seen + 3, "polls of the remaining daemons")
 
     assert second.stop() == 0
     assert third.stop() == 0
@@ -78,8 +78,8 @@ def test_three_daemons_behind_a_pooler_write_one_history(  # noqa: PLR0917  # py
     assert broken_promises(recorded) == []
     good = [poll for poll in recorded.polls if poll["outcome"] == "ok"]
     assert len(good) >= 10
-    # And it says of each instant what was served then. A killed daemon's answer may be missing.
+    # The history matches what was served at each instant. The killed daemon may have lost a poll.
     assert differences(recorded, "main", served, complete=False) == []
-    # Everything that was served is in the history, or was seen by two at a time.
+    # Every response is in the history, except for a few that two daemons received at once.
     assert len(recorded.polls) >= len(served) - 3
     assert len(recorded.coverage) <= 2

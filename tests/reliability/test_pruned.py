@@ -1,4 +1,4 @@
-"""Old polls are pruned by the command while a daemon polls: neither disturbs the other."""
+"""Test that pruning and a polling daemon do not disturb each other."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from tests.conftest import KeyPair, RunCli, WriteConfig
     from tests.reliability.conftest import Judge, RunDaemon
 
-_OLD = 25_000  # rows: three transactions
+_OLD = 25_000  # rows, which take three transactions
 
 
 @pytest.fixture
 def aged(database_url: str) -> Database:
-    """A database with the polls of an account from years ago."""
+    """Return a database that holds years-old polls of another account."""
     database = Database(database_url)
     migrate(database)
     begun = datetime(2020, 1, 1, tzinfo=UTC)
@@ -70,6 +70,6 @@ def test_a_daemon_polls_on_while_polls_are_pruned(  # noqa: PLR0917  # pytest pa
     assert "waits in the spool" not in daemon.log
     with aged.transaction() as connection:
         left = select(func.count()).select_from(polls).where(polls.c.account == "old")
-        assert connection.execute(left).scalar_one() == 1  # the latest stays
+        assert connection.execute(left).scalar_one() == 1  # the latest poll stays
     aged.close()
     judge(database_url)

@@ -1,4 +1,4 @@
-"""A daemon's SQLite file is deleted, moved, replaced or overwritten while it polls."""
+"""Test a daemon whose SQLite file is deleted, moved, replaced or overwritten."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def _move(live: Path, _backup: Path, other: Path) -> None:
 
 
 def _replace(live: Path, backup: Path, other: Path) -> None:
-    """Move a copy of the backup over the file, in one step; the other is what was there."""
+    """Replace the file with a copy of the backup in one step; keep the old file as `other`."""
     os.link(live, other)
     copy = live.with_name("copy.db")
     shutil.copyfile(backup, copy)
@@ -47,7 +47,7 @@ def _replace(live: Path, backup: Path, other: Path) -> None:
 
 
 def _overwrite(live: Path, backup: Path, _other: Path) -> None:
-    """Copy the backup over the file, as `cp` does: into the same inode."""
+    """Copy the backup into the file, as `cp` does, so that its inode stays."""
     shutil.copyfile(backup, live)
 
 
@@ -78,7 +78,7 @@ def observations(path: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("act", "said", "mend"),
+    ("act", "message", "mend"),
     [
         (_delete, GONE, _restore),
         (_delete_all, GONE, _restore),
@@ -88,9 +88,9 @@ def observations(path: Path) -> int:
         (_overwrite, OVERWRITTEN, _nothing),
     ],
 )
-def test_it_says_so_and_goes_on_with_the_database_that_is_there(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_it_reports_the_change_and_continues_with_the_new_file(  # noqa: PLR0917  # pytest passes fixtures by name
     act: Act,
-    said: str,
+    message: str,
     mend: Act,
     witness: "Witness",
     key_pair: "KeyPair",
@@ -107,10 +107,10 @@ def test_it_says_so_and_goes_on_with_the_database_that_is_there(  # noqa: PLR091
 
     before = len(served)
     act(live, backup, other)
-    daemon.wait_for_log(said)
-    # Within a poll: at most one was under way, and the next one says it.
+    daemon.wait_for_log(message)
+    # One poll may have been under way; the next one reports the change.
     assert len(served) - before <= 2
-    if said == GONE:
+    if message == GONE:
         seen = len(served)
         daemon.wait(lambda: len(served) >= seen + 4, "polls without a database")
         assert not live.exists()
@@ -120,10 +120,10 @@ def test_it_says_so_and_goes_on_with_the_database_that_is_there(  # noqa: PLR091
     daemon.wait(lambda: len(served) >= seen + 4, "polls of the new database")
     assert daemon.stop() == 0
 
-    _holds_what_was_served(live, daemon, served)
+    _assert_matches(live, daemon, served)
     assert len(served) - observations(live) <= before
     if other.exists():
-        # Its log was moved into it, and is nobody else's.
+        # The daemon checkpointed the write-ahead log into the old file, so no log is left.
         assert not other.with_name("other.db-wal").exists()
         recorded = record_of(f"sqlite:///{other}")
         assert broken_promises(recorded) == []
@@ -131,14 +131,14 @@ def test_it_says_so_and_goes_on_with_the_database_that_is_there(  # noqa: PLR091
         assert before - 1 <= len(recorded.polls) <= before + 1
 
 
-def test_a_link_that_leads_elsewhere_is_another_database(  # pytest passes fixtures by name
+def test_a_link_with_a_new_target_is_another_database(
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
     run_daemon: "RunDaemon",
     tmp_path: Path,
 ) -> None:
-    """SQLite keeps the log beside the file that a link leads to, not beside the link."""
+    """A daemon follows a link to its new target, beside which SQLite keeps the write-ahead log."""
     first, second, link = (tmp_path / name for name in ("first.db", "second.db", "linked.db"))
     link.symlink_to(first)
     daemon = run_daemon(_config(write_config, witness, database_url=f"sqlite:///{link}"))
@@ -153,13 +153,13 @@ def test_a_link_that_leads_elsewhere_is_another_database(  # pytest passes fixtu
     daemon.wait_for_log(REPLACED)
     daemon.wait(lambda: len(served) >= before + 5, "polls of the other database")
     assert daemon.stop() == 0
-    _holds_what_was_served(second, daemon, served)
+    _assert_matches(second, daemon, served)
     recorded = record_of(f"sqlite:///{first}")
     assert broken_promises(recorded) == []
     assert before - 1 <= len(recorded.polls) <= before + 1
 
 
-def test_touching_reading_and_checkpointing_are_nothing_to_say(
+def test_touching_reading_and_checkpointing_are_no_replacement(
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
@@ -197,7 +197,7 @@ def _config(
     )
 
 
-def _holds_what_was_served(path: Path, daemon: "Daemon", served: "Sequence[Served]") -> None:
+def _assert_matches(path: Path, daemon: "Daemon", served: "Sequence[Served]") -> None:
     recorded = record_of(f"sqlite:///{path}")
     assert broken_promises(recorded) == [], daemon.log
     assert differences(recorded, "main", served, complete=False) == []

@@ -1,4 +1,4 @@
-"""An exporter that stops while it holds an account's row keeps others out for a bounded time."""
+"""Test that an exporter stopped while it holds an account's row blocks others only briefly."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from exporter.demo.exchange import Exchange
     from tests.conftest import RunCli, WriteConfig
 
-_IDLE = 20.0  # seconds after which Postgres ends a transaction in which nothing happens
+_IDLE = 20.0  # seconds after which Postgres ends an idle transaction
 _BUSY = 8.0  # seconds that a busy machine may add
 
-# The head's next version takes a second: time to stop the process that waits for it.
+# The trigger makes an update of the head take a second, which is time to stop the process.
 _SLOW = """
 CREATE TABLE slowly ();
 CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
@@ -60,15 +60,15 @@ def test_a_stopped_exporter_that_holds_the_row_gives_it_up(  # noqa: PLR0917  # 
     groups.create("b")
     admin.execute(_SLOW)
 
-    def there(what: str) -> bool:
-        found = f"SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND {what}"
+    def session_exists(condition: str) -> bool:
+        found = f"SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND {condition}"
         return admin.execute(found).fetchone() is not None
 
     with _process(config) as stopped:
-        wait_until(lambda: there("wait_event = 'PgSleep'"))
+        wait_until(lambda: session_exists("wait_event = 'PgSleep'"))
         stopped.send_signal(signal.SIGSTOP)
         admin.execute("DELETE FROM slowly")
-        wait_until(lambda: there("state = 'idle in transaction'"))
+        wait_until(lambda: session_exists("state = 'idle in transaction'"))
         since = time.monotonic()
 
         other = run_cli("--config", config, "run-once")
@@ -76,16 +76,16 @@ def test_a_stopped_exporter_that_holds_the_row_gives_it_up(  # noqa: PLR0917  # 
         assert (other.returncode, other.stderr.count("\n")) == (75, 1)
         assert waited < 10 + _BUSY
 
-        wait_until(lambda: not there("state = 'idle in transaction'"))
+        wait_until(lambda: not session_exists("state = 'idle in transaction'"))
         held = time.monotonic() - since
         assert _IDLE - 1 < held < _IDLE + _BUSY
-        # What the other one saw meanwhile waits in the spool, and comes first.
+        # The other exporter's poll waits in the spool, and is written first.
         wait_until(lambda: run_cli("--config", config, "run-once").returncode == 0)
 
         stopped.send_signal(signal.SIGCONT)
         assert stopped.wait(30) == 75
     sys.stdout.write(f"row held for {held:.1f} s; the other one waited {waited:.1f} s\n")
-    # What the first one saw is late by now, and changes nothing.
+    # The stopped exporter's observation is outdated by now, and must change nothing.
     assert run_cli("--config", config, "run-once").returncode == 0
     recorded = record_of(postgres_url)
     assert broken_promises(recorded) == []

@@ -1,4 +1,4 @@
-"""Many accounts keep their grid, and several daemons divide them; `soak/grid.py` in short."""
+"""Test that many accounts keep their grid and that daemons share them, as soak/grid.py does."""
 
 import os
 import signal
@@ -35,17 +35,17 @@ def test_a_hundred_accounts_keep_their_grid(tmp_path: Path) -> None:
     print(figures)  # noqa: T201  # pytest -rP shows it
     assert figures.polls >= 100
     assert (figures.missed, figures.doubled, figures.failed) == (0, 0, 0)
-    # What a busy machine adds; alone it takes milliseconds.
+    # An idle machine takes milliseconds; the rest is for a busy one.
     assert figures.quantile(0.5) < 0.5
 
 
 def owners(libpq: str) -> dict[str, str]:
-    """Which daemon polled each account last."""
+    """Return which daemon polled each account last."""
     with psycopg.connect(libpq) as other:
         return dict(other.execute("SELECT account, claimed_by FROM accounts").fetchall())
 
 
-def test_two_daemons_divide_the_accounts_keep_their_own_and_take_over(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_two_daemons_share_the_accounts_and_one_takes_over(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_pair: "KeyPair",
     write_config: "WriteConfig",
@@ -69,7 +69,7 @@ def test_two_daemons_divide_the_accounts_keep_their_own_and_take_over(  # noqa: 
     libpq = make_url(postgres_url).set(drivername="postgresql")
     url = libpq.render_as_string(hide_password=False)
     first, second = (run_daemon(config) for _ in range(2))
-    # Soon after the start each account is polled by whoever comes first.
+    # At first, whichever daemon arrives first polls an account.
     exchange.wait_for_requests(5 * _ACCOUNTS, seconds=60)
 
     before = len(exchange.requests)
@@ -78,13 +78,13 @@ def test_two_daemons_divide_the_accounts_keep_their_own_and_take_over(  # noqa: 
         time.sleep(_INTERVAL)
         seen.append(owners(url))
     asked = len(exchange.requests) - before
-    # Together they ask as often as one would.
+    # Two daemons together poll as often as one.
     assert asked <= 4.5 * _ACCOUNTS
     shares = Counter(seen[-1].values())
     assert len(shares) == 2
     assert min(shares.values()) >= _ACCOUNTS / 5
     kept = sum(len({owner[name] for owner in seen}) == 1 for name in names)
-    assert kept >= _ACCOUNTS * 0.6  # of a busy machine's delays, some change hands
+    assert kept >= _ACCOUNTS * 0.6  # delays on a busy machine make some change hands
 
     first.process.send_signal(signal.SIGKILL)
     killed, survivor = first.process.pid, second.process.pid
@@ -97,7 +97,7 @@ def test_two_daemons_divide_the_accounts_keep_their_own_and_take_over(  # noqa: 
     assert second.stop() == 0
 
 
-def test_a_connection_of_each_account_finds_room_among_the_open_files(
+def test_many_accounts_stay_within_the_limit_of_open_files(
     exchange: Exchange, key_pair: "KeyPair", write_config: "WriteConfig", tmp_path: Path
 ) -> None:
     exchange.register("a-key", key_pair.public_key)

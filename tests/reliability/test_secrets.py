@@ -1,4 +1,4 @@
-"""Secrets are nowhere but where the operator put them: everything that comes out is searched."""
+"""Test that no secret appears in any output, log, file or table."""
 
 import base64
 import os
@@ -34,7 +34,7 @@ _PASSWORD = "pa55/word nobody:may@see"
 
 
 class _Place:
-    """Runs the command in every way, and keeps all that comes out of it."""
+    """A directory in which commands run, with everything that they output."""
 
     def __init__(self, directory: Path, key: "KeyPair", witness: "Witness") -> None:
         self.directory = directory
@@ -86,7 +86,7 @@ class _Place:
         return path
 
     def run(self, config: Path, *arguments: str, seconds: float | None = None) -> int:
-        """Run the command to its end, or for so long; in each log format in turn."""
+        """Run the command to its end or for some seconds, alternating the log format."""
         log_format = next(self._formats)
         process = subprocess.Popen(
             [sys.executable, "-m", "exporter", f"--config={config}", "--log-level=DEBUG",
@@ -110,18 +110,18 @@ class _Place:
         return process.returncode
 
     def look(self, process: str) -> None:
-        """Keep what others may see of a process."""
+        """Keep what other users can see of a process."""
         for name in ("cmdline", "comm", "status", "stat"):
             self.seen.append((f"/proc/…/{name}", Path(process, name).read_bytes()))
 
     def scrape(self) -> None:
-        """Keep what the daemon tells whoever asks it."""
+        """Keep the responses of the daemon's HTTP endpoint."""
         for path in ("/metrics", "/livez", "/readyz", "/elsewhere"):
-            answer = requests.get(f"http://127.0.0.1:{self._port}{path}", timeout=10)
-            self.seen.append((path, repr(answer.headers).encode() + answer.content))
+            response = requests.get(f"http://127.0.0.1:{self._port}{path}", timeout=10)
+            self.seen.append((path, repr(response.headers).encode() + response.content))
 
     def forbidden(self) -> dict[str, list[bytes]]:
-        """Everything that may be nowhere, in the forms that it may take."""
+        """Return the secrets by kind, each in every form that it could take."""
         plain = self._private_key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -143,7 +143,7 @@ class _Place:
 
 
 def _echo(request: Request) -> Answer:
-    """A refusal that repeats what it refuses."""
+    """Refuse a request in an error that repeats its key id and signature."""
     signature = request.headers["kalshi-access-signature"]
     return Answer.json({"message": f"{request.key_id} {signature}"}, status=401)
 
@@ -163,36 +163,36 @@ def _link(url: str) -> Iterator[Link]:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes through /proc")
-def test_no_secret_comes_out_of_any_command_whatever_fails(
+def test_no_command_leaks_a_secret_whatever_fails(
     key_pair: "KeyPair", witness: "Witness", postgres_url: str, tmp_path: Path
 ) -> None:
     witness.register(_KEY_ID, key_pair.public_key)
     place = _Place(tmp_path, key_pair, witness)
     with _link(postgres_url) as link:
-        # The server trusts whoever comes: the password is there to be seen, not to be right.
+        # The server accepts any password, so this one is only there to be leaked.
         at = link.url.partition("@")[2]
         postgres = f"postgresql+psycopg://postgres:${{DB_PASSWORD}}@{at}"
-        there = place.config("sqlite", "sqlite:///order_groups.db")
-        over = place.config("postgres", postgres)
-        for config in (there, over):
+        on_sqlite = place.config("sqlite", "sqlite:///order_groups.db")
+        on_postgres = place.config("postgres", postgres)
+        for config in (on_sqlite, on_postgres):
             assert place.run(config, "run-once") == 0
             place.run(config, "status")
             place.run(config, "check")
             place.run(config, "daemon", seconds=3.0)
         for _ in range(4):
             witness.script(_KEY_ID, Answer.server_error(), Answer(ending="reset"), _echo)
-        place.run(there, "run-once")
-        place.run(there, "daemon", seconds=3.0)
-        for config in (there, over):
-            # Also what the exchange repeated is in what they say now.
+        place.run(on_sqlite, "run-once")
+        place.run(on_sqlite, "daemon", seconds=3.0)
+        for config in (on_sqlite, on_postgres):
+            # By now, the errors that repeat the key id and signature are recorded.
             assert place.run(config, "report") == 0
             place.run(config, "status", "--json")
             for what in ("polls", "gaps", "history"):
                 assert place.run(config, "export", what, "--format=jsonl") == 0
         link.refuse()
-        place.run(over, "run-once")
-        place.run(over, "check")
-        place.run(over, "daemon", seconds=3.0)
+        place.run(on_postgres, "run-once")
+        place.run(on_postgres, "check")
+        place.run(on_postgres, "daemon", seconds=3.0)
     nobody = place.config("nobody", "sqlite:///o.db", base_url="http://127.0.0.1:9/trade-api/v2")
     place.run(nobody, "run-once")
     for name, url in (("wrong", "mysql://u:{}@h/d"), ("fault", "postgresql://u:{}@h:port/d")):
@@ -221,7 +221,7 @@ def test_no_secret_comes_out_of_any_command_whatever_fails(
         str(path): stat.filemode(path.stat().st_mode)
         for path in [*files, *(path.parent for path in files if path.name == "spool.db")]
         if stat.S_IMODE(path.stat().st_mode) & 0o077
-        # node_exporter is another user; a report is as the umask of who asks for it says.
+        # node_exporter reads the metrics as another user, and a report's mode follows the umask.
         and path.name not in {"metrics.prom", "report.html"}
     }
     assert modes == {}
@@ -239,7 +239,7 @@ def _dump(url: str) -> bytes:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at limits through /proc")
-def test_a_crash_leaves_no_core_in_which_the_key_would_be(
+def test_a_crash_leaves_no_core_dump_with_the_key(
     key_pair: "KeyPair", witness: "Witness", tmp_path: Path
 ) -> None:
     witness.register(_KEY_ID, key_pair.public_key)

@@ -1,4 +1,4 @@
-"""No setting of a server, a database, a role or the environment changes what is recorded."""
+"""Test that no setting of a server, database, role or environment changes what is recorded."""
 
 import json
 from collections.abc import Iterator
@@ -31,14 +31,14 @@ _SETTINGS = {
     "lock_timeout": "1ms",
     "idle_in_transaction_session_timeout": "100ms",
 }
-# Postgres gives up on the transaction as a whole since 17.
+# Postgres has this timeout since version 17.
 _NEWER_SETTINGS = {"transaction_timeout": "250ms"}
 _PLAIN = "-c DateStyle=ISO -c TimeZone=UTC -c standard_conforming_strings=on"
 
 
 @pytest.fixture
 def administrator(postgres_server: str) -> Iterator[psycopg.Connection[Any]]:
-    """A session of the server's superuser, whom no setting of the test concerns."""
+    """Yield a superuser's connection, which the test's settings do not affect."""
     own = "-c default_transaction_read_only=off -c lock_timeout=0 -c statement_timeout=0"
     with psycopg.connect(postgres_server, autocommit=True, options=own) as connection:
         yield connection
@@ -46,21 +46,21 @@ def administrator(postgres_server: str) -> Iterator[psycopg.Connection[Any]]:
 
 @pytest.fixture
 def role(administrator: psycopg.Connection[Any], postgres_url: str) -> Iterator[str]:
-    """The database's URL for a role that owns it and is no superuser."""
+    """Yield the database's URL for a role that owns it but is no superuser."""
     url = make_url(postgres_url)
     administrator.execute("CREATE ROLE kalshi LOGIN")
     administrator.execute(f"ALTER DATABASE {url.database} OWNER TO kalshi")
     yield url.set(username="kalshi").render_as_string(hide_password=False)
     administrator.execute(f"DROP DATABASE {url.database} WITH (FORCE)")
     administrator.execute("DROP ROLE kalshi")
-    administrator.execute(f"CREATE DATABASE {url.database}")  # which its own fixture drops
+    administrator.execute(f"CREATE DATABASE {url.database}")  # its own fixture drops it
 
 
 @pytest.fixture
 def environment(
     request: pytest.FixtureRequest, administrator: psycopg.Connection[Any], role: str
 ) -> Iterator[dict[str, str]]:
-    """Change all settings on one level; the environment to run in."""
+    """Change all settings at one level, and yield the environment variables to run with."""
     level: str = request.param
     if level == "environment":
         yield {"PGDATESTYLE": "German", "PGTZ": "America/St_Johns"}
@@ -79,19 +79,19 @@ def environment(
     yield {}
     if level == "server":
         administrator.execute("ALTER SYSTEM RESET ALL")
-        administrator.execute("ALTER SYSTEM SET fsync = off")  # as the server's fixture has it
+        administrator.execute("ALTER SYSTEM SET fsync = off")  # the server's fixture sets this
         administrator.execute("SELECT pg_reload_conf()")
 
 
 def errors_logged(administrator: psycopg.Connection[Any]) -> list[str]:
-    """Return what the server has logged as an error so far."""
+    """Return the errors that the server has logged so far."""
     (directory,) = administrator.execute("SHOW data_directory").fetchone() or ("",)
     log = (Path(directory) / "log").read_text("utf-8", "replace")
     return [line for line in log.splitlines() if "ERROR:" in line or "FATAL:" in line]
 
 
 @pytest.mark.parametrize(
-    ("environment", "way"),
+    ("environment", "route"),
     [
         ("server", "direct"),
         ("database", "pooler"),
@@ -102,7 +102,7 @@ def errors_logged(administrator: psycopg.Connection[Any]) -> list[str]:
     ],
     indirect=["environment"],
 )
-def test_settings_of_others_change_nothing(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_foreign_settings_change_nothing(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_pair: "KeyPair",
     write_config: "WriteConfig",
@@ -110,14 +110,14 @@ def test_settings_of_others_change_nothing(  # noqa: PLR0917  # pytest passes fi
     administrator: psycopg.Connection[Any],
     role: str,
     environment: dict[str, str],
-    way: str,
+    route: str,
 ) -> None:
     groups = exchange.groups(key_pair.key_id)
     groups.replace({"id": f"g{n}", "is_auto_cancel_enabled": False} for n in range(300))
     before = errors_logged(administrator)
     with ExitStack() as stack:
         url = role
-        if way == "pooler":
+        if route == "pooler":
             port = stack.enter_context(run_pooler(role))
             link = stack.enter_context(closing(Link(role, server=("127.0.0.1", port))))
             url = link.url
@@ -142,17 +142,17 @@ def test_settings_of_others_change_nothing(  # noqa: PLR0917  # pytest passes fi
     states = [json.loads(line) for line in history.splitlines()]
     assert len(states) == 301
     assert {state["valid_from"][-1] for state in states} == {"Z"}
-    # In this session all settings are as this server's fixture makes them.
+    # This session overrides the changed settings.
     libpq = make_url(role).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(libpq, options=_PLAIN) as reader:
         found = reader.execute(
             "SELECT order_group_id, valid_from, duration_seconds FROM order_group_history"
             " WHERE valid_to IS NOT NULL OR order_group_id LIKE 'back%'"
         ).fetchall()
-    told = {
+    exported = {
         state["order_group_id"]: (datetime.fromisoformat(state["valid_from"])) for state in states
     }
     assert found
-    assert {name: at for name, at, _ in found}.items() <= told.items()
+    assert {name: at for name, at, _ in found}.items() <= exported.items()
     assert status
     assert errors_logged(administrator) == before

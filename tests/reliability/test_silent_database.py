@@ -1,4 +1,4 @@
-"""A database that answers nothing is waited for once, not by each of many accounts."""
+"""Test that many accounts keep their grid while their database is silent."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ Configure = Callable[[str], Path]
 
 @pytest.fixture
 def config(witness: "Witness", key_pair: "KeyPair", write_config: "WriteConfig") -> Configure:
-    """Writes the configuration of many accounts with a database."""
+    """Return a function that writes a configuration of many accounts."""
     for key in _KEYS.values():
         witness.register(key, key_pair.public_key)
     first, *others = ({"name": name, "key_id": key} for name, key in _KEYS.items())
@@ -46,9 +46,10 @@ def _asked(witness: "Witness", key: str) -> list[float]:
     return [request.received_at for request in witness.requests if request.key_id == key]
 
 
-def _see_that_all_keep_their_grid(daemon: "Daemon", witness: "Witness") -> None:
+def _assert_all_keep_their_grid(daemon: "Daemon", witness: "Witness") -> None:
     daemon.wait(
-        lambda: all(f"{name}: spooled:" in daemon.log for name in _KEYS), "a wait of each at most"
+        lambda: all(f"{name}: spooled:" in daemon.log for name in _KEYS),
+        "a spooled poll of each account",
     )
     before = {key: len(_asked(witness, key)) for key in _KEYS.values()}
     daemon.wait(
@@ -59,10 +60,11 @@ def _see_that_all_keep_their_grid(daemon: "Daemon", witness: "Witness") -> None:
     assert all(abs(each) < _INTERVAL for ticks in late.values() for each in ticks), late
 
 
-def _see_that_nothing_is_lost(daemon: "Daemon", witness: "Witness", url: str) -> None:
-    daemon.wait(lambda: all(f"{name}: drained:" in daemon.log for name in _KEYS), "the spool's end")
+def _assert_nothing_is_lost(daemon: "Daemon", witness: "Witness", url: str) -> None:
+    daemon.wait(lambda: all(f"{name}: drained:" in daemon.log for name in _KEYS), "an empty spool")
     daemon.wait(
-        lambda: all(f"{name}: recovered:" in daemon.log for name in _KEYS), "polls as before"
+        lambda: all(f"{name}: recovered:" in daemon.log for name in _KEYS),
+        "recovery of all accounts",
     )
     assert daemon.stop() == 0
     recorded = record_of(url)
@@ -72,7 +74,7 @@ def _see_that_nothing_is_lost(daemon: "Daemon", witness: "Witness", url: str) ->
 
 
 @pytest.mark.parametrize("from_the_start", [True, False])
-def test_twenty_accounts_keep_their_grids_while_postgres_swallows_all_packets(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_twenty_accounts_keep_their_grids_while_postgres_is_silent(  # noqa: PLR0917  # pytest passes fixtures by name
     from_the_start: bool,
     link: "Link",
     config: Configure,
@@ -85,14 +87,14 @@ def test_twenty_accounts_keep_their_grids_while_postgres_swallows_all_packets(  
     daemon = run_daemon(config(link.url))
     daemon.wait(lambda: all(_asked(witness, key) for key in _KEYS.values()), "polls of all")
     link.frozen.set()
-    _see_that_all_keep_their_grid(daemon, witness)
+    _assert_all_keep_their_grid(daemon, witness)
     link.frozen.clear()
-    _see_that_nothing_is_lost(daemon, witness, postgres_url)
+    _assert_nothing_is_lost(daemon, witness, postgres_url)
 
 
 @contextmanager
 def _locked(database: Path) -> Iterator[None]:
-    """Another program holds SQLite's only writer's place."""
+    """Hold SQLite's write lock from another connection."""
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -106,5 +108,5 @@ def test_twenty_accounts_keep_their_grids_while_sqlite_is_locked(
     daemon = run_daemon(config(f"sqlite:///{database}"))
     daemon.wait(lambda: all(_asked(witness, key) for key in _KEYS.values()), "polls of all")
     with _locked(database):
-        _see_that_all_keep_their_grid(daemon, witness)
-    _see_that_nothing_is_lost(daemon, witness, f"sqlite:///{database}")
+        _assert_all_keep_their_grid(daemon, witness)
+    _assert_nothing_is_lost(daemon, witness, f"sqlite:///{database}")

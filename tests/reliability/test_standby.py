@@ -1,4 +1,4 @@
-"""A primary dies under a polling daemon, and its synchronous standby is promoted."""
+"""Test a daemon whose primary dies and whose synchronous standby is promoted."""
 
 import os
 import shutil
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from tests.conftest import KeyPair, RunCli, WriteConfig
     from tests.reliability.conftest import Judge, RunDaemon
 
-_PATIENCE = 30.0  # seconds
+_TIMEOUT = 30.0  # seconds
 _INTERVAL = 0.3  # seconds
-# As root, the server runs as the user that the tests' other Postgres has made.
+# Postgres refuses to run as root; this is the user that the tests' other server created.
 _USER = "pgserver" if os.geteuid() == 0 else None
 
 
 class Server:
-    """One Postgres server on a port of this machine."""
+    """A Postgres server on a local port."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -38,7 +38,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, command: str, *arguments: str | Path) -> None:
-        """Run one of Postgres' own commands."""
+        """Run one of the commands that come with Postgres."""
         done = subprocess.run(
             [postgres_tools() / command, *arguments],
             user=_USER,
@@ -49,7 +49,7 @@ class Server:
         assert done.returncode == 0, done.stderr.decode()
 
     def start(self) -> None:
-        """Start it, and return once it answers."""
+        """Start the server, and return once it answers queries."""
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
@@ -68,7 +68,7 @@ class Server:
         self.wait("SELECT true")
 
     def ask(self, query: str) -> object:
-        """The one value that a query gives."""
+        """Return the single value that a query yields."""
         with psycopg.connect(
             host="127.0.0.1", port=self.port, user="postgres", autocommit=True
         ) as connection:
@@ -76,15 +76,15 @@ class Server:
         return None if row is None else row[0]
 
     def do(self, statement: str) -> None:
-        """Run a statement without an answer."""
+        """Run a statement that returns no rows."""
         with psycopg.connect(
             host="127.0.0.1", port=self.port, user="postgres", autocommit=True
         ) as connection:
             connection.execute(statement.encode())
 
     def wait(self, query: str) -> None:
-        """Return once a query says true."""
-        until = time.monotonic() + _PATIENCE
+        """Return once a query yields true."""
+        until = time.monotonic() + _TIMEOUT
         while True:
             try:
                 if self.ask(query):
@@ -93,23 +93,20 @@ class Server:
                 pass
             if time.monotonic() > until:
                 log = self.data.parent / f"{self.data.name}.log"
-                pytest.fail(f"{query}: not in {_PATIENCE} s:\n{log.read_text()[-2000:]}")
+                pytest.fail(f"{query}: not in {_TIMEOUT} s:\n{log.read_text()[-2000:]}")
             time.sleep(0.05)
 
     def end(self, number: signal.Signals) -> None:
-        """Signal it, and wait until it is gone."""
+        """Send the server a signal, and wait until it has exited."""
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(_PATIENCE)
+            self._process.wait(_TIMEOUT)
 
 
 @pytest.fixture
 def pair(postgres_server: str) -> Iterator[tuple[Server, Server]]:
-    """A primary, and a standby that has whatever the primary has acknowledged.
-
-    Set up as docs/scaling.md says.
-    """
-    assert postgres_server  # which has made the user that may run these
+    """Yield a primary and its synchronous standby, set up as docs/scaling.md says."""
+    assert postgres_server  # it created the user that runs these servers
     directory = Path(tempfile.mkdtemp(prefix="exporter-standby-"))
     if _USER is not None:
         shutil.chown(directory, _USER)
@@ -136,7 +133,7 @@ def pair(postgres_server: str) -> Iterator[tuple[Server, Server]]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_a_primary_that_dies_costs_no_observation_and_no_wrong_row(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_failover_loses_and_falsifies_nothing(  # noqa: PLR0917  # pytest passes fixtures by name
     pair: tuple[Server, Server],
     witness: "Witness",
     key_pair: "KeyPair",
@@ -157,17 +154,17 @@ def test_a_primary_that_dies_costs_no_observation_and_no_wrong_row(  # noqa: PLR
     served = witness.served[key_pair.key_id]
     daemon.wait(lambda: len(served) >= 5, "polls before")
 
-    # Its children see it gone, and end too: as when a machine's power goes.
+    # Its child processes notice and exit too, as if the machine had lost power.
     primary.end(signal.SIGKILL)
     before = len(served)
     daemon.wait(lambda: "waits in the spool" in daemon.log, "a spooled poll")
-    daemon.wait(lambda: len(served) >= before + 3, "polls while nobody takes them")
+    daemon.wait(lambda: len(served) >= before + 3, "polls during the outage")
     promoted = time.monotonic()
     standby.do("SELECT pg_promote()")
     daemon.wait_for_log("polls from the spool are in the database")
     print(f"written again {time.monotonic() - promoted:.1f} s after the promotion")  # noqa: T201  # pytest -rP shows it
     after = len(served)
-    # Not only asked: a few more may wait in the spool for older ones.
+    # Some of the served polls may still wait in the spool.
     count = "SELECT count(*) FROM polls WHERE outcome = 'ok'"
     daemon.wait(
         lambda: len(served) >= after + 3 and standby.ask(count) == len(served), "polls after"

@@ -1,7 +1,7 @@
-"""Daemons listen while what they depend on fails: what they claim, they list.
+"""Test that listening daemons record every event of the spans they cover, whatever fails.
 
-Every event of these tests is noted when it is sent. An event that was sent inside a stretch of
-stream coverage, by the machine's clock, must be in the database.
+The tests note when they send each event. An event that was sent within a stretch of stream
+coverage, by the machine's clock, must be in the database.
 """
 
 import signal
@@ -35,7 +35,7 @@ def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
 
 
 class Sender:
-    """Sends events, and knows when."""
+    """A sender of events that remembers when it sent each."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -50,7 +50,7 @@ class Sender:
             time.sleep(pause)
 
     def judge(self, url: str, account: str = "main") -> list[dict[str, Any]]:
-        """Hold the promise against a database; return its stretches."""
+        """Check that every covered event is recorded, and return the stretches."""
         found = rows(
             url,
             "SELECT started_at, ended_at, gap_cause, events FROM stream_coverage"
@@ -74,14 +74,14 @@ class Sender:
         return {row["id"] for row in found}
 
     def wait_until_recorded(self, url: str) -> None:
-        """Return once every event that was sent is there."""
+        """Return once every event that was sent is recorded."""
         wait_until(
             lambda: self.recorded(url) >= self.sent.keys(),
             lambda: f"{len(self.sent.keys() - self.recorded(url))} of {len(self.sent)} missing",
         )
 
     def wait_until_covered(self, url: str) -> None:
-        """Return once coverage has come past now."""
+        """Return once stream coverage extends past the time of the call."""
         now = datetime.now(UTC)
         wait_until(lambda: any(each["ended_at"] > now for each in self.judge(url)), "coverage")
 
@@ -95,7 +95,7 @@ def sender(exchange: Exchange, key_id: str) -> Sender:
     return Sender(exchange.channel(key_id))
 
 
-def test_two_daemons_listen_while_postgres_is_away_and_one_of_them_is_killed(
+def test_an_outage_and_a_killed_daemon_lose_no_event(
     sender: Sender,
     link: "Link",
     write_config: "WriteConfig",
@@ -119,11 +119,11 @@ def test_two_daemons_listen_while_postgres_is_away_and_one_of_them_is_killed(
     sender.wait_until_recorded(postgres_url)
     sender.wait_until_covered(postgres_url)
     assert other.stop() == 0
-    # Both wrote into one spool; the one that stayed wrote it all, and heard everything.
+    # Both daemons used one spool; the survivor drained all of it and heard every event.
     assert len(sender.judge(postgres_url)) == 1
 
 
-def test_a_spool_that_overflows_with_events_is_a_gap_with_its_cause(
+def test_events_lost_to_a_full_spool_are_a_gap_with_its_cause(
     sender: Sender,
     write_config: "WriteConfig",
     start_daemon: StartDaemon,
@@ -155,7 +155,7 @@ def test_a_spool_that_overflows_with_events_is_a_gap_with_its_cause(
     assert set(causes[1:]) == {"not_kept"}
 
 
-def test_reloads_that_end_and_begin_listening_leave_gaps_that_say_so(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_reloads_that_stop_listening_leave_gaps_with_a_cause(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     sender: Sender,
     key_pair: "KeyPair",
@@ -190,7 +190,7 @@ def test_reloads_that_end_and_begin_listening_leave_gaps_that_say_so(  # noqa: P
             sender.send(5)
         wait_until(lambda: f"event-{len(sender.sent) - 1}" in sender.recorded(sqlite_url), "events")
         sender.wait_until_covered(sqlite_url)
-    # The key is another one, whose channel is another one.
+    # Another key has another channel.
     config.write_text(on.replace(key_pair.key_id, "changed"))
     daemon.process.send_signal(signal.SIGHUP)
     changed.wait_for_subscribers(1, seconds=PATIENCE)
@@ -224,7 +224,7 @@ def test_hostile_messages_cost_bounded_memory_and_no_poll(
         sender.channel.wait_for_subscribers(1, seconds=PATIENCE)
     sender.send(10)
     wait_until(lambda: f"event-{29}" in sender.recorded(sqlite_url), "the last event")
-    # 64 messages of 256 KiB may wait to be read.
+    # Up to 64 messages of 256 KiB may be buffered.
     assert memory_of(daemon) - before < 60_000_000
     assert daemon.stop() == 0
     sender.judge(sqlite_url)
@@ -234,13 +234,13 @@ def test_hostile_messages_cost_bounded_memory_and_no_poll(
 
 
 def memory_of(daemon: Daemon) -> int:
-    """Its resident memory in bytes."""
+    """Return the daemon's resident memory in bytes."""
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     (line,) = [each for each in status.splitlines() if each.startswith("VmRSS")]
     return int(line.split()[1]) * 1024
 
 
-def test_events_before_the_first_poll_that_succeeds_are_kept_for_every_account_of_a_key(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_events_before_the_first_successful_poll_are_kept(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     sender: Sender,
@@ -248,7 +248,7 @@ def test_events_before_the_first_poll_that_succeeds_are_kept_for_every_account_o
     start_daemon: StartDaemon,
     database_url: str,
 ) -> None:
-    """One account of the whole key and two of its subaccounts, on one connection."""
+    """One connection serves an account of the whole key and two of its subaccounts."""
     exchange.script(key_id, *[Answer.server_error()] * 12)
     subaccounts = [{"name": f"sub-{number}", "subaccount": number} for number in (1, 2)]
     daemon = start_daemon(

@@ -1,4 +1,4 @@
-"""Clocks are stepped under a running daemon, which also sleeps, and is stopped for a while."""
+"""Test a daemon whose clocks are stepped, whose machine sleeps, or that is suspended."""
 
 import shutil
 import signal
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from tests.conftest import WriteConfig
     from tests.reliability.conftest import Daemon, RunDaemon
 
-# Long enough that a busy machine is not late by one, so that the bound is the promise's own.
+# This exceeds the delays of a busy machine, so the tests can hold polls to the promised bound.
 _INTERVAL = 2.0  # seconds
 _HOUR = 3600  # seconds
 
 
 @pytest.fixture(autouse=True)
-def _a_patient_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the exchange accept every clock: what it would refuse is another test's."""
+def _tolerant_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the exchange accept every clock; other tests cover its refusals."""
     monkeypatch.setattr(exchange, "CLOCK_TOLERANCE", 10.0**10)
 
 
 class Clocks:
-    """The clocks of a process that is started with `environment`; only Linux has such."""
+    """The clocks of a process that is started with `environment`, on Linux only."""
 
     def __init__(self, directory: Path) -> None:
         compiler = shutil.which("cc")
@@ -46,7 +46,7 @@ class Clocks:
         self.shift()
 
     def shift(self, *, wall: int = 0, asleep: int = 0) -> None:
-        """Set the wall clock wrong by so many seconds; let the machine have slept for others."""
+        """Shift the wall clock by `wall` seconds, and pretend a sleep of `asleep` seconds."""
         new = self._shifts.with_suffix(".new")
         new.write_text(f"{wall} {asleep}")
         new.replace(self._shifts)
@@ -54,12 +54,12 @@ class Clocks:
 
 @pytest.fixture
 def clocks(tmp_path: Path) -> Clocks:
-    """Clocks that the test sets."""
+    """Return clocks that the test can shift."""
     return Clocks(tmp_path)
 
 
 class Watched:
-    """A daemon with one account, whose polls are dated by a clock that nobody steps."""
+    """A daemon with one account, whose polls are timed by an unshifted clock."""
 
     def __init__(self, daemon: "Daemon", witness: "Witness", database: Path) -> None:
         self.daemon = daemon
@@ -68,22 +68,22 @@ class Watched:
 
     @property
     def asked(self) -> list[float]:
-        """When its polls reached the exchange."""
+        """Return when its polls reached the exchange, as Unix times."""
         return [request.received_at for request in self._witness.requests]
 
     @property
     def polls(self) -> list[dict[str, Any]]:
-        """What it has recorded of them."""
+        """Return its recorded polls."""
         return record_of(f"sqlite:///{self._database}").polls
 
     def wait_for_polls(self, more: int) -> None:
-        """Return at the end of the poll after so many."""
+        """Return once this many more polls have ended."""
         wanted = len(self.asked) + more
         self.daemon.wait(lambda: len(self.asked) >= wanted, "polls")
         self.daemon.wait(lambda: self.daemon.log.count("poll_ok") >= wanted, "the poll's end")
 
     def stop(self) -> list[dict[str, Any]]:
-        """End it, and give the stretches of coverage: of a history that is whole."""
+        """Stop the daemon, check its history, and return the stretches of coverage."""
         assert self.daemon.stop() == 0
         recorded = record_of(f"sqlite:///{self._database}")
         assert broken_promises(recorded) == []
@@ -98,7 +98,7 @@ Watch = Callable[..., Watched]
 def watch(
     witness: "Witness", write_config: "WriteConfig", run_daemon: "RunDaemon", tmp_path: Path
 ) -> Watch:
-    """Start a daemon, with more in its environment."""
+    """Return a function that starts a daemon with extra environment variables."""
     config = write_config(base_url=witness.base_url, poll={"interval": f"{_INTERVAL}s"})
 
     def start(**environment: str) -> Watched:
@@ -108,12 +108,14 @@ def watch(
     return start
 
 
-def _see_that_no_tick_is_late(asked: list[float]) -> None:
+def _assert_no_tick_is_late(asked: list[float]) -> None:
     late = lateness(asked, _INTERVAL)
     assert all(abs(each) < _INTERVAL for each in late), late
 
 
-def test_steps_of_an_hour_move_no_tick_and_double_none(watch: Watch, clocks: Clocks) -> None:
+def test_clock_steps_of_an_hour_neither_move_nor_double_a_tick(
+    watch: Watch, clocks: Clocks
+) -> None:
     watched = watch(**clocks.environment)
     for step in (_HOUR, -_HOUR, 0):
         watched.wait_for_polls(2)
@@ -123,7 +125,7 @@ def test_steps_of_an_hour_move_no_tick_and_double_none(watch: Watch, clocks: Clo
     skews = {round(poll["clock_skew_ms"] / (_HOUR * 1000)) for poll in watched.polls}
     assert skews == {-1, 0, 1}
     watched.stop()
-    _see_that_no_tick_is_late(watched.asked)
+    _assert_no_tick_is_late(watched.asked)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_steps_of_an_hour_move_no_tick_and_double_none(watch: Watch, clocks: Clo
     ],
     ids=["forward", "back"],
 )
-def test_in_the_nights_of_daylight_saving_polls_go_on_as_ever(
+def test_daylight_saving_changes_move_no_tick(
     night: str, moment: datetime, watch: Watch, clocks: Clocks
 ) -> None:
     before = moment - timedelta(seconds=6)
@@ -146,22 +148,20 @@ def test_in_the_nights_of_daylight_saving_polls_go_on_as_ever(
         polls = watched.polls
         return len(polls) > 4 and polls[-3]["observed_at"] > moment
 
-    watched.daemon.wait(is_over, f"polls over the moment when {night}")
+    watched.daemon.wait(is_over, f"polls across the moment when {night}")
     times = [poll["observed_at"] for poll in watched.polls]
-    # The shift is of whole seconds; and a busy machine may start the daemon late.
+    # The shift has whole seconds, and a busy machine may start the daemon late.
     assert before - timedelta(seconds=1) <= times[0] < moment + timedelta(seconds=20)
     assert times[-1] - times[0] < timedelta(seconds=60)
     assert len(watched.stop()) == 1
-    _see_that_no_tick_is_late(watched.asked)
+    _assert_no_tick_is_late(watched.asked)
 
 
-def test_after_the_machine_slept_for_an_hour_the_next_tick_is_in_time(
-    watch: Watch, clocks: Clocks
-) -> None:
+def test_after_an_hour_of_sleep_the_next_tick_is_on_time(watch: Watch, clocks: Clocks) -> None:
     watched = watch(**clocks.environment)
     watched.wait_for_polls(3)
     seen, woke = len(watched.asked), time.time()
-    # And an odd second, by which the grid must then lie elsewhere for the clock that stood still.
+    # The odd second moves the grid by half an interval on the witness's clock, which did not sleep.
     clocks.shift(wall=_HOUR + 1, asleep=_HOUR + 1)
     watched.wait_for_polls(4)
 
@@ -169,16 +169,16 @@ def test_after_the_machine_slept_for_an_hour_the_next_tick_is_in_time(
     assert after["gap_cause"] == "not_running"
     assert _HOUR <= (after["started_at"] - after["gap_started_at"]).total_seconds() < _HOUR + 10
     first, *others = watched.asked[seen:]
-    # The wait for it began before; and what a busy machine adds.
+    # The wait for the tick began before the sleep; a busy machine may add a second.
     assert first - woke < _INTERVAL + 1.0
-    _see_that_no_tick_is_late(watched.asked[:seen])
-    _see_that_no_tick_is_late([first, *others])
-    # The hour's ticks are not made up for.
+    _assert_no_tick_is_late(watched.asked[:seen])
+    _assert_no_tick_is_late([first, *others])
+    # The daemon does not make up for the ticks of that hour.
     assert len(others) <= (others[-1] - first) / _INTERVAL + 2
-    assert _is_at(1.0, of=watched.asked[1], ticks=others)
+    assert _are_offset(1.0, after=watched.asked[1], ticks=others)
 
 
-def test_a_process_that_was_stopped_for_some_intervals_goes_on_at_its_place(watch: Watch) -> None:
+def test_a_suspended_process_resumes_its_grid(watch: Watch) -> None:
     watched = watch()
     watched.wait_for_polls(3)
     seen = len(watched.asked)
@@ -193,14 +193,14 @@ def test_a_process_that_was_stopped_for_some_intervals_goes_on_at_its_place(watc
     assert after["gap_cause"] == "not_running"
     first, *others = watched.asked[seen:]
     assert first - went_on < _INTERVAL
-    # The first is the latest of the ticks that were missed; the others are none but their own.
-    _see_that_no_tick_is_late([first, *others])
+    # The first poll is for the latest missed tick; the others come at their own ticks.
+    _assert_no_tick_is_late([first, *others])
     assert len(others) <= (others[-1] - first) / _INTERVAL + 2
-    assert _is_at(0.0, of=watched.asked[1], ticks=others)
+    assert _are_offset(0.0, after=watched.asked[1], ticks=others)
 
 
-def _is_at(place: float, *, of: float, ticks: list[float]) -> bool:
-    """Whether most ticks lie so many seconds after another, and any number of intervals."""
+def _are_offset(seconds: float, *, after: float, ticks: list[float]) -> bool:
+    """Return whether most ticks come `seconds` plus whole intervals after a given one."""
     half = _INTERVAL / 2
-    off = [abs((tick - of - place + half) % _INTERVAL - half) for tick in ticks]
+    off = [abs((tick - after - seconds + half) % _INTERVAL - half) for tick in ticks]
     return sorted(off)[len(off) // 2] < _INTERVAL / 5

@@ -1,4 +1,4 @@
-"""The exchange's certificate is verified, and nothing that is configured switches that off."""
+"""Test that the exchange's certificate is verified, and that no setting disables this."""
 
 import ssl
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def certificate(witness: "Witness", tmp_path: Path) -> Path:
-    """A certificate that the exchange signed itself, with which it answers from now on."""
+    """Make the exchange use TLS with a self-signed certificate, and return the certificate."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     certificate, key_file = tmp_path / "certificate.pem", tmp_path / "exchange.pem"
     certificate.write_bytes(self_signed(key).public_bytes(serialization.Encoding.PEM))
@@ -36,7 +36,7 @@ def certificate(witness: "Witness", tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(witness: "Witness", write_config: "WriteConfig") -> Path:
-    """A configuration that asks the exchange over TLS."""
+    """Return a configuration that polls the exchange over TLS."""
     return write_config(
         base_url=witness.base_url.replace("http://", "https://"), poll={"max_attempts": 1}
     )
@@ -51,7 +51,7 @@ def config(witness: "Witness", write_config: "WriteConfig") -> Path:
     ],
     ids=["nothing set", "empty authorities", "Python's switch"],
 )
-def test_a_certificate_that_nobody_vouches_for_is_refused(
+def test_an_untrusted_certificate_is_refused(
     environment: dict[str, str],
     certificate: Path,
     config: Path,
@@ -63,18 +63,18 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     assert done.returncode == 69, done.stderr
     assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
     assert "SSL_CERT_FILE" in done.stderr
-    # No request, so neither key id nor signature, went to whoever that was.
+    # The unknown server received no request, and so neither key id nor signature.
     assert not witness.requests
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
-def test_an_authority_of_one_s_own_is_trusted_alone(
+def test_a_configured_authority_is_trusted(
     name: str, certificate: Path, config: Path, run_cli: "RunCli"
 ) -> None:
     assert run_cli("--config", config, "run-once", env={name: str(certificate)}).returncode == 0
 
 
-def test_no_key_of_the_configuration_switches_it_off(
+def test_no_configuration_key_disables_verification(
     write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     keys = ["verify", "tls_verify", "verify_tls", "ssl_verify", "insecure", "skip_verify"]

@@ -208,12 +208,12 @@ def test_past_gaps_raise_no_alarm(browser: Browser, make: Make) -> None:
     assert browser.run("document.querySelector('h1').className") == "well"
     assert texts(browser, "td.observed") == ["98.91 %"]
     alarm = browser.run("getComputedStyle(document.documentElement).getPropertyValue('--alarm')")
-    coloured = browser.run(
+    colored = browser.run(
         "[...document.querySelectorAll('main *')].map((each) => getComputedStyle(each))"
         ".flatMap((style) => [style.color, style.backgroundColor, style.fill])"
     )
     red = tuple(int(alarm.strip()[at : at + 2], 16) for at in (1, 3, 5))
-    assert f"rgb{red}" not in coloured
+    assert f"rgb{red}" not in colored
     # A gap takes the same share of the strip's height as of its time.
     browser.open(path, "#account=main")
     heights = browser.run(

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that read a recorded history: pytest looks for them here."""
+"""Makes the fixtures with a recorded history available to the tests in this folder."""
 
 from tests.support.recorder import recorder, sqlite_recorder, two_recorders
 

@@ -1,4 +1,4 @@
-"""The recipes of docs/backup.md, run as they stand there, while a daemon polls."""
+"""The recipes of docs/backup.md back up and restore a database while a daemon polls."""
 
 import os
 import shutil
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from tests.conftest import KeyPair, WriteConfig
 
 _PAGE = "backup.md"
-_PATIENCE = 30.0  # seconds
+_TIMEOUT = 30.0  # seconds
 _INTERVAL = 0.2  # seconds
-_LOST = 8  # polls
+_LOST = 8  # polls that each restore loses
 
 
-class Place:
-    """A directory as an operator has it, with a daemon that polls a restless exchange."""
+class Installation:
+    """An operator's directory, with a daemon that polls an exchange whose groups keep changing."""
 
     def __init__(self, directory: Path, path: str, url: str, served: list[Any]) -> None:
         self.directory = directory
@@ -38,9 +38,9 @@ class Place:
         self.url = url
         self.served = served
 
-    def polls(self, more: int) -> None:
-        """Return after so many more answers."""
-        wanted, until = len(self.served) + more, time.monotonic() + _PATIENCE
+    def wait_for_polls(self, more: int) -> None:
+        """Wait until the exchange has sent this many more responses."""
+        wanted, until = len(self.served) + more, time.monotonic() + _TIMEOUT
         while len(self.served) < wanted:
             assert time.monotonic() < until, (self.directory / "daemon.log").read_text()
             time.sleep(0.02)
@@ -61,35 +61,35 @@ class Place:
 
 @pytest.fixture
 def witness(key_pair: "KeyPair") -> Iterator[Witness]:
-    """A restless exchange that remembers what it served."""
+    """Yield an exchange whose groups keep changing, and that records what it served."""
     with Witness() as exchange:
         exchange.register(key_pair.key_id, key_pair.public_key)
         yield exchange
 
 
 @pytest.fixture
-def place(
+def install(
     tmp_path: Path,
     witness: Witness,
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-) -> Iterator[Callable[[str], Place]]:
-    """Make the place for a database; what runs there at the end is killed."""
+) -> Iterator[Callable[[str], Installation]]:
+    """Yield a function that makes an installation, and kill its daemon at the end."""
     path = commands(tmp_path / "commands")
 
-    def make(url: str) -> Place:
+    def make(url: str) -> Installation:
         write_config(
             base_url=witness.base_url, database_url=url, poll={"interval": f"{_INTERVAL}s"}
         )
-        return Place(tmp_path, path, url, witness.served[key_pair.key_id])
+        return Installation(tmp_path, path, url, witness.served[key_pair.key_id])
 
     yield make
     with suppress(FileNotFoundError, ProcessLookupError):
         os.kill(int((tmp_path / "daemon.pid").read_text()), signal.SIGKILL)
 
 
-def judge(place: Place) -> None:
-    """The history is right of what it holds, and says what it lacks: the restore's gap."""
+def check_restored(place: Installation) -> None:
+    """Check that the history is correct, and that it has a gap for what the restore lost."""
     recorded = record_of(place.url)
     assert broken_promises(recorded) == []
     assert differences(recorded, "main", place.served, complete=False) == []
@@ -117,12 +117,12 @@ needs_sqlite3 = pytest.mark.skipif(
     "kind", [pytest.param("sh sqlite-backup", marks=needs_sqlite3), "sh sqlite-backup-python"]
 )
 def test_sqlite_is_backed_up_while_a_daemon_polls_and_restored(
-    place: Callable[[str], Place], kind: str
+    install: Callable[[str], Installation], kind: str
 ) -> None:
-    here = place("sqlite:///order_groups.db")
+    here = install("sqlite:///order_groups.db")
     here.url = f"sqlite:///{here.directory}/order_groups.db"
     here.systemctl("start")
-    here.polls(4)
+    here.wait_for_polls(4)
     said = here.run(kind)
     assert said in {"ok\n", ""}
     backup = here.directory / "order_groups.backup.db"
@@ -130,22 +130,22 @@ def test_sqlite_is_backed_up_while_a_daemon_polls_and_restored(
     at_backup = record_of(f"sqlite:///{backup}")
     assert broken_promises(at_backup) == []
     assert differences(at_backup, "main", here.served, complete=False) == []
-    here.polls(_LOST)  # which the restore loses
+    here.wait_for_polls(_LOST)  # the restore loses these
 
     said = here.run("sh sqlite-restore")
     assert "The schema is at revision" in said
-    here.polls(3)
+    here.wait_for_polls(3)
     here.systemctl("stop")
-    judge(here)
+    check_restored(here)
     assert record_of(here.url).polls[: len(at_backup.polls)] == at_backup.polls
 
 
-def test_a_copy_of_sqlite_s_file_alone_lacks_what_was_written_last(
-    place: Callable[[str], Place],
+def test_a_copy_of_the_sqlite_file_alone_lacks_the_latest_polls(
+    install: Callable[[str], Installation],
 ) -> None:
-    here = place("sqlite:///order_groups.db")
+    here = install("sqlite:///order_groups.db")
     here.systemctl("start")
-    here.polls(6)
+    here.wait_for_polls(6)
     shutil.copy(here.directory / "order_groups.db", here.directory / "copy.db")
     with pytest.raises((AssertionError, sqlite3.DatabaseError)):
         assert len(record_of(f"sqlite:///{here.directory}/copy.db").polls) >= 5
@@ -153,35 +153,35 @@ def test_a_copy_of_sqlite_s_file_alone_lacks_what_was_written_last(
 
 
 def test_postgres_is_dumped_while_a_daemon_polls_and_restored(
-    place: Callable[[str], Place], postgres_url: str
+    install: Callable[[str], Installation], postgres_url: str
 ) -> None:
-    here = place(postgres_url)
+    here = install(postgres_url)
     here.systemctl("start")
-    here.polls(4)
+    here.wait_for_polls(4)
     here.run("sh postgres-backup", DATABASE_URL=libpq(postgres_url))
-    here.polls(_LOST)  # which the restore loses
+    here.wait_for_polls(_LOST)  # the restore loses these
 
-    # The server is lost and another is in its place, as good as empty: polls go to the spool.
+    # An empty database takes the place of the lost one, so polls go to the spool.
     url = make_url(postgres_url)
     admin = url.set(drivername="postgresql", database="postgres")
     with psycopg.connect(admin.render_as_string(hide_password=False), autocommit=True) as other:
         other.execute(f"DROP DATABASE {url.database} WITH (FORCE)")
         other.execute(f"CREATE DATABASE {url.database} TEMPLATE template0")
-    here.polls(1)
+    here.wait_for_polls(1)
     spooled_from = len(here.served)
-    here.polls(4)
+    here.wait_for_polls(4)
 
     here.run("sh postgres-restore", DATABASE_URL=libpq(postgres_url))
-    here.polls(3)
+    here.wait_for_polls(3)
     with closing(Spool(here.directory / "spool", 2**28)) as spool:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while spool.pending():
             assert time.monotonic() < until
             time.sleep(0.02)
         here.systemctl("stop")
         waiting = sum(spool.pending().values())
-    judge(here)
-    # What waited in the spool is there too: after the gap nothing is missing.
+    check_restored(here)
+    # The polls from the spool are restored too: nothing is missing after the gap.
     begun = here.served[spooled_from].at
     polls = [poll for poll in record_of(here.url).polls if poll["observed_at"] is not None]
     observed = [poll for poll in polls if poll["observed_at"] >= begun]

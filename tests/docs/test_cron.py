@@ -1,4 +1,4 @@
-"""The line of docs/cron.md, run as cron would: no environment, no terminal, somewhere else."""
+"""The crontab line of docs/cron.md works as cron runs it, and reports only failures."""
 
 import re
 import subprocess
@@ -23,6 +23,7 @@ RunLine = Callable[[Path], "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def run_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunLine]:
+    """Yield a function that runs the line without environment or terminal, in another directory."""
     found = re.search(r"^\* \* \* \* \* (.+)$", PAGE.read_text(), re.MULTILINE)
     assert found is not None
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -51,10 +52,10 @@ def run_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunLine]:
     assert list(elsewhere.iterdir()) == []
 
 
-def test_all_is_well_and_nothing_is_said(
+def test_a_successful_run_prints_nothing(
     write_config: "WriteConfig", run_line: RunLine, exchange: Exchange, key_id: str, tmp_path: Path
 ) -> None:
-    # The first attempt fails, and the second is enough.
+    # The first attempt fails, but the second succeeds.
     exchange.script(key_id, Answer.server_error())
     finished = run_line(write_config())
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
@@ -71,7 +72,7 @@ FAILURES: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize("failing", FAILURES)
-def test_what_is_not_well_is_one_line(
+def test_a_failed_run_prints_one_line(
     write_config: "WriteConfig", run_line: RunLine, exchange: Exchange, key_id: str, failing: str
 ) -> None:
     settings, code, said = FAILURES[failing]
@@ -88,7 +89,7 @@ def test_what_is_not_well_is_one_line(
         assert "Größe" in line
 
 
-def test_runs_that_overlap_harm_nothing(
+def test_overlapping_runs_do_no_harm(
     write_config: "WriteConfig", run_line: RunLine, exchange: Exchange, key_id: str
 ) -> None:
     config = write_config(poll={"interval": "60s", "deadline": "40s"})

@@ -1,4 +1,4 @@
-"""The pages: no link leads nowhere, on GitHub or in the site, and what is generated is fresh."""
+"""The pages have no broken links, on GitHub or in the site, and generated pages are up to date."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """The places in a page that a link can lead to, as GitHub names them."""
+    """Return the anchors of a page's headings, as GitHub names them."""
     text = _FENCED.sub("", page.read_text("utf-8"))
     headings = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
     return {
@@ -41,7 +41,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_its_links_lead_somewhere_on_github(page: Path) -> None:
+def test_its_links_work_on_github(page: Path) -> None:
     for link in _LINK.findall(_FENCED.sub("", page.read_text("utf-8"))):
         url = urlsplit(link)
         if url.scheme:
@@ -63,17 +63,17 @@ def test_the_files_that_it_names_exist(page: Path) -> None:
 
 
 def generator(name: str) -> ModuleType:
-    """Load one of the scripts of docs/ that make pages or pictures."""
+    """Load one of the scripts in docs/ that generate pages or pictures."""
     specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     made = importlib.util.module_from_spec(specification)
-    sys.modules[name] = made  # dataclasses look their module up
+    sys.modules[name] = made  # dataclasses look up their module
     specification.loader.exec_module(made)
     return made
 
 
-def test_the_page_of_commands_is_what_the_commands_say() -> None:
+def test_the_page_of_commands_is_up_to_date() -> None:
     made = generator("make_commands")
     page = made.page()
     for name, command in main.commands.items():
@@ -85,7 +85,7 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
     assert made.PAGE.read_text("utf-8") == page, "run: python docs/make_commands.py"
 
 
-def test_the_page_of_the_configuration_has_every_key() -> None:
+def test_the_page_of_the_configuration_is_up_to_date_and_has_every_key() -> None:
     made = generator("make_configuration")
     page = made.page()
     headings = re.findall(r"^### (\w+)$", page, re.MULTILINE)
@@ -94,7 +94,7 @@ def test_the_page_of_the_configuration_has_every_key() -> None:
     assert made.PAGE.read_text("utf-8") == page, "run: python docs/make_configuration.py"
 
 
-def test_the_picture_of_the_architecture_is_fresh_and_names_what_exists() -> None:
+def test_the_picture_of_the_architecture_is_up_to_date_and_names_existing_files() -> None:
     made = generator("make_architecture_picture")
     picture = made.picture()
     for name in re.findall(r">([a-z_]+(?:/|\.py))(?: · ([a-z_]+/))?<", picture):
@@ -106,7 +106,7 @@ def test_the_picture_of_the_architecture_is_fresh_and_names_what_exists() -> Non
 
 
 class _Fetched(HTMLParser):
-    """What a browser fetches for a page by itself, and where its links lead."""
+    """Collects the URLs that a browser fetches by itself to show a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class _Fetched(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as its extra builds it; any warning is an error."""
+    """Build the site, with every warning as an error, and return its directory."""
     pytest.importorskip("material", reason="SKIPPED LOUDLY: pip install '.[docs]'")
     directory = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(directory)]
@@ -158,7 +158,7 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
             url = urlsplit(link)
             assert not url.netloc, (page, link)
             if page.name == "404.html":
-                continue  # whose links are of the site's root, wherever that is
+                continue  # its links start from the site's root, which a directory does not have
             assert (page.parent / unquote(url.path)).resolve().exists(), (page, link)
             fetched += 1
     assert fetched > 50
@@ -172,7 +172,7 @@ def test_the_site_shows_recipes_as_blocks(site: Path) -> None:
     assert text.count('<div class="highlight">') > 3
 
 
-def test_the_page_on_performance_is_made_of_the_figures() -> None:
+def test_the_page_on_performance_is_up_to_date() -> None:
     document = json.loads((ROOT / "docs" / "performance.json").read_text("utf-8"))
     page = as_markdown(*from_json(document), facts=document["machine"], quick=False)
     assert (ROOT / "docs" / "performance.md").read_text("utf-8") == page, (

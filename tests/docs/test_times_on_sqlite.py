@@ -1,4 +1,4 @@
-"""docs/queries.md is right about which comparisons of instants work on SQLite."""
+"""docs/queries.md says correctly which comparisons of instants work on SQLite."""
 
 from exporter.history.schema import to_text
 from tests.support.recipes import ROOT, recipe
@@ -11,7 +11,7 @@ WRONG = "started_at > datetime('now', '-1 hour')"
 
 
 def selected(recorder: Recorder, query: str) -> list[str]:
-    """Return when the polls began that a query selects, with `NOW` as SQLite's present."""
+    """Return the start of each poll that a query selects, with `NOW` as the current time."""
     assert query.count("'now'") == 1
     query = query.replace("'now'", f"'{recorder.at(NOW):%Y-%m-%d %H:%M:%S}'")
     with recorder.database.transaction() as connection:
@@ -19,7 +19,7 @@ def selected(recorder: Recorder, query: str) -> list[str]:
     return sorted(row["started_at"] for row in rows)
 
 
-def test_the_form_of_the_page_selects_the_last_hour_and_the_other_a_whole_day(
+def test_the_recommended_comparison_works_and_the_other_selects_too_much(
     sqlite_recorder: Recorder,
 ) -> None:
     for seconds in POLLS:

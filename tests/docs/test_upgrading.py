@@ -1,4 +1,4 @@
-"""The recipes of docs/upgrading.md, run as they stand there: the new version, and back."""
+"""The recipes of docs/upgrading.md lead to the next version, and back."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def git(directory: Path, *arguments: str) -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone of this version, whose origin has the next version already."""
+    """Return a clone at this version, whose origin already has the next version."""
     origin = tmp_path / "origin"
     ignored = shutil.ignore_patterns(
         ".git", ".venv*", ".*_cache", "__pycache__", "*.db", "dist", "tests", "docs", "site"
@@ -73,14 +73,18 @@ def clone(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def installed(tmp_path: Path, clone: Path) -> Iterator[dict[str, str]]:
-    """An environment in the test's directory with this version; what pip needs to know.
+    """Install this version in a virtual environment in the test's directory.
 
-    What the exporter depends on is the tests' own: another test installs it from the index.
+    The exporter's dependencies come from the tests' environment; another test installs them from
+    the index.
+
+    Yields:
+        The variables that pip needs.
     """
     subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
     (site,) = tmp_path.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    # pip reads the last as --no-build-isolation.
+    # pip reads the last variable as --no-build-isolation.
     env = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
     subprocess.run(
         [tmp_path / "bin" / "pip", "install", "-q", clone],
@@ -93,7 +97,7 @@ def installed(tmp_path: Path, clone: Path) -> Iterator[dict[str, str]]:
 
 
 def wait_for_polls(directory: Path, version: str, more: int = 2) -> None:
-    """Return once this version has written so many polls more than there are."""
+    """Wait until this version has written this many more successful polls."""
 
     def count() -> int:
         with closing(sqlite3.connect(directory / "order_groups.db")) as connection:
@@ -102,7 +106,7 @@ def wait_for_polls(directory: Path, version: str, more: int = 2) -> None:
 
     wanted, until = None, time.monotonic() + 30
     while True:
-        with suppress(sqlite3.OperationalError):  # the first migration is under way
+        with suppress(sqlite3.OperationalError):  # the first migration is still running
             now = count()
             wanted = now + more if wanted is None else wanted
             if now >= wanted:
@@ -111,7 +115,7 @@ def wait_for_polls(directory: Path, version: str, more: int = 2) -> None:
         time.sleep(0.05)
 
 
-def test_the_new_version_over_the_old_and_back(
+def test_the_upgrade_and_downgrade_recipes(
     installed: dict[str, str],
     exchange: Exchange,
     key_pair: "KeyPair",

@@ -1,4 +1,4 @@
-"""The doctor: every fault is a finding that says what to do, and nothing is changed."""
+"""`check` reports every fault as a finding that says what to do, and changes nothing."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def lines(finished: Any) -> dict[str, str]:
-    """What check said, by subject; of one that comes twice, the last."""
+    """Return the findings by subject; the last one, if a subject has several."""
     found = {}
     for line in finished.stdout.splitlines():
         subject, _, text = line[6:].partition(": ")
@@ -43,7 +43,7 @@ def lines(finished: Any) -> dict[str, str]:
     return found
 
 
-def test_all_is_well_and_nothing_was_changed(
+def test_without_faults_everything_is_ok_and_nothing_is_changed(
     exchange: Exchange,
     key_pair: "KeyPair",
     write_config: "WriteConfig",
@@ -66,7 +66,7 @@ def test_all_is_well_and_nothing_was_changed(
     assert lines(run_cli("check"))["database"].endswith(f"; schema {REVISION}; writable")
 
 
-def test_offline_asks_the_exchange_nothing(
+def test_offline_sends_no_request(
     exchange: Exchange, write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     write_config()
@@ -85,7 +85,7 @@ def test_offline_asks_the_exchange_nothing(
         ("scope", "the key may not read this: it needs the scope read, and this subaccount"),
     ],
 )
-def test_a_refusal_is_told_apart(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_causes_of_a_refusal_are_told_apart(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_pair: "KeyPair",
     write_config: "WriteConfig",
@@ -114,7 +114,7 @@ def test_a_refusal_is_told_apart(  # noqa: PLR0917  # pytest passes fixtures by 
 
 
 @pytest.mark.parametrize(("ours", "other"), [("production", "demo"), ("demo", "production")])
-def test_an_unknown_key_may_be_the_other_environment_s(
+def test_an_unknown_key_may_belong_to_the_other_environment(
     exchange: Exchange,
     write_config: "WriteConfig",
     monkeypatch: pytest.MonkeyPatch,
@@ -128,7 +128,7 @@ def test_an_unknown_key_may_be_the_other_environment_s(
     assert f'that was made on {other} works with environment = "{other}"' in finished.stdout
 
 
-def test_a_key_in_a_git_tree_is_in_doubt(
+def test_a_key_in_a_git_working_tree_is_a_warning(
     key_pair: "KeyPair", write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
 ) -> None:
     (tmp_path / ".git").mkdir()
@@ -167,20 +167,20 @@ def test_every_faulty_key_is_a_finding(
     assert "account main" not in found
 
 
-def test_sqlite_on_a_network_file_system_is_in_doubt(
+def test_sqlite_on_a_network_file_system_is_a_warning(
     write_config: "WriteConfig", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"1 0 0:1 / {tmp_path.resolve()} rw - nfs4 filer:/export rw\n")
     monkeypatch.setattr("exporter.doctor.filesystem._MOUNTS", mounts)
     config = load(write_config(base_url="http://127.0.0.1:1/trade-api/v2"))
-    (doubt,) = [each for each in check(config, offline=True) if each.doubtful]
-    assert doubt.subject == "database"
-    assert "a network file system, nfs4 (filer:/export)" in doubt.text
-    assert "use Postgres" in doubt.text
+    (warning,) = [each for each in check(config, offline=True) if each.doubtful]
+    assert warning.subject == "database"
+    assert "a network file system, nfs4 (filer:/export)" in warning.text
+    assert "use Postgres" in warning.text
 
 
-def test_a_spool_that_cannot_be_made_is_wrong(
+def test_a_spool_that_cannot_be_made_is_a_failure(
     write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
 ) -> None:
     (tmp_path / "spool").touch()
@@ -191,6 +191,7 @@ def test_a_spool_that_cannot_be_made_is_wrong(
 
 
 def waiting(account: str) -> Poll:
+    """Return a poll of an account to put into the spool."""
     now = datetime.now(UTC)
     return Poll(
         account=account,
@@ -208,7 +209,7 @@ def waiting(account: str) -> Poll:
     )
 
 
-def test_what_waits_in_the_spool_is_counted_and_what_is_stranded_there_is_in_doubt(
+def test_spooled_polls_are_counted_and_stranded_ones_are_a_warning(
     write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
 ) -> None:
     config = write_config(base_url="http://127.0.0.1:1/trade-api/v2")
@@ -230,33 +231,33 @@ def test_what_waits_in_the_spool_is_counted_and_what_is_stranded_there_is_in_dou
     assert "4 polls wait for another database, postgresql+psycopg://me:***@old/db" in said[2]
 
 
-def test_a_newer_schema_and_one_that_may_not_be_migrated(
+def test_an_older_schema_is_a_failure_only_without_auto_migrate(
     write_config: "WriteConfig", run_cli: "RunCli", sqlite_url: str
 ) -> None:
     with closing(Database(sqlite_url)) as database:
         migrate(database, to="0001")
-    away = "http://127.0.0.1:1/trade-api/v2"
-    write_config(base_url=away, database_url=sqlite_url)
+    base_url = "http://127.0.0.1:1/trade-api/v2"
+    write_config(base_url=base_url, database_url=sqlite_url)
     finished = run_cli("check", "--offline")
     assert finished.returncode == 0
     assert f"schema 0001: the first poll migrates it to {REVISION}" in finished.stdout
-    write_config(base_url=away, database_url=sqlite_url, database={"auto_migrate": False})
+    write_config(base_url=base_url, database_url=sqlite_url, database={"auto_migrate": False})
     finished = run_cli("check", "--offline")
     assert finished.returncode == 78
     assert "run `kalshi-exporter migrate`" in lines(finished)["database"]
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is waited for many seconds is waited for half of one."""
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the database's timeouts to half a second."""
     monkeypatch.setattr("exporter.database.postgres._STATEMENT_SECONDS", 0.5)
     monkeypatch.setattr("exporter.history.migrate._WAIT_SECONDS", 0.5)
     monkeypatch.setattr("exporter.history.prune._COUNT_SECONDS", 0.5)
 
 
 @pytest.fixture
-def far(postgres_url: str) -> Iterator[tuple[Link, psycopg.Connection[Any]]]:
-    """A way to a Postgres that can hang, and a session that can lock its tables."""
+def remote(postgres_url: str) -> Iterator[tuple[Link, psycopg.Connection[Any]]]:
+    """Yield a link to Postgres that can hang, and a session that can lock the tables."""
     link = Link(postgres_url)
     libpq = make_url(postgres_url).set(drivername="postgresql")
     with psycopg.connect(libpq.render_as_string(hide_password=False)) as other:
@@ -265,18 +266,19 @@ def far(postgres_url: str) -> Iterator[tuple[Link, psycopg.Connection[Any]]]:
 
 
 def finding(config: Path) -> Finding:
+    """Return what `check` finds about the database."""
     (found,) = [each for each in check(load(config), offline=True) if each.subject == "database"]
     return found
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_timeouts")
 @pytest.mark.parametrize("table", ["accounts", "alembic_version"])
-def test_locked_tables_keep_no_command_waiting_for_ever(
-    far: tuple[Link, psycopg.Connection[Any]],
+def test_commands_wait_for_locked_tables_only_so_long(
+    remote: tuple[Link, psycopg.Connection[Any]],
     write_config: "WriteConfig",
     table: str,
 ) -> None:
-    link, other = far
+    link, other = remote
     with closing(Database(link.url)) as database:
         migrate(database)
         other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
@@ -294,15 +296,15 @@ def test_locked_tables_keep_no_command_waiting_for_ever(
             assert time.monotonic() - began < 8
 
 
-@pytest.mark.usefixtures("impatient")
-def test_locked_tables_keep_a_migration_waiting_for_a_bounded_time(
-    far: tuple[Link, psycopg.Connection[Any]], write_config: "WriteConfig"
+@pytest.mark.usefixtures("short_timeouts")
+def test_a_migration_waits_for_locked_tables_only_so_long(
+    remote: tuple[Link, psycopg.Connection[Any]], write_config: "WriteConfig"
 ) -> None:
-    link, other = far
+    link, other = remote
     with closing(Database(link.url)) as database:
         migrate(database, to="0001")
     config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=link.url)
-    # First whoever migrates, then somebody who reads for long.
+    # The first lock is that of another migration, the second that of a long-running reader.
     for statement in (
         f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})",
         "LOCK TABLE order_group_snapshots IN ACCESS SHARE MODE",
@@ -316,11 +318,11 @@ def test_locked_tables_keep_a_migration_waiting_for_a_bounded_time(
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_server_that_says_nothing_keeps_nobody_waiting_for_ever(
-    far: tuple[Link, psycopg.Connection[Any]], write_config: "WriteConfig"
+@pytest.mark.usefixtures("short_timeouts")
+def test_commands_wait_for_a_silent_server_only_so_long(
+    remote: tuple[Link, psycopg.Connection[Any]], write_config: "WriteConfig"
 ) -> None:
-    link, _ = far
+    link, _ = remote
     with closing(Database(link.url)) as database:
         migrate(database, to="0001")
     config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=link.url)
@@ -333,7 +335,7 @@ def test_a_server_that_says_nothing_keeps_nobody_waiting_for_ever(
     assert time.monotonic() - began < 40
 
 
-def test_status_says_how_many_polls_wait_while_the_database_is_away(
+def test_status_counts_the_spooled_polls_while_the_database_is_away(
     write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     write_config(database_url="postgresql://nobody@127.0.0.1:1/kalshi")
@@ -345,7 +347,7 @@ def test_status_says_how_many_polls_wait_while_the_database_is_away(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_that_is_not_writable_is_wrong(
+def test_a_directory_that_is_not_writable_is_a_failure(
     write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
 ) -> None:
     place = tmp_path / "sealed"
@@ -358,7 +360,7 @@ def test_a_directory_that_is_not_writable_is_wrong(
     assert "sealed may not be written to by" in lines(finished)["database"]
 
 
-def test_a_proxy_of_the_environment_is_said_not_to_be_read(
+def test_a_proxy_in_the_environment_is_reported_as_ignored(
     write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     write_config(base_url="http://127.0.0.1:1/trade-api/v2", poll={"max_attempts": 1})
@@ -389,7 +391,7 @@ def test_the_proxy_that_is_used_is_shown_without_its_password(
     assert "hush" not in finished.stdout + finished.stderr
 
 
-def test_another_package_named_exporter_is_noticed(
+def test_another_package_named_exporter_is_found(
     write_config: "WriteConfig", tmp_path: Path
 ) -> None:
     (tmp_path / "exporter").mkdir()
@@ -400,7 +402,7 @@ def test_another_package_named_exporter_is_noticed(
         "Metadata-Version: 2.1\nName: other-exporter\nVersion: 1\n"
     )
     (information / "top_level.txt").write_text("exporter\n")
-    # Behind this package in the path, where it harms nothing but is found.
+    # The other package comes later in the path, where it does no harm but is found.
     program = f"import sys; sys.path.append({str(tmp_path)!r}); import exporter.cli as c; c.main()"
     finished = subprocess.run(
         [sys.executable, "-c", program, "--config", write_config(), "check", "--offline"],

@@ -1,4 +1,4 @@
-"""`check` finds what a poll's own statements would meet on Postgres, and leaves no trace."""
+"""`check` finds the database errors that a poll would run into, and leaves no rows behind."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ def text_of(url: URL) -> str:
 
 @pytest.fixture
 def administrator(postgres_url: str) -> Iterator[Administrator]:
-    """The superuser's session in the test's database, in which a role `lee` has no rights."""
+    """Yield the superuser's session in the test's database, with a role `lee` without rights."""
     libpq = make_url(postgres_url).set(drivername="postgresql")
     with psycopg.connect(text_of(libpq), autocommit=True) as connection:
         connection.execute("CREATE ROLE lee LOGIN")
@@ -39,10 +39,12 @@ def administrator(postgres_url: str) -> Iterator[Administrator]:
 
 @pytest.fixture
 def lee(postgres_url: str) -> URL:
+    """Return the database's URL for the role `lee`."""
     return make_url(postgres_url).set(username="lee")
 
 
-def look(write_config: "WriteConfig", url: URL) -> tuple[int, str]:
+def checked(write_config: "WriteConfig", url: URL) -> tuple[int, str]:
+    """Return the exit code and the text of the finding about a database."""
     config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=text_of(url))
     (found,) = check_database(load(config))
     return int(found.exit_code), found.text
@@ -53,12 +55,13 @@ def grant_all(administrator: Administrator) -> None:
 
 
 def migrated(administrator: Administrator, lee: URL) -> None:
+    """Create the tables as `lee`."""
     grant_all(administrator)
     with closing(Database(text_of(lee))) as database:
         migrate(database)
 
 
-def _nothing(_administrator: Administrator, _lee: URL) -> None:
+def _no_rights(_administrator: Administrator, _lee: URL) -> None:
     pass
 
 
@@ -88,12 +91,12 @@ def _no_view(administrator: Administrator, lee: URL) -> None:
     administrator.execute("DROP VIEW coverage_gaps CASCADE")
 
 
-def _of_another(administrator: Administrator, _lee: URL) -> None:
+def _table_of_another_program(administrator: Administrator, _lee: URL) -> None:
     grant_all(administrator)
     administrator.execute("CREATE TABLE polls (question text)")
 
 
-def _older_and_not_ours(administrator: Administrator, lee: URL) -> None:
+def _old_schema_of_another_owner(administrator: Administrator, lee: URL) -> None:
     grant_all(administrator)
     with closing(Database(text_of(lee))) as database:
         migrate(database, to="0007")
@@ -104,17 +107,17 @@ def _older_and_not_ours(administrator: Administrator, lee: URL) -> None:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (_nothing, "GRANT USAGE, CREATE ON SCHEMA public TO lee"),
+        (_no_rights, "GRANT USAGE, CREATE ON SCHEMA public TO lee"),
         (_no_update, "GRANT SELECT, INSERT, UPDATE, DELETE ON accounts TO lee"),
         (_no_sequence, "TO lee"),
         (_no_column, 'column "attempts"'),
         (_no_table, 'relation "gap_outcomes" does not exist'),
         (_no_view, 'relation "coverage_gaps" does not exist'),
-        (_of_another, "tables of another program's, polls"),
-        (_older_and_not_ours, "polls belongs to postgres"),
+        (_table_of_another_program, "tables of another program's, polls"),
+        (_old_schema_of_another_owner, "polls belongs to postgres"),
     ],
 )
-def test_what_a_poll_would_meet(
+def test_faults_that_a_poll_would_run_into_are_found(
     administrator: Administrator,
     lee: URL,
     write_config: "WriteConfig",
@@ -122,7 +125,7 @@ def test_what_a_poll_would_meet(
     said: str,
 ) -> None:
     fault(administrator, lee)
-    code, text = look(write_config, lee)
+    code, text = checked(write_config, lee)
     assert said in text
     assert code == 78
 
@@ -144,32 +147,32 @@ def test_what_a_poll_would_meet(
         ({"connect_timeout": "soon"}, "correct database.url"),
     ],
 )
-def test_an_address_that_leads_nowhere(
+def test_a_wrong_url_is_found_with_its_remedy(
     postgres_url: str, write_config: "WriteConfig", change: dict[str, str], said: str
 ) -> None:
     url = make_url(postgres_url)
     named = {key: value for key, value in change.items() if key in {"database", "username"}}
-    url = url.set(**named) if named else url.update_query_dict(change)  # type: ignore[arg-type]  # two of its many parameters
-    code, text = look(write_config, url)
+    url = url.set(**named) if named else url.update_query_dict(change)  # type: ignore[arg-type]  # the dictionary holds two of its parameters
+    code, text = checked(write_config, url)
     assert said in text
     assert code == 78
 
 
-def test_a_check_leaves_no_trace(
+def test_a_check_leaves_no_tables_or_rows(
     administrator: Administrator, lee: URL, write_config: "WriteConfig"
 ) -> None:
     grant_all(administrator)
     tables = "SELECT COUNT(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-    assert look(write_config, lee)[0] == 0
+    assert checked(write_config, lee)[0] == 0
     assert administrator.execute(tables).fetchone() == (0,)
     with closing(Database(text_of(lee))) as database:
         migrate(database)
-    assert look(write_config, lee)[0] == 0
+    assert checked(write_config, lee)[0] == 0
     for table in ("accounts", "polls", "order_group_snapshots", "coverage", "gap_outcomes"):
         assert administrator.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (0,)
 
 
-def test_a_schema_of_one_s_own_beside_another_program_s_tables(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_separate_schema_works_beside_another_programs_tables(  # noqa: PLR0917  # pytest passes fixtures by name
     administrator: Administrator,
     postgres_url: str,
     exchange: Exchange,
@@ -193,13 +196,13 @@ def test_a_schema_of_one_s_own_beside_another_program_s_tables(  # noqa: PLR0917
     assert administrator.execute("SELECT COUNT(*) FROM public.polls").fetchone() == (0,)
     with closing(Database(url)) as database:
         assert current_revision(database) is not None
-    # The other program's schema alone is refused as ever.
-    code, text = look(write_config, make_url(postgres_url))
+    # The other program's schema, without one of our own, is still refused.
+    code, text = checked(write_config, make_url(postgres_url))
     assert code == 78
     assert "another program's" in text
 
 
-def test_polls_wait_until_a_right_is_given_back(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_polls_wait_in_the_spool_until_a_missing_right_is_granted(  # noqa: PLR0917  # pytest passes fixtures by name
     administrator: Administrator,
     lee: URL,
     exchange: Exchange,
@@ -241,7 +244,7 @@ def test_polls_wait_until_a_right_is_given_back(  # noqa: PLR0917  # pytest pass
         ("postgresql://u@127.0.0.1:1/db", 74, "onnection refused"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_one_line(
+def test_a_url_that_cannot_be_used_is_one_line(
     write_config: "WriteConfig", tmp_path: Path, url: str, code: int, said: str
 ) -> None:
     (tmp_path / "dir").mkdir()

@@ -1,4 +1,4 @@
-"""Where a file lies: on which mount, in which git tree."""
+"""The doctor finds the network file system and the git working tree that a file is in."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ MOUNTS = r"""
 34 33 0:45 / /data rw - fuse.sshfs me@far:/data rw
 35 21 0:46 / /again rw - nfs filer:/old rw
 36 35 254:3 / /again rw - ext4 /dev/vdd rw
-a line that is none
+a line that is not valid
 """
 
 
@@ -33,24 +33,24 @@ a line that is none
         ("/again/order_groups.db", None),
     ],
 )
-def test_the_mount_that_a_path_lies_on_tells(path: str, found: str | None) -> None:
+def test_a_network_file_system_is_recognized_by_its_mount(path: str, found: str | None) -> None:
     assert network_filesystem_of(Path(path), MOUNTS) == found
 
 
-def test_a_link_onto_a_network_lies_there(tmp_path: Path) -> None:
+def test_a_link_to_a_network_file_system_is_followed(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "near.db").symlink_to(tmp_path / "far" / "real.db")
     mounts = f"1 0 0:1 / {tmp_path.resolve()}/far rw - nfs filer:/x rw"
     assert network_filesystem_of(tmp_path / "near.db", mounts) == "nfs (filer:/x)"
 
 
-@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="only Linux tells")
-def test_this_machine_s_own_mounts_can_be_read() -> None:
+@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="only Linux lists its mounts")
+def test_the_mounts_of_this_machine_can_be_read() -> None:
     assert network_filesystem_of(Path("/proc/self/status")) is None
 
 
 @pytest.mark.parametrize("kind", ["clone", "worktree"])
-def test_a_git_tree_is_found_from_anywhere_in_it(tmp_path: Path, kind: str) -> None:
+def test_a_git_working_tree_is_found_from_any_depth(tmp_path: Path, kind: str) -> None:
     deep = tmp_path / "tree" / "a" / "b"
     deep.mkdir(parents=True)
     marker = tmp_path / "tree" / ".git"

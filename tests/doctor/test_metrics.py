@@ -1,4 +1,4 @@
-"""`check` finds what would keep the metrics from being served or written."""
+"""`check` finds what would prevent the metrics from being served or written."""
 
 import socket
 from contextlib import closing
@@ -24,6 +24,7 @@ def free_port() -> int:
 
 
 def found(write_config: "WriteConfig", **metrics: Any) -> list[tuple[int, str]]:
+    """Return the exit code and the text of each finding."""
     config = load(write_config(base_url="http://127.0.0.1:1/trade-api/v2", metrics=metrics))
     return [(int(each.exit_code), each.text) for each in check_metrics(config)]
 

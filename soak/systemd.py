@@ -3,10 +3,10 @@
     sudo .venv/bin/python soak/systemd.py
     sudo .venv/bin/python soak/systemd.py --tree /var/tmp/bookworm    # keeps the Debian
 
-Needs root, debootstrap, systemd-nspawn and pip's index, and five minutes. It makes a Debian 12,
-boots it with systemd as its first process and no network but loopback, starts the local exchange in
-it, and runs each block of the pages as a user with sudo, or as an analyst. It exits 1 at the first
-block that fails, or that does not do what its page says.
+The program needs root, debootstrap, systemd-nspawn, pip's index, and five minutes. It makes a
+Debian 12, boots it with systemd as its first process and no network but loopback, starts the local
+exchange in it, and runs each block of the pages as a user with sudo, or as an analyst. It exits 1
+at the first block that fails, or that does not do what its page says.
 """
 
 import argparse
@@ -64,7 +64,7 @@ class Machine:
 
     Args:
         tree: its root directory.
-        leader: the process that is its init, as this machine numbers it.
+        leader: the process id of its init on this machine.
     """
 
     def __init__(self, tree: Path, leader: int) -> None:
@@ -72,16 +72,16 @@ class Machine:
         self._leader = leader
 
     def run(self, text: str, *, user: str = "root", cwd: str = "/", fails: bool = False) -> str:
-        """Run lines of a shell, each of which must succeed.
+        """Run shell commands, each of which must succeed.
 
         Args:
-            text: of the lines.
-            user: the one who runs them, in a login shell.
+            text: the commands, one a line.
+            user: the user who runs them, in a login shell.
             cwd: the directory to run them in.
-            fails: whether they must fail.
+            fails: whether the commands must fail instead.
 
         Returns:
-            Their output, of both streams.
+            Their output to stdout and stderr.
         """
         script = self.tree / "var" / "tmp" / "block.sh"
         script.write_text(text)
@@ -109,20 +109,20 @@ class Machine:
         return done.stdout
 
     def block(self, page: str, kind: str, *, user: str = "olivia", cwd: str = CLONE) -> str:
-        """Run a block of a page as it stands there."""
+        """Run a block of a page unchanged."""
         began = time.monotonic()
-        said = self.run(recipe(page, kind), user=user, cwd=cwd)
+        output = self.run(recipe(page, kind), user=user, cwd=cwd)
         say(f"ok  {page}, {kind!r}, as {user}: {time.monotonic() - began:.1f} s\n")
-        return said
+        return output
 
     def wait_for(self, command: str, wanted: Callable[[str], bool], what: str) -> str:
-        """Ask repeatedly, for a minute at most."""
+        """Repeat a command until its output is as wanted, for up to a minute."""
         until = time.monotonic() + 60
-        while not wanted(said := self.run(f"{command} || true")):
+        while not wanted(output := self.run(f"{command} || true")):
             if time.monotonic() > until:
-                sys.exit(f"FAILED: no {what} within a minute:\n{said}")
+                sys.exit(f"FAILED: no {what} within a minute:\n{output}")
             time.sleep(0.5)
-        return said
+        return output
 
     def polls(self) -> int:
         """Return how many successful polls the database has."""
@@ -130,10 +130,10 @@ class Machine:
         return int(self.run(f'sqlite3 -readonly {DATABASE} "{query}"'))
 
     def wait_for_polls(self) -> None:
-        """Wait until the daemon has polled twice more."""
+        """Wait for two more polls of the daemon."""
         wanted = self.polls() + 2
         query = f"sqlite3 -readonly {DATABASE} \"SELECT count(*) FROM polls WHERE outcome = 'ok'\""
-        self.wait_for(query, lambda said: int(said or 0) >= wanted, "polls")
+        self.wait_for(query, lambda output: int(output or 0) >= wanted, "polls")
 
 
 def say(text: str) -> None:
@@ -142,14 +142,14 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def expect(condition: object, what: str, said: str) -> None:
-    """End the program if a promise of a page does not hold."""
+def expect(condition: object, what: str, output: str) -> None:
+    """Exit if a promise of a page does not hold."""
     if not condition:
-        sys.exit(f"FAILED: {what}:\n{said}")
+        sys.exit(f"FAILED: {what}:\n{output}")
 
 
 def make_tree(tree: Path) -> None:
-    """Make a small Debian 12 with everything that docs/systemd.md presupposes."""
+    """Make a small Debian 12 with everything that docs/systemd.md requires."""
     if not (tree / "usr" / "bin" / "systemctl").exists():
         say("making a Debian 12 …\n")
         subprocess.run(
@@ -160,11 +160,11 @@ def make_tree(tree: Path) -> None:
 
 
 def collect_wheels(directory: Path, *, extras: Sequence[str]) -> None:
-    """Collect what an installation needs besides this distribution, with this Python's pip.
+    """Collect the wheels of all dependencies with this Python's pip.
 
     Args:
-        directory: for the wheels.
-        extras: of pyproject.toml.
+        directory: the directory for the wheels.
+        extras: the extras of pyproject.toml to include.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     requirements = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
@@ -191,7 +191,7 @@ def furnish(tree: Path, wheels: Path) -> None:
 
 
 FURNISH = f"""
-# What an earlier run left in a tree that is kept.
+# Remove what an earlier run left in a kept tree.
 systemctl disable --quiet --now kalshi-exporter.service kalshi-exporter-once.timer || true
 systemctl stop kalshi-exporter-once.service || true
 for user in olivia alice; do
@@ -241,7 +241,7 @@ def booted(tree: Path, wheels: Path) -> Iterator[Machine]:
                     if asked.strip() in {"running", "degraded"}:
                         break
                 if container.poll() is not None or time.monotonic() > until:
-                    sys.exit(f"FAILED: it does not boot; its console is {console.name}")
+                    sys.exit(f"FAILED: the Debian does not boot; its console log is {console.name}")
                 time.sleep(0.5)
             yield machine
         finally:
@@ -260,7 +260,7 @@ def follow(machine: Machine) -> None:
     machine.run(
         "systemd-run --quiet --unit=exchange /opt/kalshi-exporter/bin/python /root/exchange.py"
     )
-    url = machine.wait_for("cat /run/exchange", lambda said: "http" in said, "exchange").strip()
+    url = machine.wait_for("cat /run/exchange", lambda output: "http" in output, "exchange").strip()
     # The page edits the file with sudoedit; the interval becomes two seconds to save time.
     for old, new in (
         ('environment = "production"', f'base_url = "{url}"'),
@@ -271,21 +271,21 @@ def follow(machine: Machine) -> None:
             f"grep -q {shlex.quote(old)} {CONFIG}; sed -i {shlex.quote(f's|{old}|{new}|')} {CONFIG}"
         )
 
-    said = machine.block("systemd.md", "sh check")
-    expect("FAIL" not in said and "groups from" in said, "check is content", said)
-    said = machine.block("systemd.md", "sh start")
-    expect("active (running)" in said, "the daemon runs", said)
+    output = machine.block("systemd.md", "sh check")
+    expect("FAIL" not in output and "groups from" in output, "check passes", output)
+    output = machine.block("systemd.md", "sh start")
+    expect("active (running)" in output, "the daemon runs", output)
     machine.wait_for_polls()
-    said = machine.run("systemctl status --no-pager kalshi-exporter")
-    expect("last success" in said, "the status line has the last success", said)
+    output = machine.run("systemctl status --no-pager kalshi-exporter")
+    expect("last success" in output, "the status line has the last success", output)
 
     machine.block("systemd.md", "sh root")
     expect_files(machine, "olivia", CLONE)
     refused = machine.run(f"sqlite3 -readonly {DATABASE} .tables", user="alice", fails=True)
-    expect("unable to open" in refused, "others read nothing before they are allowed", refused)
+    expect("unable to open" in refused, "other users may read nothing at first", refused)
     machine.block("systemd.md", "sh allow")
-    said = machine.block("systemd.md", "sh analyst", user="alice", cwd="/home/alice")
-    expect("main" in said and "Traceback" not in said, "an analyst sees the status", said)
+    output = machine.block("systemd.md", "sh analyst", user="alice", cwd="/home/alice")
+    expect("main" in output and "Traceback" not in output, "an analyst sees the status", output)
     expect_files(machine, "alice", "/home/alice")
     for private in ("cat /etc/kalshi-exporter/kalshi.pem", f"rm {DATABASE}", f"touch {CONFIG}"):
         machine.run(private, user="alice", fails=True)
@@ -295,11 +295,11 @@ def follow(machine: Machine) -> None:
 
 def keep(machine: Machine) -> None:
     """Prune, back up, restore, upgrade and go back, and replace the daemon with the timer."""
-    said = machine.block("systemd.md", "sh prune")
-    expect("polls from before" in said, "prune says what it dropped", said)
+    output = machine.block("systemd.md", "sh prune")
+    expect("polls from before" in output, "prune says what it dropped", output)
 
-    said = machine.block("backup.md", "sh sqlite-backup")
-    expect("ok" in said, "the copy is whole", said)
+    output = machine.block("backup.md", "sh sqlite-backup")
+    expect("ok" in output, "the copy is complete", output)
     machine.wait_for_polls()
     machine.block("backup.md", "sh sqlite-restore")
     machine.wait_for_polls()
@@ -309,20 +309,20 @@ def keep(machine: Machine) -> None:
     machine.block("systemd.md", "sh allow")
 
     release(machine)
-    said = machine.block("upgrading.md", "sh upgrade")
-    expect(f" to {NEW_REVISION}" in said, "migrate says what it did", said)
+    output = machine.block("upgrading.md", "sh upgrade")
+    expect(f" to {NEW_REVISION}" in output, "migrate names the new revision", output)
     machine.wait_for_polls()
-    expect(NEW_VERSION in machine.run("kalshi-exporter --version"), "it is the new version", said)
+    expect(NEW_VERSION in machine.run("kalshi-exporter --version"), "it is the new version", output)
     machine.block("systemd.md", "sh analyst", user="alice", cwd="/home/alice")
     machine.block("upgrading.md", "sh downgrade")
     machine.wait_for_polls()
     expect_owner(machine)
 
     machine.run("systemctl stop kalshi-exporter")
-    said = machine.block("systemd.md", "sh root")
+    output = machine.block("systemd.md", "sh root")
     before = machine.polls()
     machine.run("systemctl start kalshi-exporter-once.service")
-    expect(machine.polls() == before + 1, "the oneshot unit polls once", said)
+    expect(machine.polls() == before + 1, "the oneshot unit polls once", output)
     machine.run("systemctl enable --now kalshi-exporter-once.timer")
     query = f"sqlite3 -readonly {DATABASE} 'SELECT count(*) FROM polls'"
     until = time.monotonic() + 100
@@ -332,21 +332,21 @@ def keep(machine: Machine) -> None:
 
 
 def reload(machine: Machine) -> None:
-    """Reload three times: with success, with a fault, and with the fault mended."""
+    """Reload a good configuration, a faulty one, and the corrected one."""
     machine.block("systemd.md", "sh reload")
     machine.run(f"cp -p {CONFIG} /root/config.toml; echo 'nonsense = 1' >> {CONFIG}")
     machine.block("systemd.md", "sh reload")
     status = "systemctl status --no-pager kalshi-exporter"
-    said = machine.wait_for(status, lambda said: "reload failed at" in said, "failed reload")
-    expect("active (running)" in said, "the daemon goes on", said)
+    output = machine.wait_for(status, lambda output: "reload failed at" in output, "failed reload")
+    expect("active (running)" in output, "the daemon continues", output)
     machine.wait_for_polls()
     machine.run(f"cp -p /root/config.toml {CONFIG}")
     machine.block("systemd.md", "sh reload")
-    machine.wait_for(status, lambda said: "reload failed at" not in said, "mended reload")
+    machine.wait_for(status, lambda output: "reload failed at" not in output, "successful reload")
 
 
 def release(machine: Machine) -> None:
-    """Publish a next version, with a migration, in the clone's origin."""
+    """Publish a newer version, with a migration, in the clone's origin."""
     origin = machine.tree / "srv" / "origin"
     version, schema = origin / "exporter" / "__init__.py", origin / "exporter/history/schema.py"
     (old,) = (line for line in schema.read_text().splitlines() if line.startswith("REVISION"))
@@ -360,23 +360,33 @@ def release(machine: Machine) -> None:
 
 
 def expect_files(machine: Machine, user: str, directory: str) -> None:
-    """Check that the export and the report exist and are whole."""
-    said = machine.run("head -n 1 changes.csv; tail -n 1 report.html", user=user, cwd=directory)
-    expect(said.startswith("account,") and "</html>" in said, "export and report come out", said)
+    """Check that the export and the report exist and are complete."""
+    output = machine.run("head -n 1 changes.csv; tail -n 1 report.html", user=user, cwd=directory)
+    expect(
+        output.startswith("account,") and "</html>" in output,
+        "the export and the report are complete",
+        output,
+    )
 
 
 def expect_owner(machine: Machine) -> None:
     """Check that the service's user owns the database."""
-    said = machine.run(f"stat --format='%U:%G' {DATABASE}")
-    expect(said == "kalshi-exporter:kalshi-exporter\n", "the database has its owner", said)
+    output = machine.run(f"stat --format='%U:%G' {DATABASE}")
+    expect(
+        output == "kalshi-exporter:kalshi-exporter\n",
+        "the service's user owns the database",
+        output,
+    )
 
 
 def main() -> None:
-    """Make the Debian, boot it and follow the pages."""
+    """Parse the command line, boot a Debian, and follow the pages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--tree", type=Path, help="where the Debian is kept for later runs")
+    parser.add_argument(
+        "--tree", type=Path, help="a directory that keeps the Debian for later runs"
+    )
     given: Path | None = parser.parse_args().tree
     missing = [name for name in ("debootstrap", "systemd-nspawn") if not shutil.which(name)]
     if os.geteuid() != 0 or missing:
@@ -389,7 +399,7 @@ def main() -> None:
             say(machine.run("systemctl --version | head -n 1; python3 --version"))
             follow(machine)
             keep(machine)
-    say("all of it does what the pages say\n")
+    say("everything works as the pages say\n")
 
 
 if __name__ == "__main__":

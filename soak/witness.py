@@ -1,6 +1,6 @@
-"""An exchange that remembers what it served, and a judge of what was recorded.
+"""An exchange that remembers what it served, and the checks of what was recorded.
 
-The judge reads the database with plain SQL and without the exporter's code. It returns a sentence
+The checks read the database with plain SQL and without the exporter's code. They return a sentence
 for each fault.
 """
 
@@ -41,13 +41,13 @@ class Witness(Exchange):
     """An exchange that may change before each response, and remembers all responses.
 
     Args:
-        seed: of the changes.
-        restless: the probability of a change before a response.
+        seed: the seed of the random changes.
+        churn: the probability of a change before each response.
     """
 
-    def __init__(self, *, seed: int = 0, restless: float = 0.6) -> None:
+    def __init__(self, *, seed: int = 0, churn: float = 0.6) -> None:
         super().__init__()
-        self.restless = restless
+        self.churn = churn
         self.served: defaultdict[str, list[Served]] = defaultdict(list)
         self._random = random.Random(seed)
         self._serial = 0
@@ -56,7 +56,7 @@ class Witness(Exchange):
     def _true_answer(self, groups: Groups, request: Request) -> Answer:
         key = request.key_id or ""
         with self._changed:
-            left_out = self._happen(key, groups)
+            left_out = self._maybe_change(key, groups)
             answer = Answer(body=groups.body(without=left_out))
             states = {
                 group["id"]: _state(group) for group in groups.listing() if group["id"] != left_out
@@ -64,9 +64,9 @@ class Witness(Exchange):
             self.served[key].append(Served(datetime.now(UTC), states))
         return answer
 
-    def _happen(self, key: str, groups: Groups) -> str | None:
-        """Perhaps change something; return the id of a group that is missing from one response."""
-        if self._random.random() >= self.restless:
+    def _maybe_change(self, key: str, groups: Groups) -> str | None:
+        """Perhaps change the groups; return the id of a group to leave out of this response."""
+        if self._random.random() >= self.churn:
             return None
         present: list[str] = [group["id"] for group in groups.listing()]
         self._serial += 1
@@ -126,7 +126,7 @@ _INSTANTS = {
 
 
 def record_of(url: str) -> Recorded:
-    """Read everything, as of one instant."""
+    """Read all tables as of one instant."""
     with _reader(url) as rows:
         return Recorded(
             polls=rows("SELECT * FROM polls ORDER BY id"),
@@ -291,16 +291,16 @@ def differences(
 ) -> list[str]:
     """Return how the recorded history differs from what the exchange served.
 
-    A poll may have seen any response that was served while it ran: if two polls overlap, one of
-    two responses is the other's. The history is right if some assignment of responses to polls,
-    none to two polls in a row, explains all of it.
+    A poll may have seen any response that was served while it ran, so two overlapping polls may
+    have seen two responses in either order. The history is right if some assignment of responses
+    to polls, in which successive polls have different responses, explains all of it.
 
     Args:
-        recorded: the database.
-        account: its name.
-        served: what the exchange served to it, in order.
+        recorded: the tables of the database.
+        account: the account's name.
+        served: what the exchange served to the account, in order.
         complete: whether every response must have been recorded. Otherwise some may be missing,
-            because their exporter was killed; but the recorded ones must be right.
+            because their exporter was killed, but the recorded ones must be right.
     """
     faults = []
     good = [
@@ -317,7 +317,8 @@ def differences(
         seen = {id(each) for fits in fitting for each in fits}
         missing = [str(each.at) for each in served if id(each) not in seen]
         faults.append(
-            f"{account}: {len(served)} answers served, {len(good)} recorded; missing: {missing[:5]}"
+            f"{account}: {len(served)} responses served, {len(good)} recorded;"
+            f" missing: {missing[:5]}"
         )
     snapshots = [each for each in recorded.snapshots if each["account"] == account]
     found = [_recorded_at(snapshots, poll["observed_at"]) for poll in good]
@@ -343,11 +344,12 @@ def _recorded_at(snapshots: Sequence[Mapping[str, Any]], at: datetime) -> _State
 def _wrong(
     fitting: Sequence[Sequence[Served]], found: Sequence[_States]
 ) -> Iterator[tuple[int, dict[str, tuple[State | None, State | None]]]]:
-    """Go through the polls with every assignment of responses that has been right so far.
+    """Yield the position and the differences of each poll that no assignment explains.
 
-    If none is left, report how the nearest one differs, and begin again with all of them.
+    The function keeps every assignment of responses that fits the polls so far. If none fits, it
+    yields how the nearest one differs, and starts again with all assignments.
     """
-    # Each assignment is known by the responses of the poll before and of this one.
+    # An assignment is identified by the responses of the previous poll and of this one.
     choices: list[tuple[Served | None, Served]] = (
         [(None, each) for each in fitting[0]] if found else []
     )

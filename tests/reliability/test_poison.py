@@ -43,7 +43,7 @@ def test_polls_that_postgres_refuses_are_reported_lost_and_show_as_a_gap(  # noq
     config = write_config(
         base_url=witness.base_url, database_url=latin_url, poll={"interval": "0.2s"}
     )
-    witness.restless = 0.0
+    witness.churn = 0.0
     groups, served = witness.groups(key_pair.key_id), witness.served[key_pair.key_id]
     daemon = run_daemon(config)
     daemon.wait(lambda: len(served) >= 2, "polls before")

@@ -1,4 +1,4 @@
-"""Databases that are partitioned by account."""
+"""Share databases that are partitioned by account with the tests of scaling."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from tests.support.partitions import partition
 
 @pytest.fixture
 def partitioned_url(postgres_url: str) -> str:
-    """A database with the current schema, partitioned; its SQLAlchemy URL."""
+    """Return the SQLAlchemy URL of a partitioned database with the current schema."""
     database = Database(postgres_url)
     migrate(database)
     database.close()
@@ -23,7 +23,7 @@ def partitioned_url(postgres_url: str) -> str:
 
 @pytest.fixture
 def partitioned(partitioned_url: str) -> Iterator[Database]:
-    """The same, opened."""
+    """Yield a connection to the partitioned database."""
     database = Database(partitioned_url)
     yield database
     database.close()
@@ -31,5 +31,5 @@ def partitioned(partitioned_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def history(partitioned: Database) -> History:
-    """Polls of one account in it."""
+    """Return a history of one account in the partitioned database."""
     return History(partitioned, Store(partitioned, owner="first"))

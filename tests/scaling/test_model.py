@@ -1,4 +1,4 @@
-"""The promises of tests/history/test_model.py and test_stream_model.py, held on partitions."""
+"""Run the models of tests/history/test_model.py and test_stream_model.py on partitions."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,10 @@ def run(machine: type[RuleBasedStateMachine], **values: Any) -> None:
     )
 
 
-def test_whatever_happens_partitions_say_what_was_observed(history: "History") -> None:
+def test_partitions_hold_the_model_of_polls(history: "History") -> None:
     run(Exporters, history=history)
 
 
 @pytest.mark.parametrize("own_groups_only", [False, True])
-def test_whatever_happens_partitions_list_what_is_claimed(
-    history: "History", own_groups_only: bool
-) -> None:
+def test_partitions_hold_the_model_of_the_stream(history: "History", own_groups_only: bool) -> None:
     run(Listeners, history=history, own_groups_only=own_groups_only)

@@ -1,4 +1,4 @@
-"""docs/recipes/partitions.sql, run on a new database, an old one, and under running daemons."""
+"""Test docs/recipes/partitions.sql on a new database, an old one, and under running daemons."""
 
 import shutil
 import time
@@ -27,7 +27,7 @@ _ACCOUNTS_TABLES = """
       AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 """
 _PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'"
-# What other versions and people rely on, by name.
+# Other versions and people rely on these names.
 _SCHEMA = """
     SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default,
            col_description(quote_ident(table_name)::regclass, ordinal_position)
@@ -42,7 +42,7 @@ _COMMENTS = """
     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v')
       AND NOT relispartition
 """
-# Postgres names some unnamed columns inside of them when it writes them down.
+# Postgres adds names to some unnamed columns when it stores a view.
 _VIEWS = """
     SELECT viewname, replace(definition, '''::text AS text', '''::text')
     FROM pg_views WHERE schemaname = 'public'
@@ -56,11 +56,11 @@ def ask(url: str, query: str) -> set[tuple[Any, ...]]:
 
 
 def schema_of(url: str) -> dict[str, set[tuple[Any, ...]]]:
-    """Return all that has a name in a database."""
+    """Return the columns, indexes, comments and views of a database."""
     return {query: ask(url, query) for query in (_SCHEMA, _INDEXES, _COMMENTS, _VIEWS)}
 
 
-def test_a_new_database_is_the_same_in_partitions(
+def test_partitioning_keeps_the_schema(
     postgres_url: str, exchange: "Exchange", write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     write_config(database_url=postgres_url, base_url=exchange.base_url, poll={"interval": "60s"})
@@ -75,7 +75,7 @@ def test_a_new_database_is_the_same_in_partitions(
         )
         == 9 * COUNT
     )
-    # Once more changes nothing.
+    # Running the script again changes nothing.
     partition(postgres_url)
     assert schema_of(postgres_url) == before
 
@@ -91,7 +91,7 @@ def test_a_partitioned_database_is_migrated(postgres_url: str) -> None:
     database = Database(postgres_url)
     migrate(database, to="0008")
     with psycopg.connect(libpq_url(postgres_url)) as connection:
-        # Before 0011 this was what it took.
+        # Before revision 0011, this key had to be changed first.
         connection.execute(
             "ALTER TABLE polls DROP CONSTRAINT polls_pkey, ADD PRIMARY KEY (account, id)"
         )
@@ -99,7 +99,7 @@ def test_a_partitioned_database_is_migrated(postgres_url: str) -> None:
     migrate(database)
     kinds = dict(ask(postgres_url, _ACCOUNTS_TABLES))
     assert {kinds["polls"], kinds["accounts"], kinds["order_group_snapshots"]} == {"p"}
-    # What a newer version brings along is whole until the script runs again.
+    # A table that a newer version adds is not partitioned until the script runs again.
     assert kinds["order_group_events"] == "r"
     partition(postgres_url)
     assert {kind for _, kind in ask(postgres_url, _ACCOUNTS_TABLES)} == {"p"}
@@ -130,7 +130,7 @@ def test_a_database_moves_into_partitions_under_running_daemons(  # noqa: PLR091
 
     with psycopg.connect(libpq_url(postgres_url)) as connection:
         connection.execute(script())
-        # As if there were much to copy.
+        # A large database would take this long to copy.
         time.sleep(2.0)
     during = len(served)
     first.wait(lambda: len(served) >= during + 5, "polls after")

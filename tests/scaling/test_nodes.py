@@ -1,7 +1,7 @@
-"""What several nodes of one database, such as Citus', need of the exporter; shown without them.
+"""Test on one server what a database of several nodes, such as Citus, requires of the exporter.
 
-A statement goes to the node that has the account, each node has a clock of its own, and ids come
-in blocks, one a node, so that a later poll may have a smaller one.
+Each statement goes to the node of its account. Each node has its own clock, and takes ids from its
+own block, so that a later poll may have a smaller id.
 """
 
 import re
@@ -25,7 +25,7 @@ from tests.support.traffic import recorded_statements
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# Of each server's own: a node would refuse them in a write, or give another answer.
+# These depend on the server: a node would refuse them in a write, or return another value.
 _OF_THE_SERVER = re.compile(
     r"\b(now|clock_timestamp|statement_timestamp|transaction_timestamp|random|gen_random_uuid|"
     r"pg_advisory\w*)\s*\(|\bCURRENT_(TIMESTAMP|TIME|DATE|USER)\b|\bLOCALTIME",
@@ -35,13 +35,13 @@ _OF_THE_SERVER = re.compile(
 
 @pytest.fixture
 def history(postgres_url: str) -> "Iterator[History]":
-    """Polls of one account in an ordinary database."""
+    """Yield a history of one account in an ordinary database."""
     with closing(Database(postgres_url)) as database:
         migrate(database)
         yield History(database, Store(database, owner="first"))
 
 
-def test_no_statement_asks_the_server_for_the_time_or_for_chance(history: History) -> None:
+def test_no_statement_uses_the_servers_clock_or_random_numbers(history: History) -> None:
     with recorded_statements() as sent:
         go_through_polls(history)
         go_through_events(history)
@@ -49,8 +49,8 @@ def test_no_statement_asks_the_server_for_the_time_or_for_chance(history: Histor
     assert [each.statement for each in sent if _OF_THE_SERVER.search(each.statement)] == []
 
 
-def test_nothing_in_the_database_acts_by_itself(history: History) -> None:
-    """No triggers, no rules but those of views, no foreign keys, one sequence."""
+def test_the_schema_has_no_active_objects(history: History) -> None:
+    """The schema has no triggers, rules or foreign keys, and only one sequence."""
     with history.database.transaction() as connection:
         found = {
             what: connection.execute(text(query)).scalars().all()
@@ -72,16 +72,16 @@ def test_nothing_in_the_database_acts_by_itself(history: History) -> None:
     }
 
 
-def test_whatever_happens_the_order_of_ids_means_nothing(history: History) -> None:
+def test_the_order_of_ids_means_nothing(history: History) -> None:
     with history.database.transaction() as connection:
-        # The opposite order: worse than what nodes do.
+        # Descending ids are worse than the blocks of several nodes.
         connection.execute(
             text("ALTER SEQUENCE polls_id_seq INCREMENT -1 MINVALUE -1000000 START -1 RESTART -1")
         )
     run(Exporters, history=history)
 
 
-def test_citus_distributes_every_table_by_a_column_of_each_of_its_keys(history: History) -> None:
+def test_citus_distributes_each_table_by_a_column_of_its_keys(history: History) -> None:
     statements = recipe("scaling.md", "sql citus")
     distributed = re.findall(r"create_distributed_table\('(\w+)', 'account'", statements)
     copied = re.findall(r"create_reference_table\('(\w+)'\)", statements)

@@ -1,4 +1,4 @@
-"""On partitions by account, a statement looks into those of its account alone."""
+"""Test that statements about one account use only that account's partitions."""
 
 from typing import TYPE_CHECKING, get_args
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.history.conftest import History
 
 EVERYTHING: tuple[What, ...] = get_args(What)
-OTHERS = 6 * COUNT  # accounts: enough to have rows in every partition
+OTHERS = 6 * COUNT  # accounts, enough for rows in every partition
 
 
 def fill_all(history: "History") -> None:
@@ -39,25 +39,25 @@ def fill_all(history: "History") -> None:
 
 
 def go_through_events(history: "History") -> None:
-    """Go through every kind of batch that a connection hears."""
+    """Write every kind of batch that a connection can produce."""
     stream = Stream(history)
     at = history.at
     stream.store.begin("main", at(1000))
-    # A first stretch, and what extends it, in one statement and in several.
+    # These extend a first stretch, with one statement or with several.
     stream.hear(1000, 1001)
     stream.hear(1000, 1002, stream.event(1001.5))
     stream.hear(1000, 1003, stream.event(1002.5, event_at=None))
     stream.hear(1000, 1004, cause="disconnected")
     stream.hear(None, 1005, cause="unreachable")
-    # Another stretch after a gap, one between the two, and what joins them.
+    # Another stretch follows a gap; then one comes between the two, and one joins them.
     stream.hear(1020, 1021, stream.event(1020.5))
     stream.hear(1010, 1011)
     stream.hear(1003, 1022, stream.event(1003.5))
-    # A hole that nobody can fill.
+    # No daemon can fill this gap.
     stream.hear(1000, 1023, cause="not_kept")
     stream.hear(1030, 1031)
     stream.hear(1000, 1032)
-    # Of a subaccount: groups that are the account's, another's, and undecided until a poll.
+    # A subaccount hears of its own groups, of others', and of groups that only a poll decides.
     stream.hear(1030, 1040, stream.event(1033, "created", "new"), own_groups_only=True)
     history.observe(1041, history.group("new"))
     stream.hear(1030, 1050, stream.event(1042, "created", "foreign"), own_groups_only=True)
@@ -70,7 +70,7 @@ def go_through_events(history: "History") -> None:
 
 
 def read(history: "History", directory: "Path", account_names: list[str]) -> None:
-    """Ask everything that can be asked, of some accounts or of all."""
+    """Run every export, for the named accounts or, if there are none, for all."""
     url = history.database.url.render_as_string(hide_password=False)
     for what in EVERYTHING:
         export(
@@ -87,18 +87,18 @@ def read(history: "History", directory: "Path", account_names: list[str]) -> Non
 
 
 def of_accounts(seen: list[Planned]) -> list[Planned]:
-    """Return those that look into tables that hold accounts' rows."""
+    """Return the statements that use partitions, except those about all accounts."""
     return [each for each in seen if each.partitions and not ALL_ACCOUNTS.match(each.statement)]
 
 
-def test_each_statement_that_writes_looks_into_one_partition(history: "History") -> None:
+def test_each_write_uses_one_partition(history: "History") -> None:
     fill_all(history)
     with recorded_plans() as seen:
         go_through_polls(history)
         go_through_events(history)
     looked = of_accounts(seen)
     assert len({each.statement for each in looked}) > 40
-    # One partition of all tables: pruning goes through the other accounts too.
+    # The accounts differ, because pruning visits all of them, but a statement has only one.
     assert [each for each in looked if len(each.numbers) > 1] == []
     touched = {table for each in looked for table in each.partitions}
     assert touched >= {
@@ -107,9 +107,7 @@ def test_each_statement_that_writes_looks_into_one_partition(history: "History")
     }  # fmt: skip
 
 
-def test_each_question_about_an_account_looks_into_one_partition(
-    history: "History", tmp_path: "Path"
-) -> None:
+def test_each_query_of_an_account_reads_one_partition(history: "History", tmp_path: "Path") -> None:
     fill_all(history)
     go_through_polls(history)
     go_through_events(history)
@@ -118,7 +116,7 @@ def test_each_question_about_an_account_looks_into_one_partition(
     looked = of_accounts(seen)
     assert len(looked) >= len(EVERYTHING)
     assert [each for each in looked if len(each.numbers) > 1] == []
-    # And what is asked of all accounts looks into all partitions.
+    # A query of all accounts reads all partitions.
     with recorded_plans() as seen:
         read(history, tmp_path, [])
     assert [each for each in seen if len(each.numbers) == COUNT]

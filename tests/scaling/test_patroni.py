@@ -1,4 +1,4 @@
-"""A primary under Patroni dies, and then its whole host, under two polling daemons."""
+"""Test two polling daemons while Patroni's primary dies, and then its whole host."""
 
 import shutil
 import sqlite3
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["run_daemon", "witness"]  # pytest finds fixtures by name
 
 _INTERVAL = 0.5  # seconds
-# In place of the page's 20, 5 and 5: the shortest that Patroni works with.
+# The page has 20, 5 and 5; these are the shortest times with which Patroni works.
 _HURRY = (8, 1, 3)
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """Hosts a and b under Patroni, one of which is the primary, and c."""
+    """Yield hosts a and b under Patroni, one of which is the primary, and host c."""
     if (command := missing()) is not None:
         pytest.skip(f"SKIPPED LOUDLY: no Patroni with etcd and Postgres here: {command}")
     with run_cluster(hurry=_HURRY) as running:
@@ -38,7 +38,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def create_database(cluster: Cluster) -> None:
-    """Make the exporter's role and database on the primary, as docs/postgres.md says."""
+    """Create the exporter's role and database on the primary, as docs/postgres.md says."""
     with psycopg.connect(
         host=cluster.address(cluster.primary() or ""),
         user="postgres",
@@ -51,7 +51,7 @@ def create_database(cluster: Cluster) -> None:
 
 
 def url_of(cluster: Cluster) -> str:
-    """Return the page's URL of the database, with addresses of the cluster and the password."""
+    """Return the page's database URL, with the cluster's addresses and the password."""
     [line] = [
         line for line in recipe("patroni.md", "toml url").splitlines() if line.startswith("url")
     ]
@@ -59,7 +59,7 @@ def url_of(cluster: Cluster) -> str:
     return url.replace("${DB_PASSWORD}", "of-the-exporter")
 
 
-def test_a_primary_and_then_its_host_die_and_nothing_is_lost(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_nothing_is_lost_when_the_primary_and_then_its_host_die(  # noqa: PLR0917  # pytest passes fixtures by name
     cluster: Cluster,
     witness: "Witness",  # the fixture
     key_pair: "KeyPair",
@@ -96,7 +96,7 @@ def test_a_primary_and_then_its_host_die_and_nothing_is_lost(  # noqa: PLR0917  
                 total += connection.execute("SELECT count(*) FROM polls").fetchone()[0]
         return total
 
-    def goes_on(after: str) -> None:
+    def wait_for_writes(after: str) -> None:
         began, asked = time.monotonic(), len(served)
         first.wait(lambda: written() > asked, f"polls are written again after {after}")
         print(f"{after}: written again after {time.monotonic() - began:.1f} s")  # noqa: T201  # pytest -rP shows it
@@ -106,15 +106,15 @@ def test_a_primary_and_then_its_host_die_and_nothing_is_lost(  # noqa: PLR0917  
     primary = cluster.primary()
     assert primary is not None
     cluster.kill_postmaster(primary)
-    goes_on("the primary's Postgres was killed")
+    wait_for_writes("the primary's Postgres was killed")
     cluster.wait(cluster.has_successor, "a standby that may take over")
     dead = cluster.primary()
     assert dead is not None
     cluster.kill(dead)
-    goes_on("everything on the primary's host was killed")
+    wait_for_writes("everything on the primary's host was killed")
     assert cluster.primary() == ("b" if dead == "a" else "a")
 
-    # It comes back as what it was, and must not be a primary beside the other.
+    # The dead primary comes back, and must not be a second primary.
     cluster.start_etcd(dead)
     cluster.start_patroni(dead)
     cluster.wait(cluster.has_successor, "the host is back, as a standby that may take over")
@@ -127,6 +127,6 @@ def test_a_primary_and_then_its_host_die_and_nothing_is_lost(  # noqa: PLR0917  
     recorded = record_of(f"postgresql+psycopg://postgres:{PASSWORD}@{address}/kalshi")
     assert broken_promises(recorded) == []
     assert differences(recorded, "main", served, complete=False) == []
-    # Whatever was served is there, once: a poll of both daemons at a time as superseded, too.
+    # Each response is recorded once, though as superseded if both daemons polled at the same time.
     answered = [poll for poll in recorded.polls if poll["outcome"] in {"ok", "superseded"}]
     assert len(answered) == len(served)

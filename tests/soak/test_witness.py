@@ -1,4 +1,4 @@
-"""The judge of recorded histories accepts what is right, and finds every deliberate fault."""
+"""Test that `differences` accepts correct histories and finds every planted fault."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -28,8 +28,8 @@ def at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def recorded(answers: Sequence[Groups], *, windows: Sequence[tuple[float, float]]) -> Recorded:
-    """A right history of polls that saw these answers, one a second, in these windows."""
+def recorded(responses: Sequence[Groups], *, windows: Sequence[tuple[float, float]]) -> Recorded:
+    """Return the correct history of one poll a second, each with its response and time window."""
     polls = [
         {
             "id": number,
@@ -44,10 +44,10 @@ def recorded(answers: Sequence[Groups], *, windows: Sequence[tuple[float, float]
     snapshots: list[dict[str, Any]] = []
     for name in NAMES:
         present: dict[str, Any] | None = None
-        for number, groups in enumerate(answers):
+        for number, groups in enumerate(responses):
             seen = groups.get(name)
             if seen is None:
-                gone = number > 0 and name not in answers[number - 1]
+                gone = number > 0 and name not in responses[number - 1]
                 if present is not None and gone:
                     present["valid_to"] = at(number - 1)
                     present = None
@@ -74,13 +74,13 @@ _groups = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 3).map(state))
 
 @st.composite
 def _histories(draw: st.DrawFn) -> tuple[Recorded, list[Served]]:
-    """Polls of which neighbours may overlap, so that their answers were served in either order."""
-    answers = draw(st.lists(_groups, min_size=2, max_size=8))
+    """Draw a correct history in which neighboring polls may overlap, in either order."""
+    responses = draw(st.lists(_groups, min_size=2, max_size=8))
     windows, served_at = [], []
     number = 0
-    while number < len(answers):
-        if number + 1 < len(answers) and draw(st.booleans()):
-            # Both were served while both ran.
+    while number < len(responses):
+        if number + 1 < len(responses) and draw(st.booleans()):
+            # Both responses were served while both polls ran.
             windows += [(number - 0.4, number + 1.1), (number - 0.3, number + 1.2)]
             pair = [number + 0.1, number + 0.2]
             served_at += pair if draw(st.booleans()) else pair[::-1]
@@ -90,14 +90,14 @@ def _histories(draw: st.DrawFn) -> tuple[Recorded, list[Served]]:
             served_at.append(number - 0.1)
             number += 1
     served = sorted(
-        (Served(at(when), groups) for when, groups in zip(served_at, answers, strict=True)),
+        (Served(at(when), groups) for when, groups in zip(served_at, responses, strict=True)),
         key=lambda each: each.at,
     )
-    return recorded(answers, windows=windows), served
+    return recorded(responses, windows=windows), served
 
 
 @given(_histories())
-def test_a_right_history_is_right_whichever_answer_was_whose(
+def test_a_correct_history_has_no_differences(
     history: tuple[Recorded, list[Served]],
 ) -> None:
     assert judged(*history) == []
@@ -123,7 +123,7 @@ def test_a_state_that_is_missing_is_found(
         return
     kept = list(right.snapshots)
     kept.remove(data.draw(st.sampled_from(kept)))
-    # Unless another choice of answers explains it: then nobody can tell.
+    # If polls overlap, another assignment of responses may explain the history without the state.
     faults = judged(replace(right, snapshots=kept), served)
     apart = all(
         before["finished_at"] < after["started_at"]
@@ -148,11 +148,11 @@ SERVED = [Served(at(0.1), ONE), Served(at(0.2), TWO), Served(at(2.1), THREE)]
 
 
 @pytest.mark.parametrize(
-    ("answers", "is_right"),
+    ("responses", "is_right"),
     [
         ((ONE, TWO, THREE), True),
         ((TWO, ONE, THREE), True),
-        ((ONE, ONE, THREE), False),  # one answer cannot be that of both
+        ((ONE, ONE, THREE), False),  # two polls cannot share one response
         ((TWO, TWO, THREE), False),
         ((ONE, THREE, THREE), False),  # served, but to another poll
         ((THREE, TWO, THREE), False),
@@ -160,14 +160,14 @@ SERVED = [Served(at(0.1), ONE), Served(at(0.2), TWO), Served(at(2.1), THREE)]
         ((ONE, TWO, {}), False),
     ],
 )
-def test_of_two_polls_that_overlap_each_saw_one_of_both_answers(
-    answers: tuple[Groups, ...], is_right: bool
+def test_two_overlapping_polls_saw_two_different_responses(
+    responses: tuple[Groups, ...], is_right: bool
 ) -> None:
-    faults = judged(recorded(answers, windows=OVERLAPPING), SERVED)
+    faults = judged(recorded(responses, windows=OVERLAPPING), SERVED)
     assert (faults == []) == is_right
 
 
-def test_each_fault_is_told_at_the_poll_where_it_is() -> None:
+def test_each_fault_names_its_poll() -> None:
     history = recorded([ONE, TWO, THREE, ONE], windows=[(n - 0.2, n + 0.2) for n in range(4)])
     served = [
         Served(at(number - 0.1), groups) for number, groups in enumerate((ONE, THREE, THREE, TWO))

@@ -1,4 +1,4 @@
-"""A migrated database of each kind, and a short way to put polls into it and to look at it."""
+"""A migrated database of each kind, and short ways to write polls to it and to read it."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ __all__ = ["recorder"]
 
 @pytest.fixture
 def empty_database(database_url: str) -> Iterator[Database]:
-    """A database of each kind, without any tables."""
+    """Yield a database of each kind, without any tables."""
     database = Database(database_url)
     if database.path is not None:
         database.path.touch()
@@ -41,14 +41,14 @@ def empty_database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def database(empty_database: Database) -> Database:
-    """A database of each kind, with the current schema."""
+    """Return a database of each kind, with the current schema."""
     migrate(empty_database)
     return empty_database
 
 
 @dataclass
 class History:
-    """Polls of the account "main" in a database, dated in seconds after a start."""
+    """Writes and reads polls of the account "main". Times are in seconds after `START`."""
 
     database: Database
     store: Store
@@ -58,12 +58,12 @@ class History:
 
     @staticmethod
     def at(seconds: float) -> datetime:
-        """The instant so many seconds after the start."""
+        """Return the instant this many seconds after `START`."""
         return START + timedelta(seconds=seconds)
 
     @staticmethod
     def group(group_id: str, limit: str | None = "10.00", **fields: Any) -> OrderGroup:
-        """A group with a limit."""
+        """Return a group, by default with a limit."""
         enabled = fields.pop("is_auto_cancel_enabled", True)
         return OrderGroup(group_id, enabled, None if limit is None else decimal(limit), **fields)
 
@@ -75,7 +75,7 @@ class History:
         digest: str | None = None,
         decoded: bool = True,
     ) -> Poll:
-        """A poll that began 2 ms before the instant, and observed the groups at it if it is ok."""
+        """Return a poll that started 2 ms before the instant, and saw the groups if it is ok."""
         at = self.at(seconds)
         observation = Observation(
             observed_at=at,
@@ -97,7 +97,7 @@ class History:
         return (store or self.store).claim("main", now=self.at(seconds), lease=1.0)
 
     def write(self, poll: Poll, head: Head | None, *, store: Store | None = None) -> WriteResult:
-        """Write a poll; as one from the spool if `head` is None."""
+        """Write a poll; if `head` is None, as one from the spool."""
         return (store or self.store).write(
             poll, head=head, interval=self.interval, confirm_removal=self.confirm_removal
         )
@@ -105,31 +105,31 @@ class History:
     def observe(
         self, seconds: float, *groups: OrderGroup, digest: str | None = None
     ) -> WriteResult:
-        """One whole poll that sees these groups."""
+        """Claim, poll and write: the poll sees these groups."""
         head = self.claim(seconds - 0.003)
         return self.write(self.poll(seconds, *groups, digest=digest), head)
 
     def observe_the_same(self, seconds: float) -> WriteResult:
-        """One whole poll whose answer is, byte for byte, the one before."""
+        """Claim, poll and write: the response is byte for byte the previous one."""
         head = self.claim(seconds - 0.003)
         return self.write(self.poll(seconds, digest=head.digest, decoded=False), head)
 
     def fail(self, seconds: float, outcome: Outcome | type[ApiError] = "timeout") -> WriteResult:
-        """One whole poll that fails."""
+        """Claim, poll and write: the poll fails."""
         name = outcome if isinstance(outcome, str) else outcome.outcome
         return self.write(self.poll(seconds, outcome=name), self.claim(seconds - 0.003))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """All rows of a table or view, as Python values, by its first three columns."""
+        """Return all rows of a table or view, sorted by its first three columns."""
         return self.rows_of(name)[name]
 
     def rows_of(self, *names: str) -> dict[str, list[dict[str, Any]]]:
-        """All rows of some tables and views, as of one instant."""
+        """Return all rows of several tables and views, from one transaction."""
         with self.database.transaction() as connection:
             return {name: read(connection, name) for name in names}
 
     def row(self, name: str, **expected: Any) -> dict[str, Any]:
-        """The only row of a table or view that has these values."""
+        """Return the only row of a table or view that has these values."""
         [row] = [
             row
             for row in self.rows(name)
@@ -138,12 +138,17 @@ class History:
         return row
 
     def as_of(self, seconds: float) -> dict[str, str | None]:
-        """The groups as of an instant and their limits, by the contract's formula."""
+        """Return the groups as of an instant, with their limits."""
         groups = self.as_of_instant(self.at(seconds))[2]
         return {group.id: group.contracts_limit for group in groups}
 
     def as_of_instant(self, instant: datetime) -> tuple[bool, list[str], list[OrderGroup]]:
-        """Whether an instant was observed, the causes of the gaps it is in, and the groups then."""
+        """Ask the tables and views about an instant.
+
+        Returns:
+            Whether it lies in a stretch of coverage, the causes of the gaps that it lies in, and
+            the groups that it had.
+        """
         parameters = {"t": schema.to_text(instant) if self.database.is_sqlite else instant}
         with self.database.transaction() as connection:
             covered, gaps, groups = (
@@ -175,7 +180,7 @@ _TYPES: Mapping[str, Callable[[Any], Any]] = {
 
 
 def _value(column: str, value: Any) -> Any:
-    """A view's value as a table's column would give it."""
+    """Return a view's value as the type that the table's column has in Python."""
     if isinstance(value, datetime):
         return value.astimezone(UTC)
     if isinstance(value, str) and len(value) == 27 and value[10] == "T" and value[-1] == "Z":
@@ -184,10 +189,10 @@ def _value(column: str, value: Any) -> Any:
 
 
 def read(connection: Connection, name: str) -> list[dict[str, Any]]:
-    """All rows of a table or view, by its first three columns."""
+    """Return all rows of a table or view, sorted by its first three columns."""
     columns = list(connection.execute(text(f"SELECT * FROM {name} LIMIT 0")).keys())
     selected = ", ".join(
-        # As text: a driver would decode JSON.
+        # JSON is read as text, because a driver would decode it.
         f"CAST({column} AS text) AS {column}" if column.endswith("extra") else column
         for column in columns
     )
@@ -200,18 +205,19 @@ def read(connection: Connection, name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def history(database: Database) -> History:
-    """Polls of one account in a database of each kind."""
+    """Return a history in a database of each kind."""
     return History(database, Store(database, owner="first"))
 
 
 @pytest.fixture
 def history_of() -> Callable[[Database], History]:
-    """Polls in a database that the test chose."""
+    """Return a function that makes a history in any database."""
     return lambda database: History(database, Store(database, owner="first"))
 
 
-# Runs `act(database)` on copies of a file, each in a process that kills itself before its n-th
-# statement or commit; the last gets to its end. Forked, for starting Python takes longer.
+# This script runs `act(database)` on copies of a file. The n-th process kills itself before its
+# n-th statement or commit, until one gets to the end. The processes are forked, because starting
+# Python would take longer.
 _KILLED_AT_EACH = """
 import itertools, os, shutil, signal, sys
 from sqlalchemy import event
@@ -249,9 +255,9 @@ for number in itertools.count(1):
 
 @pytest.fixture
 def killed_at_each_statement(tmp_path: Path) -> Callable[..., list[Path]]:
-    """Do something to copies of a SQLite file, and be killed at each statement in turn.
+    """Return a function that acts on copies of a SQLite file, killed at each statement in turn.
 
-    Gives the copies, of which only the last was not interrupted.
+    The function returns the copies, of which only the last was not interrupted.
     """
 
     def run(template: Path, imports: str, act: str) -> list[Path]:

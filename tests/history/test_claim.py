@@ -1,4 +1,4 @@
-"""Claims: while one exporter polls an account, the others leave it alone."""
+"""While one exporter has claimed an account, the others leave it alone."""
 
 import socket
 import subprocess
@@ -20,7 +20,7 @@ from tests.history.conftest import History
 
 @pytest.fixture
 def second(history: History) -> Store:
-    """The store of another exporter."""
+    """Return the store of another exporter."""
     return Store(history.database, owner="second")
 
 
@@ -41,19 +41,19 @@ def test_a_first_claim_finds_nothing_observed(history: History) -> None:
     )
 
 
-def test_a_claim_keeps_others_away_until_it_ends(history: History, second: Store) -> None:
+def test_a_claim_excludes_others_until_it_expires(history: History, second: Store) -> None:
     claim(history, history.store, 0)
     with pytest.raises(BusyError):
         claim(history, second, 9.999999)
     claim(history, second, 10)
 
 
-def test_a_claim_never_keeps_its_owner_away(history: History) -> None:
+def test_a_claim_never_excludes_its_owner(history: History) -> None:
     claim(history, history.store, 0)
     claim(history, history.store, 1, policy=ClaimPolicy(polled_within=60))
 
 
-def test_a_claim_is_of_one_account(history: History, second: Store) -> None:
+def test_a_claim_holds_for_one_account(history: History, second: Store) -> None:
     claim(history, history.store, 0)
     second.claim("other", now=history.at(0), lease=10)
 
@@ -66,7 +66,7 @@ def test_a_claim_ends_with_its_poll(history: History, second: Store, outcome: Ou
 
 
 @pytest.mark.parametrize("outcome", ["ok", "timeout"])
-def test_a_claim_of_another_does_not_end_with_one_s_own_poll(
+def test_another_exporters_claim_does_not_end_with_ones_own_poll(
     history: History, second: Store, outcome: Outcome
 ) -> None:
     head = claim(history, history.store, 0)
@@ -76,31 +76,31 @@ def test_a_claim_of_another_does_not_end_with_one_s_own_poll(
         claim(history, history.store, 13)
 
 
-def test_a_poll_of_another_counts_for_a_while(history: History, second: Store) -> None:
+def test_a_recent_poll_of_another_exporter_counts(history: History, second: Store) -> None:
     history.write(history.poll(1), claim(history, history.store, 0))
     with pytest.raises(BusyError):
         claim(history, second, 53.9, policy=ClaimPolicy(polled_within=54))
     claim(history, second, 54, policy=ClaimPolicy(polled_within=54))
 
 
-def test_of_two_at_one_tick_who_asked_its_clock_first_may_come_second(
+def test_of_two_claims_at_one_tick_the_later_fails_even_with_an_earlier_clock(
     history: History, second: Store
 ) -> None:
     history.write(history.poll(10.03), claim(history, history.store, 10.01))
     with pytest.raises(BusyError):
         claim(history, second, 10.0, policy=ClaimPolicy(polled_within=54))
-    claim(history, second, 10.0)  # such as `run-once`
+    claim(history, second, 10.0)  # as `run-once` does
 
 
 @pytest.mark.parametrize("seconds", [-601.0, -86_400.0])
-def test_a_claim_and_a_poll_in_the_future_bind_nobody(
+def test_a_claim_and_a_poll_in_the_future_exclude_nobody(
     history: History, second: Store, seconds: float
 ) -> None:
     claim(history, history.store, 0)
     claim(history, second, seconds, policy=ClaimPolicy(polled_within=60))
 
 
-def test_refused_polls_are_counted_in_a_row(history: History) -> None:
+def test_consecutive_refused_polls_are_counted(history: History) -> None:
     history.fail(0, "unauthorized")
     history.fail(60, "unauthorized")
     assert history.claim(90).refused_polls == 2
@@ -111,7 +111,9 @@ def test_refused_polls_are_counted_in_a_row(history: History) -> None:
     assert history.claim(300).refused_polls == 0
 
 
-def test_an_account_that_is_refused_rests_whoever_asks(history: History, second: Store) -> None:
+def test_the_cooldown_of_a_refused_account_holds_for_every_exporter(
+    history: History, second: Store
+) -> None:
     for number in range(UNAUTHORIZED_THRESHOLD - 1):
         history.fail(60 * number, "unauthorized")
     last = 60 * UNAUTHORIZED_THRESHOLD
@@ -120,17 +122,18 @@ def test_an_account_that_is_refused_rests_whoever_asks(history: History, second:
     for store in (history.store, second):
         with pytest.raises(BusyError):
             claim(history, store, last + 299, policy=ClaimPolicy(unauthorized_within=300))
-    claim(history, second, last + 299)  # such as `run-once`
+    claim(history, second, last + 299)  # as `run-once` does
     claim(history, second, last + 299 + 300, policy=ClaimPolicy(unauthorized_within=300))
 
 
 def busy(history: History, store: Store, seconds: float, policy: ClaimPolicy = ALWAYS) -> str:
+    """Return the error of a claim that fails."""
     with pytest.raises(BusyError) as caught:
         claim(history, store, seconds, policy=policy)
     return str(caught.value)
 
 
-def test_who_is_busy_says_whose_claim_it_is_and_until_when(database: Database) -> None:
+def test_the_error_names_the_owner_of_the_claim_and_its_end(database: Database) -> None:
     history = History(database, Store(database, owner="web-1:4242:1f2e3d4c:9a8b7c6d"))
     second = Store(database, owner="second")
     claim(history, history.store, 0)
@@ -142,19 +145,19 @@ def test_who_is_busy_says_whose_claim_it_is_and_until_when(database: Database) -
     assert busy(history, second, 3, tick) == "web-1:4242 polled this account at 00:00:02Z"
 
 
-def test_who_ends_lets_its_claims_go(history: History, second: Store) -> None:
+def test_a_release_ends_all_claims_of_an_exporter(history: History, second: Store) -> None:
     claim(history, history.store, 0)
     history.store.claim("other", now=history.at(0), lease=10)
     history.store.release()
     claim(history, second, 1)
     second.claim("other", now=history.at(1), lease=10)
-    # What another has claimed since is another's.
+    # A release does not end a claim that another exporter made since.
     history.store.release()
     assert "Claimed by second" in busy(history, history.store, 2)
 
 
 @pytest.mark.parametrize("outcome", ["ok", "timeout", "superseded"])
-def test_after_a_poll_there_is_nothing_to_let_go_but_what_it_left(
+def test_a_release_after_a_poll_leaves_the_account_free(
     history: History, second: Store, outcome: str
 ) -> None:
     head = claim(history, history.store, 0)
@@ -169,7 +172,7 @@ def test_after_a_poll_there_is_nothing_to_let_go_but_what_it_left(
     claim(history, second, 15)
 
 
-def test_a_claim_of_a_process_that_was_killed_here_counts_for_nothing(
+def test_a_claim_of_a_killed_process_of_this_host_does_not_count(
     database: Database, tmp_path: Path
 ) -> None:
     marker = tmp_path / "claimed"
@@ -207,8 +210,8 @@ time.sleep(60)
     [
         "elsewhere:{dead}:{scope}:9a8b7c6d",  # another host
         "{host}:{dead}:00000000:9a8b7c6d",  # another boot, or another container of the same name
-        "{host}:{dead}:9a8b7c6d",  # of a version that did not say
-        "{host}:1:{scope}:9a8b7c6d",  # it lives, and is another user's
+        "{host}:{dead}:9a8b7c6d",  # the form of an older version, without a scope
+        "{host}:1:{scope}:9a8b7c6d",  # the process is alive, and may belong to another user
         "{host}:{mine}:{scope}:9a8b7c6d",
         "{host}:{huge}x:{scope}:9a8b7c6d",
         "anything",

@@ -1,4 +1,4 @@
-"""Every table, view and column is described, on both databases and in the documentation."""
+"""Every table, view and column is described in both databases and in the documentation."""
 
 import json
 import re
@@ -23,7 +23,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 OTHERS = {"alembic_version"}
 
 
-def test_every_column_has_its_line(recorder: Any) -> None:
+def test_every_column_is_described(recorder: Any) -> None:
     with recorder.database.transaction() as connection:
         there = inspect(connection)
         names = set(there.get_table_names()) | set(there.get_view_names())
@@ -36,7 +36,7 @@ def test_every_column_has_its_line(recorder: Any) -> None:
             assert all(line.meaning and line.source for line in columns)
 
 
-def test_nullability_is_the_schema_s() -> None:
+def test_nullability_matches_the_schema() -> None:
     for table in metadata.tables.values():
         _itself, *columns = lines(table.name)
         assert {line.column: line.nullable for line in columns} == {
@@ -44,17 +44,17 @@ def test_nullability_is_the_schema_s() -> None:
         }
 
 
-def test_what_is_said_never_to_be_null_is_not_null_in_views(recorder: Any) -> None:
+def test_columns_described_as_never_null_are_not_null_in_views(recorder: Any) -> None:
     recorder.ok(0, [OrderGroup("a", True), OrderGroup("b", True)])
     recorder.ok(60, [OrderGroup("a", False)])
     recorder.ok(120, [OrderGroup("a", False)])
     recorder.ok(600, [OrderGroup("a", False)])
     recorder.ok(660, [OrderGroup("a", True)])
-    listen = StreamStore(recorder.database).write
+    write = StreamStore(recorder.database).write
     for seconds in (0, 600):
         at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
         event = OrderGroupEvent(order_group_id="c", event_type="triggered", received_at=at)
-        listen(
+        write(
             StreamBatch(account="main", own_groups_only=False, since=at, until=at, events=(event,))
         )
     with recorder.database.transaction() as connection:
@@ -66,19 +66,19 @@ def test_what_is_said_never_to_be_null_is_not_null_in_views(recorder: Any) -> No
                     assert all(row[line.column] is not None for row in rows), line
 
 
-def test_the_table_says_the_same(recorder: Any) -> None:
+def test_the_table_data_dictionary_holds_the_descriptions(recorder: Any) -> None:
     with recorder.database.transaction() as connection:
         rows = connection.execute(text("SELECT * FROM data_dictionary")).mappings().all()
-    said = [line for name in dictionary.OBJECTS for line in lines(name)]
+    described = [line for name in dictionary.OBJECTS for line in lines(name)]
     assert {(row["object_name"], row["column_name"]): row["meaning"] for row in rows} == {
-        (line.object, line.column): line.meaning for line in said
+        (line.object, line.column): line.meaning for line in described
     }
     assert {(row["object_name"], row["column_name"]) for row in rows if row["nullable"]} == {
-        (line.object, line.column) for line in said if line.nullable
+        (line.object, line.column) for line in described if line.nullable
     }
 
 
-def test_an_upgrade_describes_and_describes_anew(database_url: str) -> None:
+def test_an_upgrade_updates_the_descriptions(database_url: str) -> None:
     database = Database(database_url)
     migrate(database, to="0003")
     migrate(database)
@@ -101,19 +101,19 @@ def test_postgres_has_the_comments(postgres_url: str) -> None:
             )
         ).all()
     database.close()
-    said = [line for name in dictionary.OBJECTS for line in lines(name)]
+    described = [line for name in dictionary.OBJECTS for line in lines(name)]
     assert {(name, column): comment for name, column, comment in comments} == {
-        (line.object, line.column): line.comment for line in said
+        (line.object, line.column): line.comment for line in described
     }
 
 
 @pytest.mark.parametrize("name", ["data-dictionary.md", "datasette-metadata.json"])
-def test_the_documentation_is_not_stale(name: str) -> None:
+def test_the_documentation_is_up_to_date(name: str) -> None:
     made = runpy.run_path(str(DOCS / "make_data_dictionary.py"))["MADE"]
     assert (DOCS / name).read_text("utf-8") == made[name](), "run docs/make_data_dictionary.py"
 
 
-def test_the_metadata_is_of_the_views_and_tables() -> None:
+def test_datasettes_metadata_covers_the_views_and_tables() -> None:
     described = json.loads((DOCS / "datasette-metadata.json").read_text("utf-8"))
     assert set(described["databases"]["order_groups"]["tables"]) == set(dictionary.OBJECTS)
 

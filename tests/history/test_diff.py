@@ -1,4 +1,4 @@
-"""The difference between what is known and what was observed, by example and by property."""
+"""The difference between the open snapshots and an observation, by example and by property."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -25,10 +25,12 @@ def observed(*groups: OrderGroup) -> dict[str, OrderGroup]:
 
 
 def known(*groups: OrderGroup, **missing: datetime) -> OpenSnapshots:
+    """Return open snapshots of these groups, some of them missing since an instant."""
     return OpenSnapshots(groups=observed(*groups), missing=missing)
 
 
-def of(group: OrderGroup, **fields: object) -> OrderGroup:
+def with_fields(group: OrderGroup, **fields: object) -> OrderGroup:
+    """Return a group with some fields changed."""
     return OrderGroup(**{name: getattr(group, name) for name in group.__struct_fields__} | fields)
 
 
@@ -51,7 +53,7 @@ def test_the_same_groups_are_no_difference() -> None:
     ids=lambda fields: next(iter(fields)),
 )
 def test_every_field_counts(fields: Mapping[str, object]) -> None:
-    changed = of(A, **fields)
+    changed = with_fields(A, **fields)
 
     assert compare(known(A), observed(changed), confirmed_since=BEFORE) == replace(
         NOTHING, changed=(changed,)
@@ -61,7 +63,7 @@ def test_every_field_counts(fields: Mapping[str, object]) -> None:
     )
 
 
-def test_a_group_that_is_not_there_is_missed_before_it_is_removed() -> None:
+def test_an_absent_group_is_missed_before_it_is_removed() -> None:
     assert compare(known(A, B), observed(B), confirmed_since=BEFORE) == replace(
         NOTHING, missed=("a",)
     )
@@ -73,31 +75,31 @@ def test_a_group_missing_since_the_confirming_instant_is_removed() -> None:
     )
 
 
-def test_a_group_missing_for_less_long_waits_and_is_not_missed_again() -> None:
+def test_a_group_missing_since_later_waits_and_is_not_missed_again() -> None:
     assert not compare(known(A, a=BEFORE), {}, confirmed_since=LONG_BEFORE)
 
 
-def test_one_miss_is_enough_where_nothing_need_confirm_it() -> None:
+def test_one_miss_is_enough_if_none_need_confirm_it() -> None:
     assert compare(known(A, B, a=BEFORE), {}, confirmed_since=None) == replace(
         NOTHING, removed=("a", "b")
     )
 
 
-def test_a_missing_group_returns_as_it_was() -> None:
+def test_a_missing_group_may_return_unchanged() -> None:
     assert compare(known(A, a=BEFORE), observed(A), confirmed_since=BEFORE) == replace(
         NOTHING, returned=("a",)
     )
 
 
-def test_a_missing_group_that_returns_otherwise_has_changed_and_not_returned() -> None:
-    changed = of(A, contracts_limit="1.00")
+def test_a_missing_group_that_returns_changed_counts_as_changed_alone() -> None:
+    changed = with_fields(A, contracts_limit="1.00")
 
     assert compare(known(A, a=BEFORE), observed(changed), confirmed_since=BEFORE) == replace(
         NOTHING, changed=(changed,)
     )
 
 
-# Few ids and few states, so that groups meet.
+# Few ids and few states make it likely that the same group and state come up twice.
 _groups = st.builds(
     OrderGroup,
     st.sampled_from("abcdef"),
@@ -119,7 +121,7 @@ _confirming = st.sampled_from([None, LONG_BEFORE, BEFORE])
 
 
 @given(_known(), _observed, _confirming)
-def test_applied_the_difference_gives_the_observation_and_what_waits_to_be_confirmed(
+def test_applying_the_difference_gives_the_observation_and_unconfirmed_groups(
     before: OpenSnapshots, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
@@ -133,7 +135,7 @@ def test_applied_the_difference_gives_the_observation_and_what_waits_to_be_confi
 
 
 @given(_known(), _observed)
-def test_once_removals_are_confirmed_the_difference_gives_the_observation_alone(
+def test_applying_a_difference_without_unconfirmed_groups_gives_the_observation(
     before: OpenSnapshots, observation: dict[str, OrderGroup]
 ) -> None:
     difference = compare(before, observation, confirmed_since=None)
@@ -144,7 +146,7 @@ def test_once_removals_are_confirmed_the_difference_gives_the_observation_alone(
 
 
 @given(_known(), _observed, _confirming)
-def test_the_same_observation_again_differs_in_nothing(
+def test_the_same_observation_again_only_confirms_removals(
     before: OpenSnapshots, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
@@ -157,7 +159,7 @@ def test_the_same_observation_again_differs_in_nothing(
 
 
 @given(_known(), _observed, _confirming)
-def test_each_group_differs_in_one_way_at_most_and_in_order(
+def test_each_group_is_in_at_most_one_kind_of_change_and_each_kind_is_sorted(
     before: OpenSnapshots, observation: dict[str, OrderGroup], confirmed_since: datetime | None
 ) -> None:
     difference = compare(before, observation, confirmed_since=confirmed_since)
@@ -176,7 +178,7 @@ def test_each_group_differs_in_one_way_at_most_and_in_order(
 
 
 @given(_known(), _observed, _observed)
-def test_what_is_known_is_left_as_it_was(
+def test_applying_a_difference_does_not_modify_its_arguments(
     before: OpenSnapshots, observation: dict[str, OrderGroup], other: dict[str, OrderGroup]
 ) -> None:
     assume(observation != other)

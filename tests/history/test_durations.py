@@ -1,4 +1,4 @@
-"""The views' seconds: the same number on both databases, exact to the microsecond."""
+"""Durations in views are the same on both databases, and exact to the microsecond."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from exporter.history.schema import accounts, coverage, order_group_snapshots
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-# Near the ends of seconds, days and years, where a clock's text is rounded if it is.
+# Many of the instants lie near the start or the end of a second, where rounding would show.
 _instants = st.builds(
     lambda second, micros: _EPOCH + timedelta(seconds=second, microseconds=micros),
     st.integers(0, 7_000_000_000),
@@ -25,7 +25,7 @@ _instants = st.builds(
 
 
 def exact(start: datetime, end: datetime) -> float:
-    """Return the double that is nearest to the true number of seconds."""
+    """Return the double that is nearest to the exact number of seconds."""
     return float(Fraction((end - start) // _MICROSECOND, 1_000_000))
 
 
@@ -36,7 +36,7 @@ class _UndoneError(Exception):
 def seconds_in_views(
     database: Database, spans: list[tuple[datetime, datetime]]
 ) -> tuple[list[float], list[float]]:
-    """Return what both views say of these spans, without leaving anything behind."""
+    """Return the seconds that both views show for these spans, and leave no rows behind."""
     with suppress(_UndoneError), database.transaction() as connection:
         connection.execute(
             insert(accounts),
@@ -91,16 +91,14 @@ def test_both_databases_give_the_nearest_double(
     assert seconds_in_views(database, spans) == (expected, expected)
 
 
-def test_the_instants_of_the_report(database: Database) -> None:
+def test_a_duration_with_a_fraction_of_a_second(database: Database) -> None:
     start = datetime(2026, 11, 23, 14, 3, 0, 999_700, tzinfo=UTC)
     end = datetime(2026, 11, 23, 14, 4, 0, 200_000, tzinfo=UTC)
     assert seconds_in_views(database, [(start, end)]) == ([59.2003], [59.2003])
 
 
 @pytest.mark.parametrize("revision", ["0002", "0006", "0007"])
-def test_a_database_of_an_older_version_counts_right_once_it_is_migrated(
-    empty_database: Database, revision: str
-) -> None:
+def test_a_migrated_database_has_exact_durations(empty_database: Database, revision: str) -> None:
     migrate(empty_database, to=revision)
     migrate(empty_database)
     start = datetime(2026, 11, 23, 14, 3, 0, 999_700, tzinfo=UTC)

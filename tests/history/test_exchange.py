@@ -15,13 +15,13 @@ def known(database: Database) -> dict[str, str | None]:
         return {row.account: row.exchange for row in rows}
 
 
-def test_the_exchange_of_an_account_is_noted_once(database: Database) -> None:
+def test_the_exchange_of_an_account_is_recorded_once(database: Database) -> None:
     settle(database, {"a": "predictions", "b": "margin"})
     settle(database, {"b": "margin", "c": "margin"})
     assert known(database) == {"a": "predictions", "b": "margin", "c": "margin"}
 
 
-def test_an_account_of_an_older_version_takes_the_configured_one(database: Database) -> None:
+def test_an_account_of_an_older_version_gets_the_configured_exchange(database: Database) -> None:
     with database.transaction() as connection:
         connection.execute(
             accounts.insert().values(account="a", version=3, failed_polls=0, refused_polls=0)
@@ -32,7 +32,7 @@ def test_an_account_of_an_older_version_takes_the_configured_one(database: Datab
         assert connection.execute(select(accounts.c.version)).scalar() == 3
 
 
-def test_another_exchange_is_refused_and_nothing_is_noted(database: Database) -> None:
+def test_another_exchange_is_refused_and_nothing_is_recorded(database: Database) -> None:
     settle(database, {"a": "predictions"})
     with pytest.raises(
         ExchangeChangedError, match=r'account a: .*"predictions".*"margin"'

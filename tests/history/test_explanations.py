@@ -1,4 +1,4 @@
-"""Which event explains a change, and what counts as a trigger: docs/stream.md, rule by rule."""
+"""The views find the event that explains a change, and the triggers, as docs/stream.md says."""
 
 from datetime import datetime
 from random import Random
@@ -19,7 +19,7 @@ def world(history: "History") -> "World":
 
 
 class World:
-    """One group "g", what polls see of it, and what is heard, in seconds after a start."""
+    """One group "g", the polls that see it, and its events. Times are in seconds after a start."""
 
     def __init__(self, history: "History") -> None:
         self.history = history
@@ -28,7 +28,7 @@ class World:
     def hear(
         self, seconds: float, kind: str, limit: str | None = None, *, late: float = 0.1
     ) -> None:
-        """Hear an event outside of any stretch."""
+        """Record an event outside any stretch of stream coverage."""
         event = OrderGroupEvent(
             order_group_id="g",
             event_type=kind,
@@ -39,6 +39,7 @@ class World:
         self._write(None, seconds + late, event)
 
     def listen(self, since: float, until: float) -> None:
+        """Record stream coverage without events."""
         self._write(since, until)
 
     def _write(self, since: float | None, until: float, *events: OrderGroupEvent) -> None:
@@ -53,12 +54,12 @@ class World:
         )
 
     def see(self, seconds: float, flag: bool | None = False, limit: str | None = "10.00") -> None:
-        """Poll; the group is absent if the flag is None."""
+        """Record a poll that sees the group, or no group if the flag is None."""
         groups = [] if flag is None else [OrderGroup("g", flag, limit)]
         self.history.observe(seconds, *groups)
 
     def changes(self) -> list[tuple[str, float, float | None]]:
-        """Kind, poll and event of each change of the group."""
+        """Return the kind, the poll and the event of each change of the group."""
         rows = sorted(self.history.rows("order_group_changes"), key=lambda row: row["changed_at"])
         return [
             (row["change"], self._seconds(row["changed_at"]), self._seconds(row["event_at"]))
@@ -66,11 +67,11 @@ class World:
         ]
 
     def events(self) -> list[float | None]:
-        """Of each change, the event that explains it."""
+        """Return for each change when the event that explains it happened; None without one."""
         return [event_at for _, _, event_at in self.changes()]
 
     def triggers(self) -> list[tuple[Any, ...]]:
-        """Evidence, start, end and what ended it."""
+        """Return the evidence, the start, the end and the kind of end of each trigger."""
         rows = sorted(
             self.history.rows("order_group_triggers"), key=lambda row: row["triggered_at"]
         )
@@ -90,7 +91,7 @@ class World:
         return round((instant - self.history.at(0)).total_seconds(), 3)
 
 
-def test_a_whole_life(world: World) -> None:
+def test_the_whole_life_of_a_group(world: World) -> None:
     world.see(0, None)
     world.hear(30, "created", "10.00")
     world.see(60)
@@ -111,17 +112,17 @@ def test_a_whole_life(world: World) -> None:
     assert world.triggers() == [("event", 90, 130, "reset")]
 
 
-def test_of_two_limits_the_one_in_force_explains(world: World) -> None:
+def test_of_several_limit_events_the_one_that_a_poll_saw_explains_the_change(world: World) -> None:
     world.see(0)
     world.hear(10, "limit_updated", "30.00")
     world.hear(20, "limit_updated", "20.00")
     world.hear(30, "limit_updated", "30.00")
-    world.hear(40, "limit_updated", "50.00")  # the answer is older than that
+    world.hear(40, "limit_updated", "50.00")  # the poll's response is older than this event
     world.see(60, limit="30.00")
     assert world.events() == [None, 30]
 
 
-def test_what_nobody_heard_is_not_explained(world: World) -> None:
+def test_a_change_without_its_event_is_not_explained(world: World) -> None:
     world.see(0)
     world.hear(10, "reset")
     world.hear(20, "limit_updated", "30.00")
@@ -134,7 +135,7 @@ def test_an_event_may_be_late(world: World) -> None:
     world.see(0)
     world.see(60, True)
     world.hear(59, "triggered", late=4)
-    assert world.events() == [None, None]  # did somebody listen before?
+    assert world.events() == [None, None]  # without coverage, an earlier event may have been missed
     world.listen(-1, 70)
     assert world.events() == [None, 59]
     assert world.triggers() == [("event", 59, None, None)]
@@ -151,17 +152,17 @@ def test_a_later_event_explains_nothing(world: World, heard: float, kind: str) -
     assert world.events()[1] is None
 
 
-def test_a_poll_that_was_under_way_shows_what_was_before(world: World) -> None:
+def test_a_poll_during_an_event_may_show_the_state_before_it(world: World) -> None:
     world.see(0)
     world.see(60)
     world.hear(61, "triggered")
-    world.see(75)  # asked before
+    world.see(75)  # the response is older than the event
     world.see(76, True)
     assert world.events() == [None, 61]
     assert world.triggers() == [("event", 61, None, None)]
 
 
-def test_a_reset_and_a_trigger_within_one_answer(world: World) -> None:
+def test_a_reset_and_a_trigger_shortly_after_each_other(world: World) -> None:
     world.see(0)
     world.hear(30, "triggered")
     world.see(60, True)
@@ -174,7 +175,7 @@ def test_a_reset_and_a_trigger_within_one_answer(world: World) -> None:
 
 
 def test_an_event_that_explained_a_change_explains_no_other(world: World) -> None:
-    """The stream breaks after a trigger; the reset and the next trigger are seen by polls alone."""
+    """After the stream has broken, an old trigger does not explain a change that polls see."""
     world.see(0)
     world.hear(5, "triggered")
     world.see(6, True)
@@ -197,7 +198,7 @@ def test_triggers_between_two_polls(world: World) -> None:
     ]
 
 
-def test_a_group_that_is_deleted_is_triggered_no_more(world: World) -> None:
+def test_the_deletion_of_a_group_ends_its_trigger(world: World) -> None:
     world.see(0)
     world.hear(10, "triggered")
     world.see(60, True)
@@ -208,7 +209,7 @@ def test_a_group_that_is_deleted_is_triggered_no_more(world: World) -> None:
     assert world.triggers() == [("event", 10, 110, "deleted")]
 
 
-def test_polls_end_a_trigger_whose_reset_nobody_heard(world: World) -> None:
+def test_polls_end_a_trigger_whose_reset_was_missed(world: World) -> None:
     world.see(0)
     world.hear(10, "triggered")
     world.see(60, True)
@@ -224,9 +225,9 @@ def test_polls_end_a_trigger_whose_reset_nobody_heard(world: World) -> None:
         ((), "10.00"),
         (((20, "20.00"),), "20.00"),
         (((20, "20.00"), (25, "25.00")), "25.00"),
-        (((30, "30.00"),), "30.00"),  # in the same millisecond: it may have been the reason
+        (((30, "30.00"),), "30.00"),  # in the same millisecond, it may be what triggered the group
         (((40, "40.00"),), "10.00"),
-        (((-5, "5.00"),), "10.00"),  # a poll saw the state later
+        (((-5, "5.00"),), "10.00"),  # a poll has seen another limit since
     ],
 )
 def test_the_limit_in_force(
@@ -240,7 +241,7 @@ def test_the_limit_in_force(
     assert str(row["contracts_limit"]) == limit
 
 
-def test_the_exchange_s_clock_does_not_matter(world: World) -> None:
+def test_the_exchanges_clock_may_be_wrong(world: World) -> None:
     world.see(0)
     world.hear(30 + 55, "triggered", late=-55)
     world.see(60, True)
@@ -250,8 +251,8 @@ def test_the_exchange_s_clock_does_not_matter(world: World) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_all_that_is_heard_explains_what_it_did(world: World, seed: int) -> None:
-    """Polls at random between events: each change is explained by the event that made it so."""
+def test_with_complete_coverage_every_change_is_explained(world: World, seed: int) -> None:
+    """With polls at random times between events, each change is explained by its own event."""
     chance = Random(seed)
     now, flag, limit = 0.0, False, "10.00"
     by_flag: float | None = None

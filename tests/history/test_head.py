@@ -1,4 +1,4 @@
-"""An account's head: coverage, and the causes of gaps."""
+"""An account's head keeps its coverage, and the causes of gaps."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,11 @@ def test_the_digest_is_kept_only_while_nothing_is_missing(history: "History") ->
 
 
 def stretches(history: "History") -> list[tuple[Any, Any, int]]:
+    """Return the start, the end and the polls of each stretch of coverage."""
     return [(row["started_at"], row["ended_at"], row["polls"]) for row in history.rows("coverage")]
 
 
-def test_coverage_reaches_over_2_5_intervals_and_no_further(history: "History") -> None:
+def test_coverage_bridges_2_5_intervals_and_no_more(history: "History") -> None:
     history.observe(0)
     history.observe(150)
     assert stretches(history) == [(history.at(0), history.at(150), 2)]
@@ -45,7 +46,7 @@ def test_coverage_reaches_over_2_5_intervals_and_no_further(history: "History") 
     }
 
 
-def test_coverage_goes_by_the_interval_of_the_poll_that_comes(history: "History") -> None:
+def test_coverage_depends_on_the_interval_of_the_later_poll(history: "History") -> None:
     history.observe(0)
     history.interval = 10.0
     history.observe(26)
@@ -54,13 +55,14 @@ def test_coverage_goes_by_the_interval_of_the_poll_that_comes(history: "History"
     assert [polls for _, _, polls in stretches(history)] == [1, 2]
 
 
-def test_before_the_first_observation_there_is_no_gap(history: "History") -> None:
+def test_there_is_no_gap_before_the_first_observation(history: "History") -> None:
     history.fail(0)
     history.observe(600)
     assert history.rows("coverage_gaps") == []
 
 
 def causes(history: "History", *outcomes: Outcome) -> list[str]:
+    """Write a gap in which polls fail with these outcomes, and return the causes of all gaps."""
     history.observe(0)
     for number, outcome in enumerate(outcomes, start=1):
         history.fail(60 * number, outcome)
@@ -79,7 +81,7 @@ def causes(history: "History", *outcomes: Outcome) -> list[str]:
         (["server_error", "timeout"], "timeout"),
     ],
 )
-def test_a_gap_s_cause_is_what_most_polls_in_it_met_and_the_latest_of_equals(
+def test_the_cause_of_a_gap_is_its_most_frequent_and_then_latest_outcome(
     history: "History", outcomes: list[Outcome], cause: str
 ) -> None:
     assert causes(history, *outcomes) == [cause]
@@ -115,18 +117,18 @@ def cause_of_the_gap(history: "History") -> str:
     return str(row["cause"])
 
 
-def test_polls_that_come_to_be_known_after_their_gap_make_its_cause(history: "History") -> None:
+def test_polls_written_after_their_gap_update_its_cause(history: "History") -> None:
     history.observe(0)
     history.observe(3600)
     assert cause_of_the_gap(history) == "not_running"
-    # Of an exporter that was cut off from the database.
+    # These polls come from the spool of an exporter that could not reach the database.
     waiting: list[Outcome] = ["server_error", "timeout", "timeout", "ok"]
-    said = []
+    causes = []
     for number, outcome in enumerate(waiting, start=1):
         history.write(history.poll(600 * number, outcome=outcome), None)
-        said.append(cause_of_the_gap(history))
-    assert said == ["server_error", "timeout", "timeout", "timeout"]
-    # These were in no gap.
+        causes.append(cause_of_the_gap(history))
+    assert causes == ["server_error", "timeout", "timeout", "timeout"]
+    # The following polls lie in no gap.
     history.write(history.poll(-60, outcome="unauthorized"), None)
     history.observe(3660)
     for _ in range(3):
@@ -134,17 +136,17 @@ def test_polls_that_come_to_be_known_after_their_gap_make_its_cause(history: "Hi
     assert cause_of_the_gap(history) == "timeout"
 
 
-def test_what_was_lost_in_a_gap_is_its_cause_only_if_no_poll_is_known(history: "History") -> None:
+def test_polls_lost_in_a_gap_are_its_cause_if_no_poll_in_it_is_known(history: "History") -> None:
     history.observe(0)
     history.observe(3600)
     history.store.note_loss("main", polls=9, last_started_at=history.at(60))
     assert cause_of_the_gap(history) == "not_kept"
-    # How many were lost then is known no more.
+    # The number of lost polls is not kept, so one known poll cannot outnumber them.
     history.write(history.poll(120, outcome="timeout"), None)
     assert cause_of_the_gap(history) == "not_kept"
 
 
-def test_an_observation_is_never_dated_before_the_one_it_follows(history: "History") -> None:
+def test_an_observation_is_always_dated_after_the_previous_one(history: "History") -> None:
     history.observe(60)
     history.observe(60)
     assert history.claim(70).observed_at == history.at(60) + timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""Migrations: from nothing and from each revision, whole or not at all, by one of many at once."""
+"""Migrations work from nothing and from each revision, atomically, and with several at once."""
 
 import os
 import sqlite3
@@ -28,14 +28,14 @@ BEFORE = REVISIONS[-2]
 
 @pytest.fixture
 def sqlite(sqlite_url: str) -> Iterator[Database]:
-    """A SQLite database without any tables."""
+    """Yield a SQLite database without any tables."""
     database = Database(sqlite_url)
     yield database
     database.close()
 
 
 def schema_of(database: Database) -> dict[str, Any]:
-    """The tables, columns, indexes and views that are there."""
+    """Return the tables, columns, indexes and views of a database."""
     with database.transaction() as connection:
         there = inspect(connection)
         return {
@@ -57,11 +57,12 @@ def execute(database: Database, *statements: str) -> None:
 
 
 def backups(database: Database) -> list[Path]:
+    """Return the backups beside a SQLite file."""
     assert database.path is not None
     return sorted(database.path.parent.glob(f"{database.path.name}.*.backup"))
 
 
-def test_makes_the_schema_from_nothing_and_then_nothing_more(empty_database: Database) -> None:
+def test_creates_the_schema_once(empty_database: Database) -> None:
     assert current_revision(empty_database) is None
     assert migrate(empty_database) == (None, None)
     made = schema_of(empty_database)
@@ -78,7 +79,10 @@ TABLES = ("accounts", "coverage", "gap_outcomes", "order_group_snapshots", "poll
 def fill(
     tmp_path: Path, history_of: Callable[[Database], "History"]
 ) -> Iterator[Callable[[Database], None]]:
-    """Put a history into a database of an older schema, which this version does not write to."""
+    """Yield a function that copies a history into a database of an older schema.
+
+    The store cannot do this, because it writes only to the current schema.
+    """
     scratch = Database(f"sqlite:///{tmp_path / 'scratch.db'}")
     migrate(scratch)
     history = history_of(scratch)
@@ -119,7 +123,7 @@ def test_keeps_the_data_of_each_revision_and_shows_it_in_the_views(
 
     after = history.rows_of(*TABLES)
     for name, rows in before.items():
-        # Columns may have new names; those that the newer schema has besides are empty.
+        # Some columns have new names. Columns that the older schema did not have are empty.
         assert after[name] == [
             dict.fromkeys(after[name][0])
             | {_RENAMED.get((name, column), column): value for column, value in row.items()}
@@ -134,10 +138,12 @@ def test_keeps_the_data_of_each_revision_and_shows_it_in_the_views(
 
 
 def run(*processes: subprocess.Popen[bytes]) -> list[int]:
+    """Return the exit codes of processes."""
     return [process.wait(60) for process in processes]
 
 
 def start(script: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a Python script as a process."""
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -190,7 +196,7 @@ def test_killed_at_any_statement_it_leaves_the_old_schema_or_the_new(
         "def act(database): migrate(database)",
     )
 
-    assert len(killed) > 3  # at least a change, the new revision, and the commit
+    assert len(killed) > 3  # at least one change, the new revision, and the commit
     for path in (*killed, whole):
         database = Database(f"sqlite:///{path}")
         assert schema_of(database) == legal[path == whole]
@@ -200,7 +206,7 @@ def test_killed_at_any_statement_it_leaves_the_old_schema_or_the_new(
 
 
 class _Interrupted(BaseException):
-    """As a signal would."""
+    """Interrupts a migration as a signal would."""
 
 
 def test_interrupted_on_postgres_it_leaves_the_old_schema(
@@ -238,7 +244,7 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(
 
 
 @pytest.mark.parametrize("revision", ["1975ea83b712", "0001abc", "0000", "head"])
-def test_a_database_of_another_user_of_alembic_is_refused(
+def test_a_database_that_another_program_migrates_with_alembic_is_refused(
     empty_database: Database, revision: str
 ) -> None:
     execute(
@@ -253,7 +259,7 @@ def test_a_database_of_another_user_of_alembic_is_refused(
     assert schema_of(empty_database) == before
 
 
-def test_a_database_with_several_heads_is_another_program_s(empty_database: Database) -> None:
+def test_a_database_with_several_heads_belongs_to_another_program(empty_database: Database) -> None:
     execute(
         empty_database,
         "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
@@ -267,7 +273,7 @@ def test_a_database_with_several_heads_is_another_program_s(empty_database: Data
     ("statement", "state"),
     [("DROP TABLE alembic_version", "is gone"), ("DELETE FROM alembic_version", "is empty")],
 )
-def test_tables_that_lost_their_revision_are_not_another_program_s(
+def test_tables_that_lost_their_revision_are_recognized_as_ours(
     empty_database: Database, statement: str, state: str
 ) -> None:
     migrate(empty_database)
@@ -279,7 +285,7 @@ def test_tables_that_lost_their_revision_are_not_another_program_s(
     assert schema_of(empty_database) == before
 
 
-def test_tables_of_the_same_names_are_refused_and_left_as_they_are(
+def test_foreign_tables_of_the_same_names_are_refused_and_left_as_they_are(
     empty_database: Database,
 ) -> None:
     execute(empty_database, "CREATE TABLE accounts (iban TEXT)", "CREATE TABLE other (a TEXT)")
@@ -290,7 +296,7 @@ def test_tables_of_the_same_names_are_refused_and_left_as_they_are(
     assert schema_of(empty_database) == before
 
 
-def test_tables_of_other_names_may_live_beside_it(empty_database: Database) -> None:
+def test_foreign_tables_of_other_names_are_kept(empty_database: Database) -> None:
     execute(empty_database, "CREATE TABLE other (a TEXT)", "INSERT INTO other VALUES ('kept')")
     migrate(empty_database)
     with empty_database.transaction() as connection:
@@ -310,7 +316,7 @@ def test_without_auto_migrate_an_older_schema_is_refused_with_a_hint(
     assert current_revision(empty_database) == revision
 
 
-def test_without_auto_migrate_the_current_schema_is_welcome(database: Database) -> None:
+def test_without_auto_migrate_the_current_schema_is_accepted(database: Database) -> None:
     ensure_current(database, auto_migrate=False)
 
 
@@ -319,7 +325,7 @@ def test_with_auto_migrate_an_older_schema_is_migrated(empty_database: Database)
     assert current_revision(empty_database) == REVISION
 
 
-def test_a_current_schema_is_found_without_alembic(sqlite: Database) -> None:
+def test_a_current_schema_is_recognized_without_alembic(sqlite: Database) -> None:
     migrate(sqlite)
     script = """
         import sys
@@ -331,15 +337,15 @@ def test_a_current_schema_is_found_without_alembic(sqlite: Database) -> None:
     assert run(start(script, str(sqlite.url))) == [0]
 
 
-def test_sqlite_s_planner_knows_every_index_of_the_history(sqlite: Database) -> None:
+def test_sqlite_has_statistics_of_every_index_of_the_history(sqlite: Database) -> None:
     migrate(sqlite)
     with sqlite.transaction() as connection:
-        told = connection.execute(text("SELECT idx FROM sqlite_stat1")).scalars().all()
+        indexed = connection.execute(text("SELECT idx FROM sqlite_stat1")).scalars().all()
     indexes = schema_of(sqlite)["indexes"]["order_group_snapshots"]
-    assert sorted(told) == sorted([*indexes, "order_group_snapshots"])
+    assert sorted(indexed) == sorted([*indexes, "order_group_snapshots"])
 
 
-def test_what_somebody_had_sqlite_count_stays(sqlite: Database) -> None:
+def test_statistics_that_an_operator_gathered_are_kept(sqlite: Database) -> None:
     migrate(sqlite, to="0004")
     execute(
         sqlite,
@@ -359,7 +365,7 @@ def test_what_somebody_had_sqlite_count_stays(sqlite: Database) -> None:
         assert connection.execute(text(counted)).scalars().all() == before == ["2 2 1", "2 2"]
 
 
-def test_a_sqlite_file_is_copied_before_an_upgrade_and_only_then(
+def test_a_sqlite_file_is_backed_up_only_before_an_upgrade(
     sqlite: Database,
     history_of: Callable[[Database], "History"],
     fill: Callable[[Database], None],
@@ -386,7 +392,7 @@ def test_a_sqlite_file_is_copied_before_an_upgrade_and_only_then(
     assert backups(sqlite) == [backup]
 
 
-def test_without_a_copy_nothing_is_upgraded(
+def test_without_a_backup_nothing_is_upgraded(
     sqlite: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrate(sqlite, to=BEFORE)
@@ -405,8 +411,8 @@ def test_without_a_copy_nothing_is_upgraded(
     assert backups(sqlite) == []
 
 
-def test_the_copy_holds_what_others_wrote_until_the_upgrade(sqlite: Database) -> None:
-    # Committed by another connection, and still in the journal alone.
+def test_the_backup_holds_what_others_wrote_before_the_upgrade(sqlite: Database) -> None:
+    # Another connection has committed this row, which is only in the write-ahead log so far.
     migrate(sqlite, to=BEFORE)
     assert sqlite.path is not None
     with closing(sqlite3.connect(sqlite.path)) as other:
@@ -422,7 +428,7 @@ def test_the_copy_holds_what_others_wrote_until_the_upgrade(sqlite: Database) ->
         assert copy.execute("SELECT COUNT(*) FROM coverage").fetchone() == (1,)
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     content = "these are my notes, do not touch\n"
     path.write_text(content)
@@ -435,7 +441,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     database.close()
 
 
-def test_an_empty_file_is_a_database_to_be(tmp_path: Path) -> None:
+def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
     path = tmp_path / "empty.db"
     path.touch()
     database = Database(f"sqlite:///{path}")

@@ -1,8 +1,8 @@
-"""The promise, written down a second time and held against both databases.
+"""A stateful model of polls, faults and restarts, which both databases must agree with.
 
-`Promise` says what the history must say, of nothing but the list of observations, by definition
-and without regard to cost. `Exporters` makes two exporters go through whatever may happen to them;
-after each step, every table and view must say what the promise says.
+`Promise` computes what the history must contain from nothing but the list of observations, straight
+from the definitions and without regard to cost. `Exporters` runs two exporters through everything
+that may happen to them. After each step, every table and view must equal what the promise computes.
 """
 
 import dataclasses
@@ -39,14 +39,16 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 MICROSECOND = timedelta(microseconds=1)
-ASKING = timedelta(milliseconds=2)  # from the claim to the observation; the poll starts halfway
-RECORDED = ("outcome", "group_count", "added", "changed", "removed")  # of a poll's result
+ASKING = timedelta(
+    milliseconds=2
+)  # the time from the claim to the observation; the poll starts halfway
+RECORDED = ("outcome", "group_count", "added", "changed", "removed")  # columns of polls
 FIELDS = ("is_auto_cancel_enabled", "contracts_limit", "exchange_index", "extra")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A successful poll that was written: what it saw, and how it was configured."""
+    """A successful poll that was written, with what it saw and its settings."""
 
     at: datetime
     groups: dict[str, OrderGroup]
@@ -62,37 +64,38 @@ class Segment:
     group: OrderGroup
     first: int
     last_seen: int
-    end: int | None  # the observation that saw otherwise; None while open
+    end: int | None  # the observation that saw another state; None while open
     before: OrderGroup | None  # the state that this one replaced
     removed: bool
 
 
 class Promise:
-    """What the history must say, by definition."""
+    """What the history must contain, computed from the definitions."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
-        # Failed polls, with the number of observations that were in the database before them.
+        # Each failed poll has the number of observations that were in the database before it.
         self.failed: list[tuple[int, Poll]] = []
         self.written: list[tuple[Poll, WriteResult, datetime | None]] = []
-        # What turned out later of the gap before the observation with this index.
+        # The cause of the gap before the observation with this index, if late polls changed it.
         self.explained: dict[int, str] = {}
-        self.refused = 0  # in a row
+        self.refused = 0  # consecutive refused polls
 
-    # What is observed, and what lies between.
+    # These methods compute stretches and gaps.
 
     def last(self) -> Seen | None:
         return self.seen[-1] if self.seen else None
 
     def extends(self, before: Seen, after: Seen) -> bool:
-        """Whether nothing was lost between two observations in a row: 2.5 intervals at most."""
+        """Return whether two successive observations are at most 2.5 intervals apart."""
         return after.at - before.at <= timedelta(seconds=2.5 * after.interval)
 
     def cause(self, index: int) -> str:
-        """Why nothing was observed before the observation with this index.
+        """Return the cause of the gap before the observation with this index.
 
-        The outcome that most polls had of those that failed since the last observation and were in
-        the database when the gap ended; the latest of equals. Or what turned out later.
+        It is the most frequent outcome of the polls that failed since the previous observation and
+        were in the database when the gap ended; among equally frequent ones, the latest. Polls that
+        are written later may change it.
         """
         if index in self.explained:
             return self.explained[index]
@@ -120,7 +123,7 @@ class Promise:
         ]
 
     def stretches(self) -> list[tuple[datetime, datetime, int]]:
-        """Where coverage starts and ends, and the polls that make it."""
+        """Return the start, the end and the number of polls of each stretch of coverage."""
         stretches: list[list[Seen]] = []
         for seen in self.seen:
             if stretches and self.extends(stretches[-1][-1], seen):
@@ -129,14 +132,14 @@ class Promise:
                 stretches.append([seen])
         return [(some[0].at, some[-1].at, len(some)) for some in stretches]
 
-    # What was there.
+    # These methods compute the states of groups.
 
     def in_force(self, group_id: str) -> list[OrderGroup | None]:
-        """A group's state from each observation to the next; None where it was absent.
+        """Return a group's state from each observation to the next; None where it was absent.
 
-        It is as it was seen. A run of observations that miss it means that it was absent, from the
-        first of them on, if at any of them the run was as long as was to be confirmed then; else
-        that it was as it had been.
+        An observation that sees the group gives its state. A run of observations that miss the
+        group means that it was absent from the first of them on, if at any of them the run was as
+        long as its `confirm_removal`. Otherwise the group kept its previous state.
         """
         states: list[OrderGroup | None] = []
         runs = groupby(range(len(self.seen)), key=lambda index: group_id in self.seen[index].groups)
@@ -149,12 +152,12 @@ class Promise:
                 misses >= self.seen[index].confirm_removal
                 for misses, index in enumerate(indexes, start=1)
             )
-            as_it_was = states[-1] if states else None
-            states += [None if removed else as_it_was] * len(indexes)
+            previous = states[-1] if states else None
+            states += [None if removed else previous] * len(indexes)
         return states
 
     def segments(self) -> Iterator[Segment]:
-        """Every state of every group."""
+        """Yield every state of every group."""
         for group_id in sorted({group_id for seen in self.seen for group_id in seen.groups}):
             states = self.in_force(group_id)
             for group, run in groupby(range(len(states)), key=states.__getitem__):
@@ -174,7 +177,7 @@ class Promise:
                 )
 
     def as_of(self, instant: datetime) -> dict[str, OrderGroup] | str:
-        """The groups at an instant, or why they were not observed."""
+        """Return the groups at an instant, or why they were not observed."""
         index = sum(seen.at <= instant for seen in self.seen) - 1
         if index < 0:
             return "not observed yet"
@@ -187,11 +190,11 @@ class Promise:
         states = {group_id: self.in_force(group_id)[index] for group_id in ids}
         return {group_id: state for group_id, state in states.items() if state is not None}
 
-    # What a poll does.
+    # These methods record polls.
 
     def fail(self, poll: Poll) -> WriteResult:
         last = self.last()
-        if last is None or last.at < poll.started_at:  # else it has been observed since
+        if last is None or last.at < poll.started_at:  # otherwise a later observation exists
             self.failed.append((len(self.seen), poll))
             self.refused = self.refused + 1 if poll.outcome == "unauthorized" else 0
             return self.record(poll, WriteResult(outcome=poll.outcome))
@@ -201,7 +204,7 @@ class Promise:
         return self.explain(poll, self.record(poll, WriteResult(outcome="superseded")))
 
     def explain(self, late: Poll, written: WriteResult) -> WriteResult:
-        """Count a poll that comes after the gap in which it began has ended, if there is one."""
+        """Count a late poll for the cause of the gap in which it started, if it lies in one."""
         index = sum(seen.at <= late.started_at for seen in self.seen)
         if not 0 < index < len(self.seen):
             return written
@@ -215,7 +218,8 @@ class Promise:
         ]
         polls = Counter(outcome for outcome, _ in inside)
         cause = self.cause(index)
-        # Else those that made it the cause were pruned, or dated by a clock that was set since.
+        # If no poll inside has the current cause, its polls were pruned, or dated by a clock that
+        # has been set since; the cause then stays.
         if cause == "not_running" or cause in polls:
             latest = {
                 outcome: max(at for other, at in inside if other == outcome) for outcome in polls
@@ -257,10 +261,13 @@ class Promise:
         return written
 
     def prune(self, before: datetime) -> int:
-        """Forget the polls that began before an instant, and nothing that they left.
+        """Forget the polls that started before an instant, but nothing that they recorded.
 
-        Remembered are the latest poll, the latest observation and, while a group is missed and
-        nobody knows yet whether it is gone, every observation since the first that missed it.
+        The latest poll and the latest observation are kept. While a removal is unconfirmed, so is
+        every observation since the first that missed the group.
+
+        Returns:
+            The number of forgotten polls.
         """
         if not self.written:
             return 0
@@ -288,18 +295,18 @@ def _changed(group: OrderGroup | None, prefix: str) -> Row:
 
 
 def _fields(group: OrderGroup | None) -> Row:
-    """A group's columns, as the database gives them."""
+    """Return a group's columns as the database returns them."""
     fields = {name: getattr(group, name, None) for name in FIELDS}
     limit = fields["contracts_limit"]
     return fields | {"contracts_limit": None if limit is None else Decimal(limit)}
 
 
 class Expected:
-    """The tables and views that the promise comes to.
+    """The rows that the tables and views must have; each method is named after its table or view.
 
     Args:
         promise: what happened.
-        ids: those of successful polls, pruned or not, by when the polls finished.
+        ids: the ids of successful polls, pruned or not, by when the polls finished.
     """
 
     def __init__(self, promise: Promise, ids: dict[datetime, int]) -> None:
@@ -423,7 +430,8 @@ STATES: list[Row] = [
 ]
 FAILURES: list[Outcome] = ["unauthorized", "server_error", "timeout"]
 
-# What the exchange has next; None if the same. Mostly of a few, so that blinks and returns happen.
+# The groups that the exchange has next; None if they stay the same. Most come from a short list, so
+# that groups often disappear and return.
 FEW: list[dict[str, Row] | None] = [
     None,
     {"a": STATES[0]},
@@ -440,7 +448,7 @@ failures = st.sampled_from(FAILURES)
 
 @dataclass(frozen=True)
 class Asked:
-    """A poll that was made but is in the database no more certainly than its exporter knows."""
+    """A poll whose request was made, but whose result may not be in the database yet."""
 
     poll: Poll
     groups: dict[str, OrderGroup]
@@ -469,7 +477,7 @@ class Exporters(RuleBasedStateMachine):
                 connection.execute(delete(table))
         self.restart()
 
-    # The world.
+    # These rules change the world around the exporters.
 
     @rule(seconds=st.sampled_from([0.001, 9.0, 61.0, 400.0]))
     def wait(self, seconds: float) -> None:
@@ -487,13 +495,13 @@ class Exporters(RuleBasedStateMachine):
 
     @rule(sight=sights)
     def change(self, sight: dict[str, Row] | None) -> None:
-        """The exchange has other groups; nobody looks yet."""
+        """Change the exchange's groups, without a poll."""
         if sight is not None:
             self.groups = {
                 group_id: OrderGroup(group_id, **state) for group_id, state in sight.items()
             }
 
-    # The exporters.
+    # These rules make the exporters act.
 
     @rule(
         owner=owners,
@@ -510,7 +518,7 @@ class Exporters(RuleBasedStateMachine):
         reordered: bool,
         seen: list[dict[str, Row] | None],
     ) -> None:
-        """What happens nearly always, some times."""
+        """Poll and write several times, which is the normal case."""
         for sight in seen:
             self.change(sight)
             self._write(self._ask(owner, reordered=reordered), interval, confirm_removal)
@@ -518,7 +526,7 @@ class Exporters(RuleBasedStateMachine):
     @precondition(lambda self: self.groups)
     @rule(owner=owners, times=st.integers(2, 3), prune=st.booleans())
     def miss(self, owner: str, times: int, prune: bool) -> None:
-        """Each answer lacks one group more, none of them for long enough; then prune, perhaps."""
+        """Let each response lack one more group, without confirming a removal; then maybe prune."""
         self._write(self._ask(owner), interval=60.0, confirm_removal=4)
         for _ in range(times):
             self.groups = dict(list(self.groups.items())[1:])
@@ -529,7 +537,7 @@ class Exporters(RuleBasedStateMachine):
     @precondition(lambda self: self.promise.seen)
     @rule(owner=owners, interval=intervals, more=st.sampled_from([0, 1]))
     def poll_after_2_5_intervals(self, owner: str, interval: float, more: int) -> None:
-        """The last instant at which a poll extends coverage, or the first at which it does not."""
+        """Poll at the last instant that extends coverage, or at the first that does not."""
         observed_at = self.promise.seen[-1].at + timedelta(seconds=2.5 * interval)
         self.now = observed_at + more * MICROSECOND - ASKING
         self._write(self._ask(owner), interval, confirm_removal=2)
@@ -540,20 +548,20 @@ class Exporters(RuleBasedStateMachine):
 
     @rule(owner=owners, outcome=st.none() | failures)
     def ask(self, owner: str, outcome: Outcome | None) -> None:
-        """Ask the exchange, and do not come to writing yet."""
+        """Send a request, and do not write its result yet."""
         self.asked.append(self._ask(owner, outcome or "ok"))
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), interval=intervals, confirm_removal=confirmations)
     def write_late(self, data: st.DataObject, interval: float, confirm_removal: int) -> None:
-        """Write what was asked for, perhaps long ago, with the head of then."""
+        """Write the result of an earlier request, with the head that was read before it."""
         asked = self.asked.pop(data.draw(st.integers(0, len(self.asked) - 1)))
         self._write(asked, interval, confirm_removal)
 
     @precondition(lambda self: self.asked)
     @rule()
     def lose_database(self) -> None:
-        """The database is gone when what was asked for should be written."""
+        """Lose the database before the result of a request is written, and spool the result."""
         self.spool.append(self.asked.pop(0))
 
     @rule(outcome=st.none() | failures)
@@ -563,7 +571,7 @@ class Exporters(RuleBasedStateMachine):
     @precondition(lambda self: self.spool)
     @rule(interval=intervals, confirm_removal=confirmations, forget=st.booleans())
     def drain(self, interval: float, confirm_removal: int, forget: bool) -> None:
-        """Write what waits, in its order; perhaps again, if killed before forgetting it."""
+        """Write the spooled polls in order; without `forget`, a later drain writes them again."""
         for asked in self.spool:
             self._write(dataclasses.replace(asked, head=None), interval, confirm_removal)
         if forget:
@@ -572,11 +580,11 @@ class Exporters(RuleBasedStateMachine):
     @precondition(lambda self: self.promise.written)
     @rule(older_than=st.sampled_from([-1000.0, 0.0, 30.0, 200.0]))
     def forget(self, older_than: float) -> None:
-        """Forget old polls; every table and view but theirs says what it said."""
+        """Prune old polls, which must not change any other table or view."""
         self._prune(self.now - timedelta(seconds=older_than))
 
     def _prune(self, before: datetime) -> None:
-        # For the ids of what goes now.
+        # The comparison also notes the ids of the polls that are about to be pruned.
         self._compare()
         expected = self.promise.prune(before)
         for dry_run in (True, False):
@@ -587,16 +595,17 @@ class Exporters(RuleBasedStateMachine):
     @precondition(lambda self: self.promise.written)
     @rule(data=st.data())
     def write_again(self, data: st.DataObject) -> None:
-        """The commit succeeded, but the connection was lost before its exporter knew."""
+        """Write a poll again, as after a commit that succeeded although the connection was lost."""
         poll, written, _ = data.draw(st.sampled_from(self.promise.written))
         again = self.stores["first"].write(poll, head=None, interval=10.0, confirm_removal=1)
-        assert again == replace(written, missing=0)  # which nobody records
+        assert again == replace(written, missing=0)  # the number of missing groups is not recorded
 
     def _ask(self, owner: str | None, outcome: Outcome = "ok", *, reordered: bool = False) -> Asked:
-        """One poll up to writing; `owner` is None if the database is away."""
+        """Make a poll without writing it; `owner` is None if the database is away."""
         head = None
         if owner is not None:
-            # Claims only spare requests; that they end is for `test_head` to show.
+            # The lease has already expired, because claims only save requests; their own tests are
+            # in `test_claim`.
             head = self.stores[owner].claim("main", now=self.now, lease=-10_000.0)
             assert head.refused_polls == self.promise.refused
             assert head.version == len(self.promise.seen)
@@ -609,7 +618,7 @@ class Exporters(RuleBasedStateMachine):
         poll = Poll(
             account="main",
             started_at=started_at,
-            # Never twice, so that the tests can tell polls by it.
+            # This instant is unique, so that it identifies the poll.
             finished_at=self.now + timedelta(seconds=1, microseconds=self.number),
             outcome=outcome,
             attempts=1,
@@ -639,13 +648,14 @@ class Exporters(RuleBasedStateMachine):
             return promise.fail(poll)
         last = promise.last()
         if asked.head is not None:
-            # Exactly one writes each step.
+            # Only one exporter can write each version of the head.
             overtaken = len(promise.seen) != asked.observations_before
         else:
-            # Nobody knows when it asked, but from its clock.
+            # Only the poll's own clock tells when its request was made.
             overtaken = last is not None and last.at >= poll.started_at
         if poll.observation.groups is None and asked.head is None:
-            # It saw the answer that was the latest when it asked, and knows it by its digest only.
+            # The poll knows only the digest of its response, so it counts only if that is still
+            # the digest of the latest observation.
             overtaken |= (
                 last is None
                 or last.poll.observation is None
@@ -656,10 +666,10 @@ class Exporters(RuleBasedStateMachine):
             return promise.supersede(poll)
         return promise.observe(poll, asked.groups, interval, confirm_removal)
 
-    # The comparison.
+    # These methods compare the database with the promise.
 
     @invariant()
-    def the_database_says_what_was_promised(self) -> None:
+    def the_database_keeps_the_promise(self) -> None:
         if self.compared == len(self.promise.written):
             return
         self.compared = len(self.promise.written)
@@ -679,7 +689,8 @@ class Exporters(RuleBasedStateMachine):
             row["finished_at"]: row["id"] for row in said["polls"] if row["outcome"] == "ok"
         }
         expected = Expected(self.promise, self.ids)
-        # In the order of what no two have alike: several nodes do not hand out ids in order.
+        # The rows are sorted by `finished_at`, which is unique, and not by id, because several
+        # nodes do not assign ids in order.
         assert sorted(self._polls(said["polls"])) == sorted(
             (poll.finished_at, poll.started_at, at, *_recorded(written))
             for poll, written, at in self.promise.written
@@ -698,14 +709,14 @@ class Exporters(RuleBasedStateMachine):
         return [tuple(row[name] for name in names) for row in rows]
 
     def teardown(self) -> None:
-        """As of any instant, the database answers as promised."""
+        """Check what the database says about instants around the latest observations."""
         edges = [seen.at for seen in self.promise.seen[-8:]]
         for edge in edges:
             for instant in (edge - MICROSECOND, edge, edge + MICROSECOND):
                 assert self._answer(instant) == self.promise.as_of(instant)
 
     def _answer(self, instant: datetime) -> dict[str, OrderGroup] | str:
-        """What a reader finds, by the formula of the contract."""
+        """Return what a reader finds with the documented query."""
         covered, gaps, groups = self.history.as_of_instant(instant)
         if not covered:
             stretches = self.promise.stretches()
@@ -727,7 +738,7 @@ def _sorted(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=key)
 
 
-def test_whatever_happens_the_database_says_what_was_observed(history: "History") -> None:
+def test_the_database_keeps_its_promise_whatever_happens(history: "History") -> None:
     run_state_machine_as_test(
         type("Here", (Exporters,), {"history": history}),
         settings=settings(

@@ -1,4 +1,4 @@
-"""Pruning drops polls, and nothing else notices: not now, and not in the polls that follow."""
+"""Pruning drops polls, and changes nothing else, neither now nor in the polls that follow."""
 
 import random
 import threading
@@ -23,7 +23,7 @@ ALL_BUT_POLLS = (*(set(metadata.tables) - {"polls"}), *VIEWS)
 
 
 def eventful(history: Any) -> None:
-    """Changes, removals, gaps with causes, failures at the end."""
+    """Write changes, removals, gaps with causes, and failures at the end."""
     group = history.group
     history.observe(0, group("a"), group("b"))
     history.observe(60, group("a"), group("b", "20.00"))
@@ -38,13 +38,13 @@ def eventful(history: Any) -> None:
     history.fail(780)
 
 
-def test_everything_else_stays_as_it_is(history: Any) -> None:
+def test_everything_but_polls_stays_as_it_is(history: Any) -> None:
     eventful(history)
     before = history.rows_of(*ALL_BUT_POLLS)
     assert all(before[name] for name in (*VIEWS, "gap_outcomes"))
     assert prune(history.database, before=history.at(100_000), dry_run=False) == 9
     assert history.rows_of(*ALL_BUT_POLLS) == before
-    # What the status is read from: the latest poll, and the latest that saw the groups.
+    # `status` needs the latest poll and the latest observation, so both stay.
     assert [row["started_at"] for row in history.rows("polls")] == [
         history.at(659.998),
         history.at(779.998),
@@ -52,10 +52,10 @@ def test_everything_else_stays_as_it_is(history: Any) -> None:
     assert prune(history.database, before=history.at(100_000), dry_run=False) == 0
 
 
-def test_only_what_is_old_goes(history: Any) -> None:
+def test_only_old_polls_are_dropped(history: Any) -> None:
     eventful(history)
     assert prune(history.database, before=history.at(-1), dry_run=False) == 0
-    # Half-open, by the start of the poll.
+    # A poll that started exactly at the given instant stays.
     assert prune(history.database, before=history.at(119.998), dry_run=False) == 2
     assert min(row["started_at"] for row in history.rows("polls")) == history.at(119.998)
 
@@ -68,7 +68,9 @@ def test_a_dry_run_counts_and_deletes_nothing(history: Any) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 9, 10])
-def test_any_number_at_a_time(history: Any, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_batch_size_drops_the_same_polls(
+    history: Any, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("exporter.history.prune._PAUSE", 0.0)
     eventful(history)
     assert prune(history.database, before=history.at(100_000), dry_run=False, batch=batch) == 9
@@ -82,7 +84,7 @@ def test_an_account_that_was_never_observed_keeps_its_latest_poll(history: Any) 
     assert [row["outcome"] for row in history.rows("polls")] == ["rejected"]
 
 
-def test_ids_never_come_again(history: Any) -> None:
+def test_ids_are_never_reused(history: Any) -> None:
     eventful(history)
     highest = max(row["id"] for row in history.rows("polls"))
     prune(history.database, before=history.at(100_000), dry_run=False)
@@ -109,7 +111,7 @@ def test_a_pending_removal_keeps_the_polls_that_missed_the_group(history: Any) -
 def twins(
     history: Any, history_of: Callable[[Database], Any], tmp_path: Path
 ) -> Iterator[tuple[Any, Any]]:
-    """Two databases for the same polls: one of each kind, and one of SQLite's."""
+    """Yield two histories for the same polls: one in a database of each kind, one in SQLite."""
     database = Database(f"sqlite:///{tmp_path / 'twin.db'}")
     migrate(database)
     yield history, history_of(database)
@@ -117,9 +119,7 @@ def twins(
 
 
 @pytest.mark.parametrize("confirm_removal", [1, 2, 3, 4])
-def test_what_is_recorded_later_is_what_it_would_have_been(
-    twins: tuple[Any, Any], confirm_removal: int
-) -> None:
+def test_pruning_does_not_affect_later_polls(twins: tuple[Any, Any], confirm_removal: int) -> None:
     pruned, whole = twins
     chance = random.Random(confirm_removal)
     seconds = 0.0
@@ -139,12 +139,14 @@ def test_what_is_recorded_later_is_what_it_would_have_been(
     assert pruned.rows_of(*ALL_BUT_POLLS) == whole.rows_of(*ALL_BUT_POLLS)
 
 
-def test_polling_goes_on_meanwhile(
+def test_polling_continues_during_pruning(
     history: Any, history_of: Callable[[Database], Any], database_url: str
 ) -> None:
     for number in range(60):
         history.fail(number)
-    other = history_of(Database(database_url))  # as another process has it
+    other = history_of(
+        Database(database_url)
+    )  # a connection of its own, as another process would have
     done = threading.Event()
 
     def poll() -> None:

@@ -1,4 +1,4 @@
-"""The tables that the code knows are those that the migrations make, and keep what they get."""
+"""The migrations create the tables that the code expects, and those store values exactly."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -26,18 +26,20 @@ if TYPE_CHECKING:
     from tests.history.conftest import History
 
 
-def test_the_migrations_make_the_tables_that_the_code_knows(database: Database) -> None:
+def test_the_migrations_create_the_tables_that_the_code_expects(database: Database) -> None:
     add_comments(metadata)
     with database.transaction() as connection:
         options: dict[str, Any] = {"compare_type": True}
-        if not database.is_sqlite:  # where the key is that index
+        if not database.is_sqlite:  # on Postgres the primary key serves as that index
             options["include_name"] = lambda name, *_: name != "polls_account_started_at"
             options["include_object"] = lambda _, name, *__: name != "polls_account_started_at"
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
 
 
-def test_the_migrations_make_the_keys_and_indexes_that_the_code_knows(database: Database) -> None:
+def test_the_migrations_create_the_keys_and_indexes_that_the_code_expects(
+    database: Database,
+) -> None:
     with database.transaction() as connection:
         there = inspect(connection)
         for table in metadata.tables.values():
@@ -54,7 +56,7 @@ def test_the_migrations_make_the_keys_and_indexes_that_the_code_knows(database: 
             }
 
 
-def test_the_newest_revision_is_the_one_that_the_code_names() -> None:
+def test_the_newest_migration_is_the_revision_that_the_code_expects() -> None:
     configuration = Config()
     migrations = Path(__file__).parents[2] / "migrations"
     configuration.set_main_option("script_location", str(migrations))
@@ -84,12 +86,12 @@ def test_the_database_allows_one_open_snapshot_of_a_group(history: "History") ->
         ),
     ],
 )
-def test_an_instant_s_text_is_utc_and_of_one_width(instant: datetime, expected: str) -> None:
+def test_instants_as_text_are_utc_and_of_fixed_width(instant: datetime, expected: str) -> None:
     assert to_text(instant) == expected
 
 
 @given(*[st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.timezones())] * 2)  # noqa: DTZ001  # Hypothesis adds the zone
-def test_the_order_of_texts_is_the_order_of_instants(one: datetime, other: datetime) -> None:
+def test_instants_as_text_sort_by_time(one: datetime, other: datetime) -> None:
     one, other = one.astimezone(UTC), other.astimezone(UTC)
     assert (to_text(one) < to_text(other)) == (one < other)
     assert datetime.fromisoformat(to_text(one)) == one
@@ -103,15 +105,13 @@ _through = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     st.decimals(allow_nan=False, allow_infinity=False, places=2)
     | st.sampled_from([Decimal("0." + "1" * 40), Decimal("9" * 40), Decimal("1E+20")])
 )
-def test_decimals_come_back_exactly(empty_database: Database, number: Decimal) -> None:
+def test_decimals_are_stored_exactly(empty_database: Database, number: Decimal) -> None:
     with empty_database.transaction() as connection:
         assert connection.execute(select(literal(number, ExactDecimal))).scalar_one() == number
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kathmandu"])
-def test_instants_are_utc_whatever_the_zone_of_the_server_s_session(
-    postgres_url: str, zone: str
-) -> None:
+def test_instants_are_utc_whatever_the_sessions_time_zone(postgres_url: str, zone: str) -> None:
     instant = datetime(2026, 7, 1, 12, 0, 0, 1, tzinfo=UTC)
     database = Database(postgres_url)
     with database.transaction() as connection:
@@ -123,7 +123,7 @@ def test_instants_are_utc_whatever_the_zone_of_the_server_s_session(
     assert there.tzinfo is UTC
 
 
-def test_json_stays_to_the_letter(history: "History") -> None:
+def test_json_is_stored_unchanged(history: "History") -> None:
     extra = json.dumps({"nul": "\0", "lone": "\ud800", "emoji": "🦀", "big": 0}, indent=None)
     extra = extra.replace(": 0}", ": 1e400}")
     group = history.group("a", extra=extra)
@@ -131,7 +131,7 @@ def test_json_stays_to_the_letter(history: "History") -> None:
 
     assert history.row("order_group_snapshots")["extra"] == extra
     assert history.row("order_group_changes")["new_extra"] == extra
-    # Read again, by a process that remembers nothing, it is the same.
+    # A new store reads the group from the database, and finds it unchanged.
     again = type(history.store)(history.database, owner="second")
     written = history.write(history.poll(60, group), history.claim(59, store=again), store=again)
     assert written.changed == 0

@@ -1,4 +1,4 @@
-"""Snapshots: what each column means, from the first sight of a group to its removal."""
+"""Each column of a snapshot has its meaning, from a group's first observation to its removal."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from exporter.model import OrderGroup
     from tests.history.conftest import History
 
-# One that SQL, JSON, LIKE and drivers might take for something of theirs, and the longest.
+# SQL, JSON, LIKE or drivers might misinterpret these ids; the last one is the longest possible.
 HARD_IDS = [
     "'; DROP TABLE polls; --",
     'a"b\\c',
@@ -31,7 +31,7 @@ def snapshots(history: "History", group_id: str = "a") -> list[dict[str, Any]]:
 
 
 def snapshot(history: "History", **expected: Any) -> None:
-    """The only snapshot has these values."""
+    """Check that there is one snapshot, and that it has these values."""
     [row] = snapshots(history)
     assert {name: row[name] for name in expected} == expected
 
@@ -57,14 +57,14 @@ def test_a_new_state_is_open_and_seen_by_each_poll(history: "History") -> None:
     )
 
 
-def test_a_group_that_comes_later_was_not_there_at_the_poll_before(history: "History") -> None:
+def test_a_group_that_appears_was_absent_at_the_previous_poll(history: "History") -> None:
     history.observe(0)
     history.observe(60, history.group("a"))
 
     snapshot(history, valid_from=history.at(60), not_before=history.at(0))
 
 
-def test_another_state_closes_the_one_before_at_the_poll_that_saw_it(history: "History") -> None:
+def test_a_new_state_closes_the_previous_one_at_the_poll_that_saw_it(history: "History") -> None:
     for number, limit in enumerate(["1.00", "1.00", "2.00"]):
         history.observe(60 * number, history.group("a", limit))
 
@@ -95,14 +95,14 @@ def test_another_state_closes_the_one_before_at_the_poll_that_saw_it(history: "H
 
 
 @pytest.mark.parametrize("confirm_removal", [1, 2, 3, 5])
-def test_a_removal_is_confirmed_by_so_many_polls_and_dated_from_the_first_that_missed(
+def test_a_removal_needs_enough_polls_and_is_dated_from_the_first_that_missed(
     history: "History", confirm_removal: int
 ) -> None:
     history.confirm_removal = confirm_removal
     history.observe(0, history.group("a"))
     for number in range(1, confirm_removal):
         history.observe(60 * number)
-        history.fail(60 * number + 30)  # which confirms nothing
+        history.fail(60 * number + 30)  # a failed poll confirms nothing
         snapshot(
             history,
             missing_since=history.at(60),
@@ -124,7 +124,7 @@ def test_a_removal_is_confirmed_by_so_many_polls_and_dated_from_the_first_that_m
     assert not history.as_of(60)
 
 
-def test_the_very_same_answer_again_confirms_a_removal(history: "History") -> None:
+def test_an_identical_response_confirms_a_removal(history: "History") -> None:
     history.observe(0, history.group("a"))
     history.observe(60, digest="without")
     assert history.observe(120, digest="without").removed == 1
@@ -146,7 +146,7 @@ def test_two_blinks_are_no_removal(history: "History") -> None:
     snapshot(history, valid_to=None, missing_since=history.at(300), last_seen_at=history.at(240))
 
 
-def test_a_missing_group_that_returns_otherwise_has_changed_then(history: "History") -> None:
+def test_a_missing_group_that_returns_changed_has_changed_at_that_poll(history: "History") -> None:
     history.observe(0, history.group("a", "1.00"))
     history.observe(60)
     history.observe(120, history.group("a", "2.00"))
@@ -157,7 +157,7 @@ def test_a_missing_group_that_returns_otherwise_has_changed_then(history: "Histo
     assert (after["valid_from"], after["not_before"]) == (history.at(120), history.at(60))
 
 
-def test_a_removed_group_that_returns_is_another_snapshot(history: "History") -> None:
+def test_a_removed_group_that_returns_gets_another_snapshot(history: "History") -> None:
     for number, groups in enumerate([[history.group("a")], [], [], [history.group("a")]]):
         history.observe(60 * number, *groups)
 
@@ -170,7 +170,7 @@ def test_a_removed_group_that_returns_is_another_snapshot(history: "History") ->
     ("settings", "removed"),
     [([3, 1], 2), ([3, 2], 2), ([2, 3, 3], 3), ([3, 3, 3], 3), ([5, 5, 2], 3)],
 )
-def test_how_many_confirm_is_the_setting_of_the_poll_that_misses(
+def test_the_setting_of_each_poll_decides_how_many_misses_it_needs(
     history: "History", settings: list[int], removed: int
 ) -> None:
     history.observe(0, history.group("a"))
@@ -215,13 +215,13 @@ def test_ids_may_be_whatever_json_can_say(history: "History", remembering: bool)
     assert history.as_of(360) == {}
 
 
-def test_one_of_two_groups_that_differ_in_a_wildcard_is_written_alone(history: "History") -> None:
+def test_a_group_whose_id_is_a_wildcard_changes_alone(history: "History") -> None:
     history.observe(0, history.group("a%"), history.group("a_"), history.group("ab"))
     history.observe(60, history.group("a%", "2.00"), history.group("a_"), history.group("ab"))
     assert len(history.rows("order_group_snapshots")) == 4
 
 
-def test_accounts_of_the_same_groups_do_not_meet(history: "History") -> None:
+def test_accounts_with_the_same_group_ids_do_not_mix(history: "History") -> None:
     history.observe(0, history.group("a"))
     head = history.store.claim("other", now=history.at(1), lease=1)
     poll = history.poll(2, history.group("a", "2.00"))

@@ -1,4 +1,4 @@
-"""Every statement names the account whose rows it touches: partitions and nodes hold accounts."""
+"""Every statement names the account whose rows it touches, so that tables can be partitioned."""
 
 import re
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 TABLES = r"(?:accounts|coverage|gap_outcomes|order_group_snapshots|polls)"
 ALL_ACCOUNTS = re.compile(r"^\s*SELECT accounts\.account\s+FROM accounts\s*$")
-"""The one statement that may read them all: `prune` goes through the accounts."""
+"""The one statement that may read all accounts: `prune` lists them."""
 
 
 @pytest.fixture
 def sent() -> Iterator[list[Sent]]:
-    """What is sent to a database."""
+    """Yield a list that collects the statements sent to any database."""
     with recorded_statements() as statements:
         yield statements
 
 
 def go_through_polls(history: "History") -> None:
-    """Go through every kind of poll, claims, the spool's, losses, removals and pruning."""
+    """Go through every kind of poll, claims, spooled and lost polls, removals and pruning."""
     history.confirm_removal = 3
     a, b, c = map(history.group, "abc")
     history.observe(0, a, b, c)
@@ -60,7 +60,7 @@ def test_every_statement_names_its_account(history: "History", sent: list[Sent])
 
 
 def _names_account(statement: str) -> bool:
-    """Whether each table of a statement is restricted to an account, or gets rows of one."""
+    """Return whether a statement restricts each of its tables to an account, or inserts for one."""
     if re.match(r"\s*(INSERT INTO|COPY) ", statement) and "SELECT" not in statement:
         return "account" in statement
     if re.match(r"\s*INSERT INTO polls", statement):

@@ -1,4 +1,4 @@
-"""What the store leaves in the database: each poll one row, whole or not at all, once."""
+"""The store writes each poll atomically and exactly once, at the expected cost."""
 
 import sqlite3
 import threading
@@ -29,10 +29,11 @@ SUPERSEDED = WriteResult(outcome="superseded")
 
 
 def everything(history: "History", *but: str) -> dict[str, list[dict[str, Any]]]:
+    """Return all rows of all tables but some."""
     return {name: history.rows(name) for name in TABLES if name not in but}
 
 
-def test_says_what_a_poll_changed(history: "History") -> None:
+def test_a_write_returns_what_the_poll_changed(history: "History") -> None:
     a, b = history.group("a"), history.group("b")
 
     assert history.observe(0, a, b) == WriteResult(
@@ -49,7 +50,7 @@ def test_says_what_a_poll_changed(history: "History") -> None:
     assert (row["observed_at"], row["attempts"]) == (history.at(120), 1)
 
 
-def test_the_first_observation_may_be_of_no_groups(history: "History") -> None:
+def test_the_first_observation_may_be_empty(history: "History") -> None:
     assert history.observe(0) == WriteResult(
         outcome="ok", group_count=0, added=0, changed=0, removed=0
     )
@@ -59,7 +60,7 @@ def test_the_first_observation_may_be_of_no_groups(history: "History") -> None:
 
 
 @pytest.mark.parametrize("outcome", ["unauthorized", "timeout", "invalid_response"])
-def test_a_failed_poll_leaves_its_row_and_the_history_as_it_was(
+def test_a_failed_poll_adds_its_row_and_does_not_change_the_history(
     history: "History", outcome: Outcome
 ) -> None:
     history.observe(0, history.group("a"))
@@ -94,7 +95,7 @@ def test_an_error_from_the_exchange_is_kept_with_the_poll(history: "History") ->
             assert row[name] == getattr(poll, name)
 
 
-def test_a_superseded_poll_leaves_one_row_and_changes_nothing_else(history: "History") -> None:
+def test_a_superseded_poll_adds_its_row_and_changes_nothing_else(history: "History") -> None:
     history.observe(0, history.group("a"))
     stale = history.claim(59)
     history.observe(60, history.group("a"))
@@ -111,19 +112,21 @@ def test_a_superseded_poll_leaves_one_row_and_changes_nothing_else(history: "His
     assert row["http_status"] == 200
 
 
-def test_a_superseded_poll_leaves_the_next_poll_of_its_process_right(history: "History") -> None:
+def test_the_poll_after_a_superseded_one_is_compared_with_the_latest_state(
+    history: "History",
+) -> None:
     other = Store(history.database, owner="second")
     history.observe(0, history.group("a"))
     stale = history.claim(59)
     history.write(history.poll(60, history.group("b")), history.claim(60, store=other), store=other)
     history.write(history.poll(61, history.group("a", "2.00")), stale)
 
-    # Against what the other saw: "a" is missed a second time, "b" is as it was.
+    # Compared with the other's observation, "a" is missed a second time, and "b" is unchanged.
     assert history.observe(120, history.group("b")).removed == 1
     assert history.as_of(120) == {"b": history.group("b").contracts_limit}
 
 
-def test_exactly_one_of_the_polls_that_race_is_written_and_the_others_are_superseded(
+def test_exactly_one_of_several_racing_polls_is_written(
     history: "History",
 ) -> None:
     history.observe(0, history.group("a"))
@@ -133,7 +136,7 @@ def test_exactly_one_of_the_polls_that_race_is_written_and_the_others_are_supers
     written: list[WriteResult] = []
 
     def race(number: int) -> None:
-        # A connection and a turn of its own, as another process has.
+        # Each racer has its own connection and lock, as a separate process would.
         database = Database(history.database.url.render_as_string(hide_password=False))
         poll = history.poll(60 + number, history.group(f"of {number}"))
         ready.wait()
@@ -152,7 +155,7 @@ def test_exactly_one_of_the_polls_that_race_is_written_and_the_others_are_supers
     assert len(history.as_of(64)) == 2
 
 
-def test_polls_from_the_spool_are_written_once_however_often_they_come(history: "History") -> None:
+def test_spooled_polls_are_written_only_once(history: "History") -> None:
     polls = [
         history.poll(0, history.group("a")),
         history.poll(60, outcome="timeout"),
@@ -166,12 +169,12 @@ def test_polls_from_the_spool_are_written_once_however_often_they_come(history: 
     assert len(before["polls"]) == 3
 
 
-def test_polls_from_the_spool_may_be_the_first_of_an_account(history: "History") -> None:
+def test_spooled_polls_may_be_the_first_of_an_account(history: "History") -> None:
     assert history.write(history.poll(0, outcome="unreachable"), None).outcome == "unreachable"
     assert history.write(history.poll(60, history.group("a")), None).added == 1
 
 
-def test_polls_from_the_spool_come_too_late_once_the_account_has_been_observed_since(
+def test_spooled_polls_are_superseded_by_a_later_observation(
     history: "History",
 ) -> None:
     history.observe(0, history.group("a"))
@@ -185,14 +188,16 @@ def test_polls_from_the_spool_come_too_late_once_the_account_has_been_observed_s
     assert len(history.rows("polls")) == 3
 
 
-def test_polls_from_the_spool_come_too_late_even_by_nothing(history: "History") -> None:
+def test_spooled_polls_are_superseded_by_an_observation_at_the_same_instant(
+    history: "History",
+) -> None:
     waiting = history.poll(60, history.group("b"))
-    history.observe(59.998)  # when the other asked
+    history.observe(59.998)  # the start of the waiting poll
 
     assert history.write(waiting, None) == SUPERSEDED
 
 
-def test_polls_from_the_spool_count_no_failure_against_an_account_that_was_observed_since(
+def test_spooled_failures_do_not_count_after_a_later_observation(
     history: "History",
 ) -> None:
     waiting = history.poll(60, outcome="unauthorized")
@@ -204,7 +209,9 @@ def test_polls_from_the_spool_count_no_failure_against_an_account_that_was_obser
     assert history.rows("gap_outcomes") == []
 
 
-def test_polls_from_the_spool_repeat_an_answer_only_if_it_is_the_latest(history: "History") -> None:
+def test_a_spooled_digest_counts_only_if_it_is_that_of_the_latest_response(
+    history: "History",
+) -> None:
     history.observe(0, history.group("a"), digest="one")
     same = history.poll(60, digest="one", decoded=False)
     another = history.poll(120, digest="two", decoded=False)
@@ -213,11 +220,11 @@ def test_polls_from_the_spool_repeat_an_answer_only_if_it_is_the_latest(history:
     assert history.write(another, None) == SUPERSEDED
 
 
-def test_polls_from_the_spool_wait_for_a_commit_still_under_way(
+def test_a_spooled_poll_waits_for_its_first_commit_to_finish(
     history: "History", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The connection is lost during the commit, the poll goes to the spool and comes back
-    # while the server still commits: it must not be written a second time.
+    # The connection is lost during the commit. The poll goes to the spool and is drained while the
+    # server is still committing. It must not be written a second time.
     history.observe(0, history.group("a"))
     poll = history.poll(60, history.group("a"))
     head = history.claim(59)
@@ -249,14 +256,14 @@ def test_polls_from_the_spool_wait_for_a_commit_still_under_way(
     assert len(history.rows("polls")) == 2
 
 
-def test_what_is_known_spares_reading_them_again(history: "History") -> None:
+def test_cached_snapshots_are_not_read_again(history: "History") -> None:
     history.observe(0, history.group("a"))
     with recorded_statements() as sent:
         history.observe(60, history.group("a", "2.00"))
     assert not any("extra" in each and each.startswith("SELECT") for _, each in sent)
 
 
-def test_a_history_whose_head_was_lost_goes_on(history: "History") -> None:
+def test_a_history_whose_head_was_lost_continues(history: "History") -> None:
     history.observe(0, history.group("a"), history.group("b"))
     with history.database.transaction() as connection:
         for table in (schema.accounts, schema.coverage):
@@ -275,7 +282,7 @@ def test_a_history_whose_head_was_lost_goes_on(history: "History") -> None:
     ]
 
 
-def test_what_is_known_is_not_trusted_after_a_poll_of_another(history: "History") -> None:
+def test_cached_snapshots_are_not_used_after_another_exporters_poll(history: "History") -> None:
     other = Store(history.database, owner="second")
     history.observe(0, history.group("a"))
     history.write(
@@ -286,7 +293,7 @@ def test_what_is_known_is_not_trusted_after_a_poll_of_another(history: "History"
     assert history.observe(120, history.group("a")).changed == 1
 
 
-def test_what_is_known_is_not_trusted_when_its_transaction_failed(history: "History") -> None:
+def test_cached_snapshots_are_not_used_after_a_failed_transaction(history: "History") -> None:
     history.observe(0, history.group("a"))
     head = history.claim(59)
 
@@ -303,7 +310,7 @@ def test_what_is_known_is_not_trusted_when_its_transaction_failed(history: "Hist
     )
 
 
-def test_what_is_known_is_not_trusted_when_a_backup_came_back(history: "History") -> None:
+def test_cached_snapshots_are_not_used_after_a_backup_was_restored(history: "History") -> None:
     history.observe(0, history.group("a"), digest="one")
     backup = {name: history.rows(name) for name in TABLES}
     history.observe(60, history.group("a", "2.00"), digest="two")
@@ -314,7 +321,7 @@ def test_what_is_known_is_not_trusted_when_a_backup_came_back(history: "History"
             if backup[name]:
                 connection.execute(table.insert(), backup[name])
 
-    # The same version again as before, but not the same groups.
+    # The head has the same version as before the restore, but the groups differ.
     history.observe_the_same(61)
     assert history.observe(120, history.group("a", "2.00"), digest="two").changed == 1
 
@@ -343,7 +350,7 @@ def test_clock_steps_back_confirm_no_removal_too_early(history: "History") -> No
 
 def test_clock_steps_forward_give_failures_to_one_gap_only(history: "History") -> None:
     history.observe(0, history.group("a"))
-    history.fail(86_400, "unauthorized")  # as it does while the clock is wrong
+    history.fail(86_400, "unauthorized")  # as happens while the clock is wrong
     history.observe(600, history.group("a"))
     history.observe(1200, history.group("a"))
 
@@ -354,9 +361,7 @@ def test_clock_steps_forward_give_failures_to_one_gap_only(history: "History") -
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
-def test_an_unchanged_poll_costs_the_same_for_any_number_of_groups_and_polls(
-    history: "History", warm: bool
-) -> None:
+def test_the_cost_of_an_unchanged_poll_is_constant(history: "History", warm: bool) -> None:
     costs = []
     for groups, polls in [(10, 1), (1_000, 1), (1_000, 200)]:
         _empty(history)
@@ -375,22 +380,22 @@ def test_an_unchanged_poll_costs_the_same_for_any_number_of_groups_and_polls(
     sent, rows = costs[0]
     writing = [each for _, each in sent if each.startswith(("INSERT", "UPDATE", "DELETE", "WITH"))]
     assert len(writing) == (5 if history.database.is_sqlite else 2)
-    # The claim, the poll, the head, the stretch of coverage.
+    # The rows are the claim, the poll, the head, and the stretch of coverage.
     assert rows == 4
 
 
 @pytest.mark.parametrize("groups", [10, 1_000])
-def test_a_reordered_answer_costs_no_row_more(history: "History", groups: int) -> None:
+def test_a_reordered_response_writes_one_row_more(history: "History", groups: int) -> None:
     some = [history.group(f"{number:04}") for number in range(groups)]
     history.observe(0, *some)
     before = rows_written(history.database.engine)
     history.observe(60, *reversed(some))
     rows = rows_written(history.database.engine) - before
 
-    assert rows == 5  # the digest as well
+    assert rows == 5  # the four of an unchanged poll, and the new digest
 
 
-def test_a_changed_poll_costs_in_proportion_to_the_changes(history: "History") -> None:
+def test_the_cost_of_a_changed_poll_is_proportional_to_the_changes(history: "History") -> None:
     costs = {}
     for groups in (100, 1_000):
         for changes in (1, 11):
@@ -432,7 +437,7 @@ from exporter.model import Observation, OrderGroup, Poll
 """
 
 
-def test_a_process_killed_between_any_two_statements_leaves_all_of_a_poll_or_nothing(
+def test_a_process_killed_at_any_statement_leaves_a_whole_poll_or_nothing(
     tmp_path: Path,
     history_of: Callable[[Database], "History"],
     killed_at_each_statement: Callable[[Path, str, str], list[Path]],
@@ -460,16 +465,16 @@ def test_a_process_killed_between_any_two_statements_leaves_all_of_a_poll_or_not
     assert set(history.as_of(60)) == {"a", "b", "x"}
     assert len(history.rows("polls")) == 2
     database.close()
-    assert len(killed) > 8  # a poll that adds, changes and removes, its claim, and both commits
+    assert len(killed) > 8  # the claim, the changes of a poll, and both commits
 
 
-def test_busy_is_said_of_an_account_that_another_polls(history: "History") -> None:
+def test_an_account_that_another_exporter_polls_is_busy(history: "History") -> None:
     history.claim(0)
     with pytest.raises(BusyError, match=r"^another exporter"):
         history.claim(0.5, store=Store(history.database, owner="second"))
 
 
-def test_a_database_without_tables_is_one_line(empty_database: Database) -> None:
+def test_the_error_about_missing_tables_is_one_line(empty_database: Database) -> None:
     with pytest.raises(DatabaseError, match=r"^database.*: .*accounts") as caught:
         Store(empty_database, owner="first").note_loss(
             "main", polls=1, last_started_at=datetime(2026, 1, 1, tzinfo=UTC)
@@ -486,13 +491,13 @@ def test_preparing_happens_once(database: Database) -> None:
     assert calls == [database]
 
 
-def test_preparing_is_tried_again_after_a_failure(database: Database) -> None:
-    answers = iter([DatabaseError("away"), None])
+def test_preparing_is_retried_after_a_failure(database: Database) -> None:
+    results = iter([DatabaseError("away"), None])
 
     def prepare(_database: Database) -> None:
-        answer = next(answers)
-        if answer is not None:
-            raise answer
+        error = next(results)
+        if error is not None:
+            raise error
 
     store = Store(database, owner="first", prepare=prepare)
     with pytest.raises(DatabaseError):
@@ -501,10 +506,10 @@ def test_preparing_is_tried_again_after_a_failure(database: Database) -> None:
     store.prepare()
 
 
-def test_what_is_known_of_one_file_does_not_hold_for_the_next(
+def test_cached_snapshots_are_not_used_for_a_replaced_file(
     sqlite_url: str, history_of: Callable[[Database], "History"], tmp_path: Path
 ) -> None:
-    """Two files may agree on the head and differ in the states, as after somebody's repair."""
+    """Two files may have the same head but different states, for example after a repair."""
     with closing(Database(sqlite_url)) as database:
         assert database.path is not None
         migrate(database)
@@ -522,7 +527,7 @@ def test_what_is_known_of_one_file_does_not_hold_for_the_next(
         assert (written.added, written.changed, written.removed) == (1, 0, 0)
 
 
-def test_a_running_exporter_makes_no_database_in_place_of_a_deleted_one(sqlite_url: str) -> None:
+def test_a_running_exporter_does_not_recreate_a_deleted_database(sqlite_url: str) -> None:
     with closing(Database(sqlite_url)) as database:
         assert database.path is not None
         store = Store(database, owner="first", prepare=migrate_if_needed)
@@ -545,8 +550,8 @@ def migrate_if_needed(database: Database) -> None:
     ensure_current(database, auto_migrate=True)
 
 
-def test_says_how_many_groups_stand_and_how_many_appeared(history: "History") -> None:
-    """The figures of `exporter.reading.figures`, beside those of the poll's row."""
+def test_a_write_also_returns_the_figures_that_summaries_need(history: "History") -> None:
+    """`exporter.reading.figures` needs more than the poll's row has."""
     a, b, c = map(history.group, "abc")
     first = history.observe(0, a, b)
     assert (first.added, first.appeared, first.standing, first.missing) == (2, 0, 2, 0)

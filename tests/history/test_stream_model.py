@@ -1,9 +1,9 @@
-"""The promise of the stream, held against both databases whatever happens.
+"""A stateful model of the stream, which both databases must agree with.
 
 For any instant the database lists every event that the exchange sent, or claims no coverage. Two
-daemons listen to one exchange, which knows what it sent. Connections break at any point, messages
-are lost, repeated and reordered within a millisecond, batches are spooled, written twice or lost,
-processes are killed, and the clock of the machine is set forward and back.
+daemons listen to one exchange, which knows what it sent. Connections break at any point; messages
+are lost, repeated, and reordered within a millisecond; batches are spooled, written twice or lost;
+processes are killed; and the machine's clock is set forward and back.
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ class Sent:
     """An event that the exchange sent, and what the machine's clock showed then."""
 
     event: OrderGroupEvent
-    label: datetime | None  # None in an hour that comes again: nobody can say which is meant
+    label: datetime | None  # None while the clock repeats instants, which are ambiguous
 
     @property
     def content(self) -> Content:
@@ -55,17 +55,17 @@ class Sent:
 
 @dataclass(frozen=True)
 class Message:
-    """On its way to a daemon: an event with its number, or the answer to a ping."""
+    """A message on its way to a daemon: an event with its number, or a pong."""
 
     number: int
     event: OrderGroupEvent | None
     pinged_at: datetime | None = None
-    label: datetime | None = None  # what the machine's clock showed when it was sent
+    label: datetime | None = None  # the machine's clock when the message was sent
 
 
 @dataclass
 class Connection:
-    """What a daemon knows of its subscription, and what is on its way."""
+    """What a daemon knows about its subscription, and the messages on their way to it."""
 
     since: datetime
     until: datetime
@@ -78,7 +78,7 @@ class Connection:
 
 @dataclass
 class Daemon:
-    """A process with its spool, which outlives it, and a clock that never runs back."""
+    """A process with a clock that never goes back, and with a spool that outlives it."""
 
     connection: Connection | None = None
     heard: list[OrderGroupEvent] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Daemon:
     last: datetime | None = None
 
     def now(self, wall: datetime) -> datetime:
-        """The daemon's clock."""
+        """Return the time on the daemon's clock."""
         self.last = wall if self.last is None else max(wall, self.last + TICK)
         return self.last
 
@@ -115,14 +115,14 @@ class Listeners(RuleBasedStateMachine):
         self.store = StreamStore(self.history.database)
         self.polls = Store(self.history.database, owner="first")
         self.last_poll: datetime | None = None
-        # Events that were lost on their way, as long as nobody can know: no message came since.
+        # Lost events that no daemon can know of yet, because no later message has arrived.
         self.unnoticed: Counter[Content] = Counter()
         self.noticed: list[tuple[StreamBatch, list[Content]]] = []
         with self.history.database.transaction() as connection:
             for table in schema.metadata.tables.values():
                 connection.execute(delete(table))
 
-    # The world.
+    # These rules change the world around the daemons.
 
     @property
     def wall(self) -> datetime:
@@ -141,13 +141,13 @@ class Listeners(RuleBasedStateMachine):
         shuffled=st.booleans(),
     )
     def send(self, some: list[tuple[str, str]], shuffled: bool) -> None:
-        """The exchange sends events of one millisecond, which connections may hear in any order."""
+        """Send events of one millisecond, which connections may receive in any order."""
         self.true += MILLISECOND
         at = self.true.replace(microsecond=self.true.microsecond // 1000 * 1000)
         messages = []
         for group, kind in some:
             if (kind == "created") == (group in self.there):
-                continue  # nothing happens to what is not there
+                continue  # an existing group cannot be created; other events need an existing group
             if kind == "created":
                 self.there.add(group)
             elif kind == "deleted":
@@ -184,7 +184,7 @@ class Listeners(RuleBasedStateMachine):
         self.true += TICK
         return now
 
-    # The daemons.
+    # These rules make the daemons act.
 
     @rule(name=names, begin=st.booleans())
     def connect(self, name: str, begin: bool) -> None:
@@ -234,8 +234,8 @@ class Listeners(RuleBasedStateMachine):
             self._flush(daemon)
 
     @rule(name=names)
-    def listen_well(self, name: str) -> None:
-        """What happens nearly always: all arrives, and is written."""
+    def receive_everything(self, name: str) -> None:
+        """Receive and write all messages, which is the normal case."""
         self.connect(name, begin=True)
         self.ping(name)
         self.receive(name, count=1000, flush=True)
@@ -262,8 +262,8 @@ class Listeners(RuleBasedStateMachine):
             daemon.spool.append(self._batch(daemon))
 
     @rule(name=names)
-    def flush_without_knowing(self, name: str) -> None:
-        """The commit succeeded, but the connection to the database was lost."""
+    def flush_with_unknown_result(self, name: str) -> None:
+        """Write a batch and spool it too: the commit succeeded, but the connection was lost."""
         daemon = self.daemons[name]
         if daemon.connection is not None and not daemon.spool:
             batch = self._batch(daemon)
@@ -272,7 +272,7 @@ class Listeners(RuleBasedStateMachine):
 
     @rule(name=names)
     def flush_without_room(self, name: str) -> None:
-        """Neither the database nor the spool takes what was heard."""
+        """Lose the received events: neither the database nor the spool accepts them."""
         daemon = self.daemons[name]
         if daemon.connection is not None:
             lost = self._batch(daemon)
@@ -282,7 +282,7 @@ class Listeners(RuleBasedStateMachine):
 
     @rule(name=names, forget=st.booleans())
     def drain(self, name: str, forget: bool) -> None:
-        """Write what waits in its order; killed before it is forgotten, perhaps."""
+        """Write the spooled batches in order; without `forget`, a later drain writes them again."""
         daemon = self.daemons[name]
         for batch in daemon.spool:
             self._write(batch)
@@ -299,7 +299,7 @@ class Listeners(RuleBasedStateMachine):
 
     @rule(late=st.sampled_from([0.0, 1.0, 6.0]))
     def poll(self, late: float) -> None:
-        """See the account's groups; the answer may arrive late."""
+        """Poll the account's groups; the response may arrive late."""
         ours = {each for each in self.there if not (self.own_groups_only and each == "x")}
         started_at = max(self.wall, (self.last_poll or self.wall) + TICK)
         self.true += timedelta(seconds=late)
@@ -340,7 +340,7 @@ class Listeners(RuleBasedStateMachine):
         if daemon.connection is None:
             return
         batch = self._batch(daemon)
-        if daemon.spool:  # behind what waits
+        if daemon.spool:  # the batch queues behind those that wait
             daemon.spool.append(batch)
         else:
             self._write(batch)
@@ -365,10 +365,8 @@ class Listeners(RuleBasedStateMachine):
                 self.unnoticed.subtract(lost)
                 lost.clear()
 
-    # The promise.
-
     @invariant()
-    def what_is_claimed_is_listed(self) -> None:
+    def covered_events_are_listed(self) -> None:
         said = self.history.rows_of("order_group_events", "stream_coverage", "stream_gaps")
         stretches = [(row["started_at"], row["ended_at"]) for row in said["stream_coverage"]]
         recorded = Counter(
@@ -416,7 +414,7 @@ def _text(row: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.parametrize("own_groups_only", [False, True])
-def test_what_is_claimed_is_listed_whatever_happens(
+def test_covered_events_are_listed_whatever_happens(
     history: "History", own_groups_only: bool
 ) -> None:
     run_state_machine_as_test(

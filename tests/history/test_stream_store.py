@@ -1,4 +1,4 @@
-"""What connections hear becomes events, once each, and stretches of stream coverage."""
+"""The stream store writes each event once, and keeps the stretches of stream coverage."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -20,11 +20,12 @@ MILLISECOND = timedelta(milliseconds=1)
 
 @pytest.fixture
 def stream(history: "History") -> "Stream":
+    """Return the stream of an account in a database of each kind."""
     return Stream(history)
 
 
 class Stream:
-    """Connections of the account "main", dated in seconds after a start."""
+    """Writes and reads the stream of the account "main". Times are in seconds after a start."""
 
     def __init__(self, history: "History") -> None:
         self.history = history
@@ -33,7 +34,7 @@ class Stream:
     def event(
         self, seconds: float, kind: str = "triggered", group: str = "a", **fields: Any
     ) -> OrderGroupEvent:
-        """An event that was heard 3 ms after it happened."""
+        """Return an event that arrived 3 ms after it happened."""
         at = self.history.at(seconds)
         fields = {"event_at": at, "received_at": at + 3 * MILLISECOND} | fields
         return OrderGroupEvent(order_group_id=group, event_type=kind, **fields)
@@ -47,7 +48,7 @@ class Stream:
         own_groups_only: bool = False,
         claimed_until: float | None = None,
     ) -> int:
-        """Write one batch; return how many events it added."""
+        """Write one batch, and return how many events it added."""
         batch = StreamBatch(
             account="main",
             own_groups_only=own_groups_only,
@@ -60,22 +61,22 @@ class Stream:
         return self.store.write(batch).added
 
     def stretches(self) -> list[tuple[float, float, int]]:
-        """Start, end and events of each, in seconds."""
+        """Return the start, the end and the events of each stretch."""
         return [
             (self.seconds(row["started_at"]), self.seconds(row["ended_at"]), row["events"])
             for row in self.rows()
         ]
 
     def gaps(self) -> list[tuple[float, float, str]]:
-        """Start, end and cause of each."""
+        """Return the start, the end and the cause of each gap."""
         return [
             (self.seconds(row["gap_start"]), self.seconds(row["gap_end"]), row["cause"])
             for row in self.history.rows("stream_gaps")
         ]
 
     def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of stream coverage, and check what must always hold."""
         rows = self.history.rows("stream_coverage")
-        # What must hold whatever happens.
         assert [row["is_latest"] for row in rows] == [False] * (len(rows) - 1) + [True] * bool(rows)
         for before, after in pairwise(rows):
             assert before["ended_at"] == after["gap_started_at"] < after["started_at"]
@@ -84,16 +85,16 @@ class Stream:
         return rows
 
     def seconds(self, instant: datetime) -> float:
-        """The instant in seconds, to a tenth of a millisecond."""
+        """Return an instant in seconds after the start, rounded to a tenth of a millisecond."""
         return round((instant - self.history.at(0)).total_seconds(), 4)
 
     def heard(self) -> list[tuple[float, str]]:
-        """When each recorded event happened, and its type."""
+        """Return when each recorded event happened, and its type."""
         rows = self.history.rows("order_group_events")
         return [(self.seconds(row["occurred_at"]), row["event_type"]) for row in rows]
 
 
-def test_an_event_is_one_row_whoever_heard_it(stream: Stream) -> None:
+def test_an_event_that_two_connections_received_is_one_row(stream: Stream) -> None:
     event = stream.event(1, contracts_limit="50.00", extra='{"x":1e400}')
     assert stream.hear(0, 1, event) == 1
     late = OrderGroupEvent(
@@ -112,7 +113,7 @@ def test_an_event_is_one_row_whoever_heard_it(stream: Stream) -> None:
     assert stream.stretches() == [(0, 10, 1)]
 
 
-def test_events_that_differ_in_anything_are_several(stream: Stream) -> None:
+def test_events_that_differ_in_any_field_are_separate_rows(stream: Stream) -> None:
     events = [
         stream.event(1),
         stream.event(1, "reset"),
@@ -129,27 +130,27 @@ def test_events_that_differ_in_anything_are_several(stream: Stream) -> None:
 
 
 def test_an_event_that_is_sent_again_is_one_row(stream: Stream) -> None:
-    def of_a_connection(count: int) -> list[OrderGroupEvent]:
+    def numbered(count: int) -> list[OrderGroupEvent]:
         number = Occurrences().number
         return [number(stream.event(1)) for _ in range(count)]
 
-    assert stream.hear(0, 2, *of_a_connection(2)) == 1
-    assert stream.hear(0, 2, *of_a_connection(3)) == 0
+    assert stream.hear(0, 2, *numbered(2)) == 1
+    assert stream.hear(0, 2, *numbered(3)) == 0
     assert len(stream.heard()) == 1
 
 
-def test_undated_events_are_told_apart_by_when_they_are_heard(stream: Stream) -> None:
-    def of_a_connection(*seconds: float) -> list[OrderGroupEvent]:
+def test_events_without_a_time_are_told_apart_by_their_arrival(stream: Stream) -> None:
+    def numbered(*seconds: float) -> list[OrderGroupEvent]:
         number = Occurrences().number
         return [
             number(stream.event(at, event_at=None, received_at=stream.history.at(at)))
             for at in seconds
         ]
 
-    assert stream.hear(0, 100, *of_a_connection(1, 2, 30)) == 3
-    assert stream.hear(0, 100, *of_a_connection(1.2, 2.2, 30.1)) == 0
-    assert stream.hear(0, 100, *of_a_connection(2.2, 30.1)) == 0
-    assert stream.hear(0, 100, *of_a_connection(30.2, 31)) == 1
+    assert stream.hear(0, 100, *numbered(1, 2, 30)) == 3
+    assert stream.hear(0, 100, *numbered(1.2, 2.2, 30.1)) == 0
+    assert stream.hear(0, 100, *numbered(2.2, 30.1)) == 0
+    assert stream.hear(0, 100, *numbered(30.2, 31)) == 1
     assert len(stream.heard()) == 4
 
 
@@ -157,7 +158,7 @@ def test_a_connection_extends_its_stretch(stream: Stream) -> None:
     stream.hear(0, 0)
     stream.hear(0, 10)
     stream.hear(0, 11, stream.event(11))
-    stream.hear(0, 5)  # late, from the spool
+    stream.hear(0, 5)  # a late batch from the spool
     assert stream.stretches() == [(0, 11, 1)]
     assert stream.gaps() == []
 
@@ -171,7 +172,7 @@ def test_a_connection_that_ended_leaves_a_gap(stream: Stream, cause: StreamGapCa
     assert stream.history.row("stream_gaps")["seconds"] == 2.0
 
 
-def test_of_several_causes_the_first_counts(stream: Stream) -> None:
+def test_the_first_of_several_causes_counts(stream: Stream) -> None:
     stream.hear(None, 1, cause="unauthorized")
     stream.hear(2, 10, cause="lost_messages")
     stream.hear(None, 11, cause="unreachable")
@@ -181,19 +182,19 @@ def test_of_several_causes_the_first_counts(stream: Stream) -> None:
     assert stream.gaps() == [(10, 20, "lost_messages"), (30, 40, "unreachable")]
 
 
-def test_another_daemon_that_listened_leaves_no_gap(stream: Stream) -> None:
-    """One is killed, and another comes, between two batches of the one that stays."""
-    stream.hear(0, 10)  # stays
+def test_a_daemon_that_stays_connected_closes_the_gap_of_others(stream: Stream) -> None:
+    """Of three daemons, one stays; the second is killed and the third starts in between."""
+    stream.hear(0, 10)  # the daemon that stays
     stream.hear(1, 11, cause="disconnected")
-    stream.hear(15, 15)  # came
+    stream.hear(15, 15)  # the new daemon
     assert stream.gaps() == [(11, 15, "disconnected")]
-    stream.hear(0, 20)  # stayed
+    stream.hear(0, 20)  # the daemon that stayed
     assert stream.stretches() == [(0, 20, 0)]
     stream.hear(15, 21)
     assert stream.stretches() == [(0, 21, 0)]
 
 
-def test_a_span_from_the_spool_fills_the_gap_that_it_heard(stream: Stream) -> None:
+def test_a_span_from_the_spool_fills_the_gap_that_it_covers(stream: Stream) -> None:
     stream.hear(0, 10, cause="disconnected")
     stream.hear(100, 110, stream.event(105), cause="overflow")
     stream.hear(200, 210)
@@ -210,7 +211,7 @@ def test_a_span_from_the_spool_fills_the_gap_that_it_heard(stream: Stream) -> No
     assert stream.stretches() == [(0, 210, 3)]
 
 
-def test_a_message_that_was_lost_long_ago_takes_back_what_was_claimed_since(
+def test_a_message_lost_long_ago_revokes_the_coverage_claimed_since(
     stream: Stream,
 ) -> None:
     stream.hear(0, 3600)
@@ -218,27 +219,27 @@ def test_a_message_that_was_lost_long_ago_takes_back_what_was_claimed_since(
     assert stream.stretches() == [(0, 10, 0)]
     stream.hear(3601, 3610)
     assert stream.gaps() == [(10, 3601, "lost_messages")]
-    # It is written once more, as after a commit of which nobody knew whether it succeeded.
+    # The batch is written again, as after a commit whose success was unknown.
     stream.hear(0, 10, cause="lost_messages", claimed_until=3600)
     assert stream.gaps() == [(10, 3601, "lost_messages")]
 
 
-def test_of_what_is_taken_back_another_connection_claims_its_part_again(stream: Stream) -> None:
+def test_another_connection_reclaims_its_part_of_revoked_coverage(stream: Stream) -> None:
     stream.hear(0, 100)
-    stream.hear(50, 120)  # another one, which came later
+    stream.hear(50, 120)  # another connection, which started later
     stream.hear(0, 10, cause="lost_messages", claimed_until=100)
     assert [each[:2] for each in stream.stretches()] == [(0, 10), (100, 120)]
     stream.hear(50, 130, stream.event(125))
     assert stream.stretches() == [(0, 10, 0), (50, 130, 1)]
     assert stream.gaps() == [(10, 50, "lost_messages")]
-    # The same, but before stretches that are later ones.
+    # The same holds if later stretches follow.
     stream.hear(50, 60, cause="lost_messages", claimed_until=130)
     stream.hear(200, 210)
     stream.hear(0, 5, cause="lost_messages", claimed_until=10)
     assert stream.gaps() == [(5, 50, "lost_messages"), (60, 200, "lost_messages")]
 
 
-def test_the_first_stretch_may_begin_later_than_one_from_the_spool(stream: Stream) -> None:
+def test_a_stretch_from_the_spool_may_be_earlier_than_the_first(stream: Stream) -> None:
     stream.hear(100, 110)
     stream.hear(50, 60)
     assert stream.gaps() == [(60, 100, "not_listening")]
@@ -246,7 +247,7 @@ def test_the_first_stretch_may_begin_later_than_one_from_the_spool(stream: Strea
     assert stream.stretches() == [(20, 110, 0)]
 
 
-def test_nobody_fills_a_gap_whose_events_were_not_kept(stream: Stream) -> None:
+def test_no_connection_fills_a_gap_whose_events_were_not_kept(stream: Stream) -> None:
     stream.hear(0, 10)
     stream.hear(None, 12, cause="not_kept")
     stream.hear(20, 30)
@@ -255,12 +256,12 @@ def test_nobody_fills_a_gap_whose_events_were_not_kept(stream: Stream) -> None:
     assert stream.gaps() == [(10, 20, "not_kept")]
 
 
-def test_a_connection_begins_after_what_is_claimed(stream: Stream) -> None:
+def test_a_connection_begins_after_the_claimed_coverage(stream: Stream) -> None:
     at = stream.history.at
     assert stream.store.begin("main", at(5)) == at(5)
     stream.hear(0, 10)
     assert stream.store.begin("main", at(12)) == at(12)
-    # The clock was set back while nobody listened.
+    # The clock was set back between two connections.
     since = (stream.store.begin("main", at(5)) - at(0)).total_seconds()
     assert since > 10
     stream.hear(since, 8)
@@ -269,7 +270,7 @@ def test_a_connection_begins_after_what_is_claimed(stream: Stream) -> None:
 
 
 def test_any_order_of_spans_gives_the_same_stretches(stream: Stream) -> None:
-    """Of three connections, as three daemons may write them."""
+    """Several daemons may write their spans in any order."""
     from random import Random
 
     chance = Random(3)
@@ -294,11 +295,13 @@ def test_any_order_of_spans_gives_the_same_stretches(stream: Stream) -> None:
         assert [(start, end) for start, end, _ in stream.stretches()] == merged
 
 
-# An account with a subaccount.
+# The remaining tests are about an account with a subaccount.
 
 
 @pytest.fixture
 def own(stream: Stream) -> Callable[..., int]:
+    """Return `hear` for an account that keeps only the events of its own groups."""
+
     def hear(*args: Any, **kwargs: Any) -> int:
         return stream.hear(*args, **kwargs, own_groups_only=True)
 
@@ -334,7 +337,7 @@ def test_events_of_another_subaccount_are_never_shown(
     own(0, 3, stream.event(2, "created", "x"))
     stream.history.observe(2.5)
     own(0, 4)
-    assert stream.stretches() == [(0, 1, 0)]  # the list may lag
+    assert stream.stretches() == [(0, 1, 0)]  # the list of groups may lag behind the events
     stream.history.observe(60)
     own(0, 61, stream.event(60.5, group="x"))
     assert stream.stretches() == [(0, 61, 0)]
@@ -344,11 +347,15 @@ def test_events_of_another_subaccount_are_never_shown(
     assert stream.stretches() == [(0, 70, 0)]
 
 
-def test_events_that_nobody_can_decide_are_a_gap(stream: Stream, own: Callable[..., int]) -> None:
+def test_events_that_cannot_be_assigned_leave_a_gap(
+    stream: Stream, own: Callable[..., int]
+) -> None:
     own(0, 1.5)
     own(0, 3, stream.event(2, "created", "x"), stream.event(2.25, "deleted", "x"))
     own(0, 60)
-    assert stream.stretches() == [(0, 1.5, 0)]  # a poll may have seen it
+    assert stream.stretches() == [
+        (0, 1.5, 0)
+    ]  # a poll that is still to be written may have seen the group
     stream.history.observe(62)
     own(0, 63)
     assert stream.gaps() == [(1.5, 2.253, "not_kept")]
@@ -357,7 +364,7 @@ def test_events_that_nobody_can_decide_are_a_gap(stream: Stream, own: Callable[.
     assert stream.heard() == []
 
 
-def test_a_connection_that_ends_while_events_wait_leaves_its_cause(
+def test_a_connection_that_ends_while_events_wait_keeps_its_cause(
     stream: Stream, own: Callable[..., int]
 ) -> None:
     own(0, 1)

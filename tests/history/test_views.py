@@ -1,4 +1,4 @@
-"""The views that people read: each column of each."""
+"""Each column of each view has its documented meaning."""
 
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ VIEWS = ("order_groups_current", "order_group_history", "order_group_changes", "
 
 
 def life(history: "History") -> None:
-    """A group appears, changes after a gap, disappears, and comes back."""
+    """Write polls in which a group appears, changes after a gap, disappears, and returns."""
     history.observe(0)
     history.observe(60, history.group("a", "1.00", extra='{"x":1}'))
     history.fail(120, "server_error")
@@ -25,7 +25,7 @@ def life(history: "History") -> None:
     history.observe(840, history.group("a", None, exchange_index=3))
 
 
-def test_current_says_since_when_and_until_when_a_group_was_seen(history: "History") -> None:
+def test_current_shows_when_a_group_was_first_and_last_seen(history: "History") -> None:
     life(history)
     assert history.rows("order_groups_current") == [
         {
@@ -43,14 +43,14 @@ def test_current_says_since_when_and_until_when_a_group_was_seen(history: "Histo
     ]
 
 
-def test_current_shows_a_group_that_is_missing_and_unconfirmed(history: "History") -> None:
+def test_current_shows_a_group_whose_removal_is_unconfirmed(history: "History") -> None:
     life(history)
     history.observe(900)
     row = history.row("order_groups_current")
     assert (row["last_seen_at"], row["missing_since"]) == (history.at(840), history.at(900))
 
 
-def test_history_fills_in_what_open_snapshots_leave_to_the_head(history: "History") -> None:
+def test_history_fills_in_the_columns_that_open_snapshots_leave_empty(history: "History") -> None:
     life(history)
     ids = [row["id"] for row in history.rows("polls") if row["outcome"] == "ok"]
     columns = ("valid_from", "valid_to", "last_seen_at", "duration_seconds", "last_poll_id")
@@ -61,7 +61,7 @@ def test_history_fills_in_what_open_snapshots_leave_to_the_head(history: "Histor
     ]
 
 
-def test_changes_say_what_was_before_and_since_when_it_may_have_been_so(
+def test_changes_show_old_and_new_values_and_the_earliest_possible_time(
     history: "History",
 ) -> None:
     life(history)
@@ -90,13 +90,13 @@ def test_changes_say_what_was_before_and_since_when_it_may_have_been_so(
     ]
 
 
-def test_changes_are_told_of_states_that_do_not_say_how_they_began(history: "History") -> None:
-    # As older exporters wrote them, or people by hand.
+def test_changes_are_the_same_for_states_without_a_begin_reason(history: "History") -> None:
+    # Older exporters, and people by hand, wrote such states.
     history.observe(0, history.group("a"), history.group("b"))
     history.observe(60, history.group("a", "2.00"), history.group("c"))
     history.observe(120, history.group("a", "2.00"), history.group("c"))
-    told = history.rows("order_group_changes")
-    assert sorted(row["change"] for row in told) == [
+    before = history.rows("order_group_changes")
+    assert sorted(row["change"] for row in before) == [
         *["appeared"] * 3,
         "changed",
         "disappeared",
@@ -108,10 +108,10 @@ def test_changes_are_told_of_states_that_do_not_say_how_they_began(history: "His
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["changed_at"], row["order_group_id"]
 
-    assert sorted(history.rows("order_group_changes"), key=key) == sorted(told, key=key)
+    assert sorted(history.rows("order_group_changes"), key=key) == sorted(before, key=key)
 
 
-def test_gaps_say_how_long_and_why(history: "History") -> None:
+def test_gaps_show_their_length_and_cause(history: "History") -> None:
     life(history)
     assert history.rows("coverage_gaps") == [
         {
@@ -132,7 +132,7 @@ def test_seconds_are_exact_to_the_microsecond_over_years(history: "History") -> 
     assert first["duration_seconds"] == 86_400 * 3650 + 0.000001
 
 
-def test_the_views_say_the_same_without_the_polls(history: "History") -> None:
+def test_the_views_do_not_depend_on_polls(history: "History") -> None:
     life(history)
     before = history.rows_of(*VIEWS, "coverage")
     with history.database.transaction() as connection:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that talk to a server: pytest looks for them here."""
+"""Makes the fixtures with a server available to the tests in this folder."""
 
 from tests.support.servers import (
     answering,

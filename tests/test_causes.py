@@ -1,4 +1,4 @@
-"""One vocabulary of causes: every one has a sentence, and all who show causes take it from here."""
+"""Test that every cause of a gap has one sentence, which everything that shows causes uses."""
 
 from typing import get_args
 
@@ -10,7 +10,7 @@ from exporter.report.coverage import BEFORE
 from exporter.report.summary import KINDS
 
 
-def test_every_cause_has_a_sentence_for_people() -> None:
+def test_every_cause_has_a_readable_sentence() -> None:
     assert set(POLL_GAP_CAUSES) == set(get_args(causes.PollGapCause))
     assert set(STREAM_GAP_CAUSES) == set(get_args(causes.StreamGapCause))
     for cause, sentence in [*POLL_GAP_CAUSES.items(), *STREAM_GAP_CAUSES.items()]:
@@ -19,11 +19,11 @@ def test_every_cause_has_a_sentence_for_people() -> None:
         assert not sentence.endswith(".")
 
 
-def test_every_way_in_which_a_poll_can_fail_is_a_cause() -> None:
+def test_every_failure_of_a_poll_is_a_cause() -> None:
     assert set(get_args(Outcome)) - {"ok"} == set(POLL_GAP_CAUSES) - {"not_running", "not_kept"}
 
 
-def test_a_cause_of_both_kinds_has_one_identifier_that_a_reader_can_tell() -> None:
+def test_polls_and_the_stream_explain_a_shared_cause_alike() -> None:
     for cause in POLL_GAP_CAUSES.keys() & STREAM_GAP_CAUSES.keys():
         assert explain(cause) == f"{POLL_GAP_CAUSES[cause]} ({cause})"
     assert explain("of_a_newer_version") == "of_a_newer_version"
@@ -39,7 +39,7 @@ def test_the_dictionary_explains_every_cause_of_a_gap() -> None:
             assert f"`{cause}`: {sentence}" in line.meaning
 
 
-def test_the_report_draws_every_cause_in_one_way() -> None:
+def test_the_report_draws_each_cause_in_one_way() -> None:
     drawn = [cause for causes in KINDS.values() for cause in causes]
     assert len(drawn) == len(set(drawn))
     assert set(drawn) == {*POLL_GAP_CAUSES, *STREAM_GAP_CAUSES, BEFORE}

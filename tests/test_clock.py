@@ -1,4 +1,4 @@
-"""Both clocks; what a daemon makes of them when they are set is for `reliability/test_time`."""
+"""Test both clocks; `reliability/test_time.py` tests a daemon whose clocks are set."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ def test_instants_increase_though_the_wall_clock_is_set_back(
 
     class WallClock(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]  # as plain datetimes
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]  # it returns plain datetimes
             assert tz is UTC
             return readings.pop(0)
 
@@ -33,7 +33,7 @@ def test_instants_increase_though_the_wall_clock_is_set_back(
     ]
 
 
-def test_elapsed_time_passes() -> None:
+def test_elapsed_time_increases() -> None:
     before = clock.elapsed()
     time.sleep(0.01)
     assert 0.005 < clock.elapsed() - before < 10

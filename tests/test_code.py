@@ -1,4 +1,4 @@
-"""The code itself, as a developer's tools see it, so that one command covers them too."""
+"""Run the linters and type checker, so that one command checks everything."""
 
 import os
 import subprocess
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parent.parent
         ["ruff", "check", "--quiet", "."],
         ["ruff", "format", "--check", "--quiet", "."],
         ["mypy", "--no-error-summary"],
-        # It has a command, but no module of that name.
+        # import-linter has no module to run, only a command.
         ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
     ],
     ids=["ruff check", "ruff format", "mypy", "import-linter"],
 )
-def test_a_tool_has_nothing_to_say(tool: list[str]) -> None:
+def test_a_tool_finds_nothing(tool: list[str]) -> None:
     arguments = tool if tool[0] == "-c" else ["-m", *tool]
     finished = subprocess.run(
         [sys.executable, *arguments],
@@ -35,7 +35,7 @@ def test_a_tool_has_nothing_to_say(tool: list[str]) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def test_no_module_is_longer_than_one_can_keep_in_mind() -> None:
+def test_no_module_is_longer_than_300_lines() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines())
         for path in (ROOT / "exporter").rglob("*.py")
@@ -43,7 +43,7 @@ def test_no_module_is_longer_than_one_can_keep_in_mind() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > 300} == {}
 
 
-def test_ci_runs_the_commands_that_the_readme_gives() -> None:
+def test_ci_runs_a_command_of_the_readme() -> None:
     script = ROOT / ".ci" / "run"
     if not script.exists():
         pytest.skip("not in a checkout")
@@ -53,7 +53,7 @@ def test_ci_runs_the_commands_that_the_readme_gives() -> None:
     assert command in (ROOT / "README.md").read_text().splitlines()
 
 
-def test_the_public_ci_installs_what_tests_are_skipped_without_and_runs_the_same() -> None:
+def test_the_public_ci_installs_optional_tools_and_runs_the_same_script() -> None:
     workflow = ROOT / ".github" / "workflows" / "tests.yml"
     if not workflow.exists():
         pytest.skip("not in a checkout")

@@ -1,6 +1,6 @@
-"""What a poll and a start cost, in counts that are the same on every machine.
+"""Test the costs of a poll and of a start, in counts that are the same on every machine.
 
-Times are for `python -m benchmarks`: here are statements, rows, bytes and modules.
+The counts are statements, rows, bytes and modules; `python -m benchmarks` measures times.
 """
 
 import sqlite3
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, order=True)
 class Cost:
-    """What a poll did to the database."""
+    """The statements and row writes of one poll."""
 
     statements: int
     rows: int
 
 
 class Meter:
-    """Counts what pollers send; the databases say what was written. They have polled before."""
+    """A meter of the costs of pollers that have already polled once."""
 
     def __init__(self, sent: list[Sent]) -> None:
         self._sent = sent
 
     def cost_of(self, poller: Poller) -> Cost:
-        """Poll once, successfully."""
+        """Poll once, require success, and return the cost."""
         rows, statements = self._rows(), len(self._sent)
         assert poller.poll() is Exit.OK
         statements = len(self._sent) - statements
@@ -62,22 +62,22 @@ class Meter:
 
 @pytest.fixture
 def meter() -> Iterator[Meter]:
-    """A meter that is on."""
+    """Yield a running meter."""
     with recorded_statements() as sent:
         yield Meter(sent)
 
 
 @pytest.fixture
 def groups(exchange: Exchange, key_id: str) -> Groups:
-    """The account's groups, none yet."""
+    """Return the account's groups on the exchange, which has none yet."""
     return exchange.groups(key_id)
 
 
 class Recorded(threading.Event):
-    """Set once events are durable."""
+    """A listener that is set once events are durable."""
 
     def receive(self, event: Event) -> None:
-        """Note that they are."""
+        """Set this once events are recorded."""
         if isinstance(event, EventsRecorded):
             self.set()
 
@@ -118,7 +118,7 @@ def test_an_unchanged_poll_costs_the_same_with_many_groups_and_a_long_history(
             poller.poll()
         costs |= {meter.cost_of(poller) for _ in range(3)}
     (cost,) = costs
-    # The account's head when it is claimed and when it moves on, its coverage, and the poll.
+    # The rows are the account's head, for the claim and for the result, its coverage, and the poll.
     assert cost.rows == 4
 
 
@@ -138,7 +138,7 @@ def test_a_changed_poll_costs_two_rows_per_change_and_no_more_statements(
             _change(groups, changes)
             costs[changes] = meter.cost_of(poller)
     assert len({cost.statements for cost in costs.values()}) == 1
-    # What the unchanged poll writes; what the poll found, and the answer's digest.
+    # Six rows do not depend on the changes: two more than those of an unchanged poll.
     assert {changes: cost.rows - 2 * changes for changes, cost in costs.items()} == {
         1: 6,
         10: 6,
@@ -146,7 +146,7 @@ def test_a_changed_poll_costs_two_rows_per_change_and_no_more_statements(
     }
 
 
-def test_groups_that_come_and_go_cost_rows_of_their_own_alone(
+def test_added_and_removed_groups_cost_only_their_own_rows(
     write_config: "WriteConfig", groups: Groups, meter: Meter, database_url: str
 ) -> None:
     _create(groups, 500)
@@ -156,8 +156,8 @@ def test_groups_that_come_and_go_cost_rows_of_their_own_alone(
         assert meter.cost_of(poller).rows == 20 + 6
         for group in groups.listing()[:20]:
             groups.delete(group["id"])
-        assert meter.cost_of(poller).rows == 20 + 6, "each is missed"
-        assert meter.cost_of(poller).rows == 20 + 6, "and its removal confirmed"
+        assert meter.cost_of(poller).rows == 20 + 6, "the poll that misses each group"
+        assert meter.cost_of(poller).rows == 20 + 6, "the poll that confirms each removal"
 
 
 def test_an_unchanged_poll_of_an_account_that_listens_costs_no_more(
@@ -179,7 +179,7 @@ def test_an_unchanged_poll_of_an_account_that_listens_costs_no_more(
             channel.wait_for_subscribers(1)
             channel.tell("triggered", "group-00000")
             assert recorded.wait(10.0)
-            # The writer extends the stretch once a second at most: several polls fit in between.
+            # Several polls fit between two extensions of the stretch, at least a second apart.
             while_listening = min(meter.cost_of(poller) for _ in range(5))
         finally:
             listening.begin_stop()
@@ -204,7 +204,7 @@ def test_extending_a_stretch_of_stream_coverage_writes_one_row(
         rows = rows_written(engine)
         extend(1)
         assert rows_written(engine) - rows == 1
-        # On SQLite, to begin the transaction is a statement of its own.
+        # On SQLite, BEGIN is a separate statement.
         assert len(sent) - before == (2 if database.is_sqlite else 1)
 
 
@@ -214,7 +214,7 @@ def test_an_unchanged_poll_writes_the_same_bytes_with_many_groups_and_a_long_his
     file = Path(sqlite_url.removeprefix("sqlite:///"))
 
     def written(poller: Poller) -> int:
-        """The fewest bytes of three polls: now and then one begins another page of an index."""
+        """Return the fewest bytes of three polls, because some start a new page of an index."""
         sizes = []
         for _ in range(3):
             with closing(sqlite3.connect(file)) as connection:
@@ -236,7 +236,7 @@ def test_an_unchanged_poll_writes_the_same_bytes_with_many_groups_and_a_long_his
 
 
 def _at_exit(expression: str, *arguments: str | Path) -> str:
-    """Run the program, and return what an expression is when it ends."""
+    """Run the program, and return the value of an expression at its exit."""
     script = (
         "import atexit, dataclasses, gc, sys\n"
         f"atexit.register(lambda: print('at exit:', {expression}))\n"
@@ -252,7 +252,7 @@ def _at_exit(expression: str, *arguments: str | Path) -> str:
 
 
 def _modules(*arguments: str | Path) -> set[str]:
-    """The packages that the program has imported when it ends."""
+    """Return the packages that the program has imported by its exit."""
     names = _at_exit("*sys.modules", *arguments).split()
     return {name.partition(".")[0] for name in names}
 
@@ -277,13 +277,13 @@ def test_help_imports_nothing_but_click() -> None:
     assert not imported & _HEAVY
 
 
-def test_run_once_imports_what_a_poll_needs(
+def test_run_once_imports_only_what_a_poll_needs(
     write_config: "WriteConfig", groups: Groups, sqlite_url: str
 ) -> None:
     _create(groups, 25)
     configuration = write_config(database_url=sqlite_url)
     with _poller(configuration):
-        pass  # the schema is made here, as a migration has to import more
+        pass  # this migrates the schema, which needs more imports
     imported = _modules("--config", configuration, "run-once")
     assert {"cryptography", "msgspec", "requests", "sqlalchemy"} <= imported
     assert not imported & {"alembic", "apscheduler", "psycopg", "pyarrow", "websockets"}
@@ -297,15 +297,15 @@ _DATACLASSES = (
 )
 
 
-def test_run_once_neither_searches_for_garbage_nor_defines_dataclasses(
+def test_run_once_neither_collects_garbage_nor_defines_dataclasses(
     write_config: "WriteConfig", groups: Groups, sqlite_url: str
 ) -> None:
     _create(groups, 25)
     configuration = write_config(database_url=sqlite_url)
     with _poller(configuration):
-        pass  # as above
+        pass  # this migrates the schema
     run_once = ("--config", configuration, "run-once")
     assert _at_exit(_FULL_COLLECTIONS, *run_once) == "0"
     assert _at_exit("gc.get_freeze_count() > 0", *run_once) == "True"
-    # Python writes and compiles the methods of a dataclass each time: 4 million instructions each.
+    # Each dataclass costs 4 million instructions per start, because Python compiles its methods.
     assert _at_exit(_DATACLASSES, *run_once) == "[]"

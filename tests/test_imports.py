@@ -1,4 +1,4 @@
-"""Importing a module of the package changes nothing that a process shares."""
+"""Test that importing any module changes no global state of the process."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def shared():
         "filters of warnings": warnings.filters[:],
     }
 
-# Libraries may do as they please: they are imported first, with all else that modules need.
+# Libraries may change global state, so everything else that modules import comes first.
 import alembic.command, apscheduler.schedulers.background, click, cryptography.x509, requests
 import sqlalchemy.dialects.postgresql, sqlalchemy.dialects.sqlite, websockets.asyncio.client
 import asyncio, importlib.metadata, prometheus_client.exposition, psycopg, pyarrow
@@ -59,14 +59,14 @@ def _modules() -> list[str]:
     names = []
     for path in sorted(_PACKAGE.rglob("*.py")):
         parts = path.relative_to(_PACKAGE.parent).with_suffix("").parts
-        if parts[-1] != "__main__":  # it is the command itself
+        if parts[-1] != "__main__":  # importing it runs the command
             names.append(".".join(part for part in parts if part != "__init__"))
     return names
 
 
 def test_importing_any_module_has_no_effect() -> None:
     names = _modules()
-    # Both orders, because a module may hide what one imported after it does.
+    # Both orders count, because one module may hide the effect of a later one.
     for order in (names, names[::-1]):
         done = subprocess.run(
             [sys.executable, "-c", _IMPORT_EACH, *order],

@@ -1,4 +1,4 @@
-"""What people are told to install can be installed."""
+"""Test that every instruction to install works."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 _BY_NAME = re.compile(r"(?:pip|pipx|uv tool) install[^\n`]*?(?<![\w./-])kalshi-exporter(?![-\w/.])")
 
 
-def test_nothing_tells_people_to_install_a_name_that_anybody_could_register() -> None:
+def test_no_text_says_to_install_an_unregistered_name() -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split("\0")
@@ -21,7 +21,7 @@ def test_nothing_tells_people_to_install_a_name_that_anybody_could_register() ->
         *ROOT.glob("*.*"),
         *(path for name in ("docs", "deploy", "exporter") for path in (ROOT / name).rglob("*")),
     ]
-    told = [
+    instructions = [
         f"{path.relative_to(ROOT)}: {found[0]}"
         for path in files
         if path.suffix in {".md", ".py", ".toml", ".service", ".yaml", ".yml", ".plist"}
@@ -32,7 +32,7 @@ def test_nothing_tells_people_to_install_a_name_that_anybody_could_register() ->
     if installing.PUBLISHED:
         assert _BY_NAME.search((ROOT / "docs" / "install.md").read_text("utf-8"))
     else:
-        assert told == []
+        assert instructions == []
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_nothing_tells_people_to_install_a_name_that_anybody_could_register() ->
         ("pip install '/srv/kalshi-exporter[postgres]'", False),
     ],
 )
-def test_what_counts_as_the_name(text: str, by_name: bool) -> None:
+def test_the_pattern_finds_installations_by_name(text: str, by_name: bool) -> None:
     assert bool(_BY_NAME.search(text)) is by_name
 
 
-def test_an_extra_is_installed_as_what_is_published_allows(
+def test_an_extra_is_installed_by_name_only_once_published(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(installing, "PUBLISHED", False)

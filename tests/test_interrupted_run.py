@@ -1,4 +1,4 @@
-"""A run that ends before its poll is written leaves the account to the next one at once."""
+"""Test that an interrupted run releases its claims, so that the next run can poll at once."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def _wait(condition: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.parametrize("accounts", [1, 3])
-def test_a_run_that_a_signal_ends_keeps_nobody_waiting(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_run_that_a_signal_ends_releases_its_claims(  # noqa: PLR0917  # pytest passes fixtures by name
     number: signal.Signals,
     accounts: int,
     exchange: Exchange,
@@ -67,14 +67,14 @@ def test_a_run_that_a_signal_ends_keeps_nobody_waiting(  # noqa: PLR0917  # pyte
         process.wait()
     assert process.returncode != 0
     if number != signal.SIGKILL:
-        # On another host nobody could tell that the process is gone.
+        # Another host cannot see that the process has ended, so the claim itself must end.
         claims = _execute(database_url, "SELECT claimed_until FROM accounts")
         assert claims == [(None,)] * accounts
     finished = run_cli("run-once")
     assert finished.returncode == 0, finished.stderr
 
 
-def test_a_run_that_is_under_way_is_named(
+def test_a_busy_account_names_the_run_that_claims_it(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -100,7 +100,7 @@ def test_a_run_that_is_under_way_is_named(
     assert match[1] in ends
 
 
-def test_a_run_whose_poll_could_not_be_written_keeps_nobody_waiting(
+def test_a_run_whose_poll_could_not_be_written_releases_its_claim(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",

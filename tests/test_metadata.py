@@ -1,4 +1,4 @@
-"""What an index would show: links that lead somewhere, and URLs only where they are known."""
+"""Test the wheel's metadata: links that work on a package index, and no guessed URLs."""
 
 import email
 import re
@@ -49,13 +49,13 @@ def test_a_release_has_links_that_work_on_an_index(tmp_path: Path) -> None:
     assert f"{URL}/raw/HEAD/docs/demo.svg" in links(found)
 
 
-def test_another_build_names_no_address(tmp_path: Path) -> None:
+def test_a_build_without_a_repository_url_has_no_project_url(tmp_path: Path) -> None:
     found = metadata(tmp_path, None)
     assert found.get_all("Project-URL") is None
     assert "docs/install.md" in links(found)
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
-def test_the_classifiers_are_what_the_ci_runs(version: str) -> None:
+def test_the_ci_tests_every_python_of_the_classifiers(version: str) -> None:
     assert f'"Programming Language :: Python :: {version}"' in (ROOT / "pyproject.toml").read_text()
     assert f'"{version}"' in (ROOT / ".github/workflows/tests.yml").read_text()

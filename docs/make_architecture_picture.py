@@ -1,7 +1,7 @@
 # ruff: noqa: INP001  # a script beside its picture, not part of a package
-"""Draw the way of the data as docs/images/architecture.svg.
+"""Draw the flow of the data as docs/images/architecture.svg.
 
-Run it after a change: `python docs/make_architecture_picture.py`. A test compares.
+Run it after a change: `python docs/make_architecture_picture.py`. A test checks the picture.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ PICTURE = Path(__file__).parent / "images" / "architecture.svg"
 _WIDTH, _HEIGHT = 920, 422
 _BOX = 52  # height
 
-# Folder, what it does, left, top, width.
+# Each box has a folder, its purpose, and its left edge, top edge and width.
 _ROOMS = (
     ("config/", "TOML to frozen values", 20, 20, 200),
     ("wiring.py", "values to a Recorder", 250, 20, 200),
@@ -29,7 +29,7 @@ _ROOMS = (
     ("monitoring/ · logs/", "metrics, systemd, alarms", 710, 150, 190),
 )
 
-# From x, y to x, y.
+# Each arrow runs from x, y to x, y.
 _ARROWS = (
     (220, 46, 250, 46),
     (450, 46, 480, 46),

@@ -1,7 +1,7 @@
 # ruff: noqa: INP001  # a script beside its page, not part of a package
-"""Write the commands' own help as a page.
+"""Write the help of all commands as a page.
 
-Run it after a change of a command: `python docs/make_commands.py`. A test compares.
+Run it after a change of a command: `python docs/make_commands.py`. A test checks the page.
 """
 
 import inspect
@@ -34,7 +34,7 @@ _EXIT_CODES = {
 
 
 def page() -> str:
-    """`docs/commands.md`."""
+    """Return the text of `docs/commands.md`."""
     return "\n".join(_lines()) + "\n"
 
 
@@ -115,7 +115,7 @@ def _argument(argument: click.Argument) -> str:
 def _value(parameter: click.Parameter) -> str:
     """Return the placeholder of a value; Click's own spelling varies between its versions."""
     if isinstance(parameter.type, click.Choice):
-        return "/".join(parameter.type.choices)  # a table has another use for |
+        return "/".join(parameter.type.choices)  # a | would end a table's cell
     return parameter.type.name.partition(" ")[0].upper()
 
 

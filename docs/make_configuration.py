@@ -1,7 +1,7 @@
 # ruff: noqa: INP001  # a script beside its page, not part of a package
-"""Write every configuration key as a page: its text from the example file, its form from the code.
+"""Write a page of all configuration keys: texts from the example file, types from the code.
 
-Run it after a change of either: `python docs/make_configuration.py`. A test compares.
+Run it after a change of either: `python docs/make_configuration.py`. A test checks the page.
 """
 
 import re
@@ -105,7 +105,7 @@ def _entries(text: str) -> Iterator[_Entry]:
 def _paragraphs(comment: list[str]) -> Iterator[str]:
     if not comment:
         return
-    # Indented lines are examples, and the form below says the default.
+    # Indented lines are examples. `_form` states the default, so the comment's is left out.
     text = "\n".join(f"    {line.strip()}" if line.startswith("  ") else line for line in comment)
     text = re.sub(r"(?<=[.!?\n]) ?(?:Default: [^\n]*|Required\.)$", "", text).strip()
     text = re.sub(r"(?m)^(    .*(?:\n    .*)*)$", r"\n\1\n", text)

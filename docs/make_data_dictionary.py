@@ -1,7 +1,7 @@
 # ruff: noqa: INP001  # a script beside its page, not part of a package
 """Write the dictionary, `exporter.history.dictionary`, as a page and as metadata for Datasette.
 
-Run it after a change of the dictionary: `python docs/make_data_dictionary.py`. A test compares.
+Run it after a change of the dictionary: `python docs/make_data_dictionary.py`. A test checks both.
 """
 
 import json
@@ -13,7 +13,7 @@ DOCS = Path(__file__).parent
 
 
 def page() -> str:
-    """`docs/data-dictionary.md`."""
+    """Return the text of `docs/data-dictionary.md`."""
     introduction = (
         "# Data dictionary\n\n"
         "What each view, table and column means. The same text is in the database: in the table\n"
@@ -36,7 +36,7 @@ def page() -> str:
 
 
 def metadata() -> str:
-    """`docs/datasette-metadata.json`, for a file named `order_groups.db`."""
+    """Return the text of `docs/datasette-metadata.json`, for a file named `order_groups.db`."""
     tables = {}
     for name in OBJECTS:
         itself, *columns = lines(name)

@@ -1,7 +1,7 @@
 # ruff: noqa: INP001  # a script beside its picture, not part of a package
-"""Draw docs/demo.svg: run the real demo in a pseudo-terminal, and set its output as text.
+"""Run the real demo in a pseudo-terminal, and draw its output as docs/demo.svg.
 
-Run it where the package is installed, after the demo's words have changed.
+Run it where the package is installed, after the demo's output has changed.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 
 _PICTURE = Path(__file__).with_name("demo.svg")
 _COLUMNS = 80
-_CHARACTER = 8.4  # pixels that a character of a monospaced font is wide at _SIZE
+_CHARACTER = 8.4  # width in pixels of a monospaced character at _SIZE
 _SIZE = 14
 _LINE = 19
 _MARGIN = 18
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _output() -> str:
-    """Return the demo's output on a terminal, colours included."""
+    """Return the demo's output on a terminal, with colors."""
     ours, theirs = pty.openpty()
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     process = subprocess.Popen(
@@ -78,7 +78,7 @@ def _output() -> str:
     while True:
         try:
             data = os.read(ours, 65536)
-        except OSError:  # Linux's way to say that the other end is closed
+        except OSError:  # Linux raises this once the other end is closed
             break
         if not data:
             break
@@ -118,7 +118,7 @@ def _dim(text: str) -> str:
 
 
 def _marked_up(line: str) -> str:
-    """Return a line with its colours as SVG."""
+    """Return a line as SVG, with its colors."""
     return "".join(
         f'<tspan class="{" ".join(classes)}">{escape(text)}</tspan>' if classes else escape(text)
         for classes, text in _spans(line.rstrip())
@@ -126,7 +126,7 @@ def _marked_up(line: str) -> str:
 
 
 def _spans(line: str) -> Iterator[tuple[list[str], str]]:
-    """Yield pieces of the line, each with its classes."""
+    """Yield the pieces of a line, each with its CSS classes."""
     parts = _COLOR.split(line)
     classes: list[str] = []
     for number, part in enumerate(parts):

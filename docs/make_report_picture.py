@@ -1,9 +1,9 @@
 # ruff: noqa: INP001 - a script beside its pictures, part of no package
-"""Draws docs/images/report.png and report-account.png: a report of sample accounts, in Chromium.
+"""Draw docs/images/report.png and report-account.png: a report of sample accounts in Chromium.
 
     python -m docs.make_report_picture
 
-Run it in the repository's root, where the package is installed for development and Chromium is.
+Run it in the repository's root, with Chromium and the package's development extra installed.
 """
 
 import tempfile
@@ -49,7 +49,7 @@ def main() -> None:
             stream_gaps=(*_CUT, *_REFUSED),
         )
     )
-    # Chromium may still write to its profile while that is removed.
+    # Chromium may still write to its profile while the directory is removed.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         directory = Path(temporary)
         url = f"sqlite:///{directory}/order_groups.db"

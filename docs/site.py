@@ -1,7 +1,7 @@
 # ruff: noqa: INP001  # MkDocs loads it by its path
-"""Let the pages be a site too: add the files outside of docs/ that they link to.
+"""Add to MkDocs' site the files outside of docs/ that the pages link to.
 
-On GitHub `../deploy/…` is the file in the repository. In the site it is a copy, below
+On GitHub, `../deploy/…` is the file in the repository. On the site, it is a copy below
 `repository/`.
 """
 
@@ -16,12 +16,12 @@ _ROOT = Path(__file__).parent.parent
 _PLACE = "repository"
 
 _LINK = re.compile(r"\]\(((?:\.\./)+[^)#]+)")
-# Fences name the recipe of a block, for the tests; the site understands only the language.
+# A fence may also name a block for the tests, but the site understands only the language.
 _FENCE = re.compile(r"^( *```\w+) .*$", re.MULTILINE)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add what the pages link to outside of docs/, and the changelog."""
+    """Add the changelog, and the files outside of docs/ that the pages link to."""
     wanted = {"CHANGELOG.md"}
     for page in files.documentation_pages():
         found = _LINK.findall(page.content_string)
@@ -32,7 +32,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Return the page with its links to these files replaced by links to the copies."""
+    """Return the page with its links to those files pointing to the copies."""
     place = posixpath.dirname(page.file.src_uri)
     if place == _PLACE:  # the changelog, whose links start from the repository's root
         return markdown.replace("](docs/", "](../")

@@ -15,7 +15,7 @@ def _seconds(start: str, end: str) -> str:
     """Return SQL for the seconds between two instants, exact to the microsecond."""
     if op.get_bind().dialect.name == "postgresql":
         return f"CAST(EXTRACT(EPOCH FROM ({end} - {start})) AS double precision)"
-    # julianday() is exact to some 40 microseconds only.
+    # julianday() is exact only to some 40 microseconds.
     return (
         f"ROUND(strftime('%s', {end}) - strftime('%s', {start})"
         f" + (substr({end}, 21, 6) - substr({start}, 21, 6)) / 1000000.0, 6)"

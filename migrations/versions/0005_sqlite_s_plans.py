@@ -26,7 +26,7 @@ _STATISTICS = {
 
 
 def upgrade() -> None:
-    """Change SQLite's index and view, and write statistics unless somebody has made some."""
+    """Change SQLite's index and view, and write statistics unless ANALYZE has already run."""
     if op.get_bind().dialect.name != "sqlite":
         return
     # Only the view of changes uses this index, by repeating a condition that every row meets.
@@ -66,7 +66,7 @@ def upgrade() -> None:
         WHERE end_reason = 'removed'
         """
     )
-    op.execute("ANALYZE sqlite_master")  # makes the table of statistics, and counts nothing
+    op.execute("ANALYZE sqlite_master")  # creates the table of statistics without counting
     connection = op.get_bind()
     made = connection.execute(
         sa.text("SELECT COUNT(*) FROM sqlite_stat1 WHERE tbl = :table"), {"table": _SNAPSHOTS}
@@ -78,4 +78,4 @@ def upgrade() -> None:
             sa.text("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (:table, :index, :counts)"),
             {"table": _SNAPSHOTS, "index": index, "counts": counts},
         )
-    op.execute("ANALYZE sqlite_master")  # reads them
+    op.execute("ANALYZE sqlite_master")  # reloads the statistics

@@ -15,7 +15,7 @@ depends_on = None
 _SNAPSHOTS = "order_group_snapshots"
 _AS_IN_0005 = "100000 5000 1"
 
-# Rows of older exporters, or of people, do not say how they began, and stay in the index.
+# Rows of older exporters, or inserted by hand, have no reason, and stay in the index.
 _MAY_HAVE_APPEARED = "COALESCE(begin_reason, 'appeared') = 'appeared'"
 
 
@@ -55,7 +55,7 @@ def _tell_planner() -> None:
         "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES"
         " ('order_group_snapshots', 'order_group_snapshots_valid_from', '100000 10')"
     )
-    op.execute("ANALYZE sqlite_master")  # reads them
+    op.execute("ANALYZE sqlite_master")  # reloads the statistics
 
 
 _NEW = """

@@ -1,7 +1,7 @@
 """Exact seconds in SQLite's views, and a new name, cooldown, for the pause in the head.
 
-SQLite's `strftime('%s', x)` rounds to milliseconds first, so that an instant from .9995 on counted
-as the next second: durations were a second off in one row of a thousand. Postgres was exact.
+SQLite's `strftime('%s', x)` rounds to milliseconds first, so an instant from .9995 on counted as
+the next second: one duration in a thousand was a second off. Postgres was exact.
 """
 
 import sqlalchemy as sa

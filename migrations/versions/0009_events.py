@@ -1,4 +1,4 @@
-"""The exchange's stream: events, the coverage of the stream, and triggers.
+"""Tables for the exchange's events and their coverage, and views of triggers and gaps.
 
 The views relate events to what polls saw: see `docs/stream.md`.
 """
@@ -20,7 +20,7 @@ def upgrade() -> None:
     on_sqlite = op.get_bind().dialect.name == "sqlite"
     if on_sqlite:
         op.execute("DROP VIEW order_group_changes")
-    # In place on Postgres, where other views may stand on it.
+    # Postgres replaces the view in place, because other views may depend on it.
     op.execute(
         f"CREATE {'' if on_sqlite else 'OR REPLACE'} VIEW order_group_changes AS {_changes()}"
     )
@@ -79,11 +79,12 @@ def _create_tables() -> None:
     )
 
 
-# Seconds. An answer may be so old when its last byte arrives, or the list so late.
+# The exchange's state in a response may be this many seconds old when its last byte arrives.
 _POLL_LAG = 20
-# An event may arrive so long after a poll that shows what it did.
+# An event may arrive this many seconds after a poll that already shows its effect.
 _EVENT_LAG = 10
-# The exchange's clock and this machine's are never so far apart: it would refuse to answer.
+# The clocks of the exchange and of this machine never differ by this many seconds, because the
+# exchange would refuse the requests.
 _SKEW = 600
 
 
@@ -123,16 +124,16 @@ def _explaining(
     """Return the expression of the event that explains a change, or null if none was heard.
 
     Args:
-        value: of the event `e`, which the expression is to have.
-        whose: alias of the row that names the account and the group.
-        kind: condition on `e`: it is of a kind that sets what changed.
-        matches: condition on `e`: it brought what is new.
-        changed_at: when a poll saw the change.
-        not_before: the last poll before, which did not; null if there was none.
-        valid_to: the end of what is new; null while it lasts.
-        previous: the last poll that saw what was before what is old; null if there was none.
+        value: the value of the event `e` that the expression returns.
+        whose: the alias of the row with the account and the group.
+        kind: the condition that `e` can change this column.
+        matches: the condition that `e` sets the new value.
+        changed_at: when a poll first saw the new state.
+        not_before: the last poll that saw the old state; null if there was none.
+        valid_to: the end of the new state; null while it is open.
+        previous: the last poll that saw the state before the old one; null if there was none.
     """
-    # Bounds of the key, so that not all events of the group are read.
+    # Bounds on the primary key, so that the query does not read all events of the group.
     from_ = f"COALESCE({_shifted(not_before, -_SKEW)}, {_beginning()})"
     events = (
         "FROM order_group_events e"
@@ -141,13 +142,13 @@ def _explaining(
         f" AND {kind}"
     )
     if_it_matches = f"CASE WHEN {matches} THEN {value} END"
-    # Between the two polls, the last of those that match: the answer may be older than the last.
+    # First choice: the last match between the two polls. The response may predate later events.
     between = (
         f"(SELECT {value} {events} AND {matches}"
         f" AND (e.received_at > {not_before} OR {not_before} IS NULL)"
         f" AND e.received_at <= {changed_at} ORDER BY e.received_at DESC LIMIT 1)"
     )
-    # Or it came too late for the poll that shows it, though somebody listened all the time.
+    # Second choice: the event arrived after the poll that shows it, though a daemon listened.
     after = (
         f"(SELECT {if_it_matches} {events} AND e.received_at > {changed_at}"
         f" AND e.received_at <= {_shifted(changed_at, _EVENT_LAG)}"
@@ -157,7 +158,7 @@ def _explaining(
         f" AND l.ended_at >= {changed_at})"
         " ORDER BY e.received_at LIMIT 1)"
     )
-    # Or the poll before did not show it yet.
+    # Third choice: the event arrived before a poll that did not show it yet.
     before = (
         f"(SELECT {if_it_matches} {events} AND e.received_at <= {not_before}"
         f" AND e.received_at > {_shifted(not_before, -_POLL_LAG)}"
@@ -239,7 +240,7 @@ def _changes() -> str:
     latest = (
         f"GREATEST({flag}, {limit})"
         if _on_postgres()
-        # SQLite's MAX of two is null if one of them is.
+        # In SQLite, MAX of two values is null if one of them is null.
         else f"NULLIF(MAX(COALESCE({flag}, ''), COALESCE({limit}, '')), '')"
     )
     appeared = _explaining_life("created", "s.valid_from", "s.not_before", "s.valid_to")
@@ -292,10 +293,10 @@ def _end(value: str, *, whose: str, happened_at: str, heard_at: str) -> str:
     """Return what ended a trigger: the next reset or deletion that was heard, or that a poll saw.
 
     Args:
-        value: `at` or `what`.
-        whose: alias of the row that names the account and the group.
-        happened_at: of the trigger, by the exchange's clock if that is known.
-        heard_at: of the trigger, by this machine's clock.
+        value: `at` for the time, or `what` for the cause.
+        whose: the alias of the row with the account and the group.
+        happened_at: the trigger's time, by the exchange's clock if it is known.
+        heard_at: the time when the trigger was heard or seen, by this machine's clock.
     """
     same = f"x.account = {whose}.account AND x.order_group_id = {whose}.order_group_id"
     return f"""
@@ -342,7 +343,7 @@ COALESCE(
 
 
 def _triggers() -> str:
-    """Return each trigger once: by its event, or by the flag if no event explains that."""
+    """Return the view of triggers: those of events, and those that only the flag shows."""
     heard = {"whose": "t", "heard_at": "t.received_at"}
     dated = heard | {"happened_at": "t.event_at"}
     undated = heard | {"happened_at": "t.received_at"}
@@ -378,7 +379,7 @@ def _join_next() -> str:
     same = " AND ".join(f"n.{name} = p.{other}" for name, other in zip(names, of_p, strict=True))
     if not _on_postgres():
         return f"JOIN order_group_snapshots s ON {same.replace('n.', 's.')}"
-    # Looked up for each: Postgres expects more of them than there are, and would read the table.
+    # LATERAL forces a look-up per row: Postgres overestimates the rows and would scan the table.
     return f"CROSS JOIN LATERAL (SELECT * FROM order_group_snapshots n WHERE {same} LIMIT 1) s"
 
 

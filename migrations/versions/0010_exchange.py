@@ -1,4 +1,4 @@
-"""A column for the exchange that an account's history comes from, so that none mixes two."""
+"""A column for the exchange of an account's history, so that no history mixes two exchanges."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The requests that the local exchange sees, and the responses, of every kind, that it gives."""
+"""The requests that the local exchange receives, and every kind of response that it sends."""
 
 import gzip
 import json
@@ -104,7 +104,7 @@ class Answer:
 
     @classmethod
     def gzipped(cls, body: bytes) -> Self:
-        """Return a body under gzip, whether or not the client accepts it."""
+        """Return a body compressed with gzip, whether or not the client accepts it."""
         return cls(body=gzip.compress(body), headers={"Content-Encoding": "gzip"})
 
     @classmethod
@@ -114,7 +114,7 @@ class Answer:
 
 
 Script: TypeAlias = Answer | Callable[[Request], Answer] | None
-"""A response, a function that makes one when the request comes, or None for the true response."""
+"""A response, a function that makes one when the request comes, or None for the usual response."""
 
 
 def encode(value: object) -> bytes:

@@ -32,7 +32,7 @@ class Channel:
 
     @property
     def subscribers(self) -> int:
-        """How many connections are subscribed."""
+        """Return the number of subscribed connections."""
         with self._changed:
             return sum(each.sid is not None for each in self._listeners)
 
@@ -49,7 +49,7 @@ class Channel:
 
         Args:
             event_type: such as "triggered".
-            group_id: whose event.
+            group_id: the id of the event's group.
             contracts_limit: sent as `contracts_limit_fp`; None leaves it out.
             others: further fields of the event, sent as they are; `ts_ms` is now unless given.
         """
@@ -64,7 +64,7 @@ class Channel:
         self._each(lambda listener: listener.send(message))
 
     def send_bytes(self, data: bytes) -> None:
-        """Put bytes on every connection as they are, whether or not they are a frame."""
+        """Send raw bytes on every connection, whether or not they are a valid frame."""
         self._each(lambda listener: listener.send_bytes(data))
 
     def skip(self, count: int = 1) -> None:
@@ -72,24 +72,24 @@ class Channel:
         self._each(lambda listener: listener.skip(count))
 
     def drop(self) -> None:
-        """End every connection without a goodbye."""
+        """Cut every connection without a close frame."""
         self._each(lambda listener: listener.drop())
 
     def close(self, code: int = 1001, reason: str = "") -> None:
-        """Close every connection with a goodbye."""
+        """Close every connection with a close frame."""
         self._each(lambda listener: listener.send_close(code, reason))
 
     def _each(self, act: Callable[[Listener], None]) -> None:
-        # The lock makes all listeners hear events in the same order.
+        # The lock makes all listeners receive events in the same order.
         with self._changed:
             for listener in self._listeners:
                 act(listener)
 
     def serve(self, connection: socket.socket, request: Request) -> None:
-        """Serve one connection whose handshake has been judged, until it ends.
+        """Serve one connection with an accepted handshake until it ends.
 
         Args:
-            connection: blocking; its request has been read, but not responded to.
+            connection: a blocking socket from which the request has been read.
             request: the handshake.
         """
         listener = Listener(connection, self, self._now)

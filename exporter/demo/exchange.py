@@ -1,6 +1,6 @@
 """A local exchange over real sockets that verifies every request, for the demo and the tests.
 
-It imports nothing of the exporter that it judges. `market.py` acts on it.
+It imports none of the code that it checks. `market.py` changes its groups.
 """
 
 import base64
@@ -48,11 +48,11 @@ class Exchange:
     """The exchange, serving on a loopback port for as long as its context lasts.
 
     Attributes:
-        base_url: with `/trade-api/v2`.
-        stream_url: of the WebSocket of the predictions exchange; margin's has `/margin` after it.
-        page_size: groups per response; None gives all in one, as the live service does. This and
+        base_url: the API's URL, up to `/trade-api/v2`.
+        stream_url: the WebSocket's URL for predictions; the URL for margin ends in `/margin`.
+        page_size: groups per response; None sends all in one, as the live service does. This and
             the next two may be set at any time.
-        compress: whether to answer under gzip to clients that accept it.
+        compress: whether to compress responses with gzip for clients that accept it.
         clock_offset: seconds that the exchange's clock is ahead of this machine's.
         closing: set once the context ends, to wake slow responses.
     """
@@ -121,7 +121,7 @@ class Exchange:
     def script(self, key_id: str, *answers: Script) -> None:
         """Script the responses to the next requests of this key, one each, after earlier scripts.
 
-        A request with a wrong signature is still refused, and uses none of them up.
+        A request with a wrong signature is still refused, and uses up no scripted response.
         """
         with self._changed:
             self._scripts[key_id].extend(answers)
@@ -138,13 +138,13 @@ class Exchange:
 
     @property
     def requests(self) -> list[Request]:
-        """The latest requests, oldest first, at most 10,000; each before its response is sent."""
+        """Return the latest 10,000 requests, oldest first; a request counts before its response."""
         with self._changed:
             return list(self._requests)
 
     @property
     def handshakes(self) -> list[Request]:
-        """The latest WebSocket handshakes, oldest first; status 101 is an accepted one."""
+        """Return the latest WebSocket handshakes, oldest first; accepted ones have status 101."""
         with self._changed:
             return list(self._handshakes)
 
@@ -177,7 +177,7 @@ class Exchange:
         return answer
 
     def listen(self, request: Request) -> Answer | Channel:
-        """Check a handshake as a request, and record it."""
+        """Check and record a handshake, and return its refusal or its channel."""
         judged = self._judge_handshake(request)
         status = judged.status if isinstance(judged, Answer) else 101
         with self._changed:
@@ -227,7 +227,7 @@ class Exchange:
         details = self._fault_of_signature(request.key_id, signature, message)
         if details:
             return Answer.unauthorized(details=details)
-        # The live service has keys without this scope; what it says to them is not documented.
+        # The live service has keys without this scope; its response to them is not documented.
         may_read = "read" in self._scopes[request.key_id]
         refused = Answer.error(403, "insufficient_scope", "the key has no scope for this")
         return None if may_read else refused

@@ -40,12 +40,12 @@ class Groups:
         Args:
             group_id: unique over all subaccounts.
             is_auto_cancel_enabled: as sent; false in a fresh group, as far as is known.
-            subaccount: the one that has it; the response does not name it.
+            subaccount: the group's subaccount, which the response does not name.
             contracts_limit: sent as `contracts_limit_fp`, two decimals; None leaves it out.
             others: further fields, sent as they are.
 
         Raises:
-            KeyError: there is such a group already.
+            KeyError: there is already a group with this id.
         """
         group = {"id": group_id, "is_auto_cancel_enabled": is_auto_cancel_enabled}
         if contracts_limit is not None:
@@ -113,11 +113,11 @@ class Groups:
         """Return the bytes of a response, cached until a group changes.
 
         Args:
-            subaccount: None for all of them.
+            subaccount: the subaccount; None for all of them.
             without: the id of a group to leave out.
             start: where in the list the page begins.
-            page_size: of the page, which then has a cursor; None for the rest of the list.
-            compressed: under gzip.
+            page_size: groups on the page, which then has a cursor; None for the rest of the list.
+            compressed: whether to compress the body with gzip.
         """
         view = (subaccount, without, start, page_size, compressed)
         with self._lock:
@@ -145,7 +145,7 @@ class Groups:
 
 def _assemble(groups: list[bytes], start: int, page_size: int | None) -> bytes:
     if page_size is None:
-        # Go leaves an empty list out.
+        # Go's encoder leaves out an empty list.
         return b'{"order_groups":[' + b",".join(groups) + b"]}\n" if groups else b"{}\n"
     end = start + page_size
     cursor = encode(_cursor_at(end) if end < len(groups) else "")

@@ -1,6 +1,6 @@
-"""One listener of the local exchange's channel: an accepted connection that keeps to the protocol.
+"""One listener of the local exchange's channel: an accepted connection that follows the protocol.
 
-Real frames over real sockets, by websockets' sans-I/O core.
+It sends real frames over a real socket, with websockets' sans-I/O core.
 """
 
 import json
@@ -39,15 +39,15 @@ class Conditions(Protocol):
 
 
 class Listener:
-    """One connection. Its own thread reads; another writes, so that no sender waits for the client.
+    """One connection, with a thread that reads, and one that writes so that no sender waits.
 
     Args:
-        connection: blocking; the handshake has been read from it.
-        channel: sets the conditions.
-        now: seconds since the epoch, by the exchange's clock.
+        connection: a blocking socket from which the handshake has been read.
+        channel: the channel, which sets the conditions.
+        now: returns the seconds since the epoch, by the exchange's clock.
 
     Attributes:
-        sid: of the subscription; None while there is none.
+        sid: the subscription's id; None while there is none.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Listener:
             writer.join()
 
     def send_event(self, fields: Json) -> None:
-        """Send an event, if subscribed, with the next number."""
+        """Send an event with the next sequence number, if the client is subscribed."""
         if self.sid is None:
             return
         if self._work.qsize() >= self._channel.buffer_size:
@@ -110,16 +110,16 @@ class Listener:
         self._work.put(lambda _: data)
 
     def send_close(self, code: int, reason: str) -> None:
-        """Close the connection with a goodbye."""
+        """Close the connection with a close frame."""
         self.sid = None
         self._work.put(lambda protocol: protocol.send_close(code, reason))
 
     def skip(self, count: int) -> None:
-        """Leave out sequence numbers."""
+        """Skip sequence numbers."""
         self._seq += count
 
     def drop(self) -> None:
-        """End the connection without a goodbye."""
+        """Cut the connection without a close frame."""
         self.sid = None
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
@@ -139,9 +139,9 @@ class Listener:
                 self._send(self._protocol.data_to_send())
             for frame in frames:
                 if isinstance(frame, Frame) and frame.opcode is Opcode.TEXT:
-                    self._obey(bytes(frame.data))
+                    self._execute(bytes(frame.data))
 
-    def _obey(self, text: bytes) -> None:
+    def _execute(self, text: bytes) -> None:
         try:
             command = json.loads(text)
             self._command, name = command["id"], command["cmd"]
@@ -201,14 +201,14 @@ class Listener:
                 for work in works:
                     if work is None:
                         return
-                    with suppress(InvalidState):  # the client has said goodbye
+                    with suppress(InvalidState):  # the client has closed the connection
                         raw = work(self._protocol)
                         data += [raw] if raw else self._protocol.data_to_send()
                 self._send(data)
 
     def _send(self, data: list[bytes]) -> None:
         self._connection.sendall(b"".join(data))
-        if b"" in data:  # websockets asks so for the end of the connection
+        if b"" in data:  # websockets marks the end of the connection so
             self._connection.shutdown(socket.SHUT_WR)
 
 

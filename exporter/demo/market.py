@@ -21,10 +21,10 @@ class Market:
     kind is seen within twenty steps.
 
     Args:
-        exchange: with `key_id` registered.
-        key_id: the account to act on.
-        seed: of everything random.
-        initial_groups: created right away.
+        exchange: the exchange, with `key_id` registered.
+        key_id: the key of the account to act on.
+        seed: the seed of all random choices.
+        initial_groups: how many groups to create at once.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Market:
         self._exchange = exchange
         self._key_id = key_id
         self._groups = exchange.groups(key_id)
-        # The generator has a seed, because a demonstration should repeat; it guards no secret.
+        # The generator is seeded, so that a demo can be repeated; it guards no secret.
         self._random = random.Random(seed)  # noqa: S311 - see above
         self._limits: dict[str, int] = {}
         self._triggered: set[str] = set()
@@ -126,12 +126,12 @@ class Market:
             return self._create()
         group_id = self._any_group()
 
-        # Made when the request comes: the groups may have changed until then.
+        # The response is made when the request comes, because the groups may have changed by then.
         def answer(_: Request) -> Answer:
             return Answer(body=self._groups.body(without=group_id))
 
         self._exchange.script(self._key_id, answer)
-        return f"group {_short(group_id)} is missing from the next answer"
+        return f"group {_short(group_id)} is missing from the next response"
 
     def _disturb(self, answer: Script, described: str) -> str:
         # Some faults end within a poll's attempts, others outlast them.

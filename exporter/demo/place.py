@@ -1,6 +1,6 @@
 """The demo's directory: its database, its throw-away key and the configuration that names both.
 
-Files in it that are not the demo's are never touched.
+It never touches files that are not from a demo.
 """
 
 import fcntl
@@ -51,7 +51,7 @@ class Place:
 
     Attributes:
         directory: absolute; it exists.
-        used_before: whether an earlier demo's history is there, to be continued.
+        used_before: whether it holds the history of an earlier demo, which this one continues.
     """
 
     directory: Path
@@ -59,19 +59,19 @@ class Place:
 
     @property
     def configuration(self) -> Path:
-        """The configuration file, for `--config`."""
+        """Return the path of the configuration file, for `--config`."""
         return self.directory / "config.toml"
 
     @property
     def database(self) -> Path:
-        """SQLite's file."""
+        """Return the path of SQLite's file."""
         return self.directory / _DATABASE
 
     def furnish(self, base_url: str) -> tuple[str, rsa.RSAPublicKey]:
         """Write a new key, and a configuration that uses it.
 
         Args:
-            base_url: of the exchange.
+            base_url: the exchange's base URL.
 
         Returns:
             The key's id and its public half, for the exchange.
@@ -100,7 +100,7 @@ def find_place(directory: Path | None) -> Place:
         directory: None for a fresh temporary one.
 
     Raises:
-        ConfigurationError: it cannot be made, or holds files with our names that are not ours.
+        ConfigurationError: it cannot be created, or holds other files with a demo's names.
     """
     if directory is None:
         try:

@@ -24,15 +24,15 @@ from exporter.logs import setup
 from exporter.wiring import recorder_of
 
 SEED = 2242
-"""Of the market: the faults among its first sixteen steps are one that a second attempt mends, one
-that costs a poll, one that leaves a gap, and an answer that lacks a group."""
+"""The market's seed. Among its first sixteen steps are a fault that a second attempt overcomes, one
+that fails a poll, one that leaves a gap, and a response that lacks a group."""
 
-# After the market's last step the exporter must see it, and see twice that a group is gone. The
-# poll that is under way at that step may be too early.
+# After the market's last step, two polls confirm a removal, and the poll that is under way may be
+# too early to see it.
 _LAST_POLLS = 3
-_LATEST = 6.0  # seconds that these may take beyond the end
+_LATEST = 6.0  # seconds that these polls may take beyond the end
 
-_FIRST_POLL = 0.75  # seconds, by which it has seen the first groups, before anything changes
+_FIRST_POLL = 0.75  # seconds until the first change, after the first poll has seen the first groups
 _REDRAW = 0.05  # seconds
 
 
@@ -76,12 +76,12 @@ class _Demo:
         self._key_id = key_id
         self._seconds = seconds
         self._market = Market(exchange, key_id, SEED)
-        # A short demo is a busy one: the first eight steps, two of them faults, fit into 3 seconds.
+        # A short demo is faster, so that eight steps, two of them faults, fit into 3 seconds.
         self._pace = min(max(seconds / 20, 0.25), 1.0)
         self._market_closes = max(seconds - _LAST_POLLS, 0.85 * seconds)
 
     def run(self, place: Place) -> None:
-        """Run both until the time is over, or until a signal asks for the end."""
+        """Run the daemon and the market until the time is over, or until a signal ends them."""
         configuration = load(place.configuration)
         stop = threading.Event()
         feed = Feed()
@@ -94,7 +94,7 @@ class _Demo:
                 configuration, configuration.accounts, stop=stop, hooks=hooks, clock=clock
             ) as recorder,
         ):
-            # The tables and views, so that what they hold can be counted.
+            # This creates the tables, so that their polls can be counted.
             recorder.prepare()
             narrator = Narrator(self._display, polls=count_polls(place))
             with feed.attached():
@@ -138,9 +138,9 @@ class _Demo:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """Let SIGINT and SIGTERM set an event that this thread may ask for, but must not wait for.
+    """Let SIGINT and SIGTERM set an event, which this thread may check but must not wait for.
 
-    A handler interrupts the thread anywhere; waiting would hold the lock that setting needs.
+    The handlers run on this thread. A wait would hold the lock that they need to set the event.
     """
     asked = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)

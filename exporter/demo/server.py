@@ -21,7 +21,7 @@ class Answering(Protocol):
     """A source of responses.
 
     Attributes:
-        closing: once it is set, slow responses break off.
+        closing: once this is set, slow responses break off.
     """
 
     closing: threading.Event
@@ -54,7 +54,7 @@ class Server(HTTPServer):
     # ThreadingMixIn has either daemon threads, which it does not join, or threads that keep a
     # crashed process alive.
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection on a thread of its own."""
+        """Serve a connection on its own thread."""
         thread = threading.Thread(
             target=self._serve, args=(request, client_address), name="connection", daemon=True
         )
@@ -81,7 +81,7 @@ class Server(HTTPServer):
             with suppress(ConnectionError):
                 self.finish_request(connection, client_address)
         finally:
-            # A shutdown before it would be an orderly goodbye, even if the script asks for a reset.
+            # A shutdown first would end the connection in order, even where a script wants a reset.
             connection.close()
 
 

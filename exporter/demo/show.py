@@ -1,6 +1,6 @@
-"""What the demo shows while it runs: lines for the exchange and the exporter, and a countdown.
+"""The demo's display while it runs: lines of the exchange and the exporter, and a countdown.
 
-`run` feeds it; `summary` writes what stands below.
+`run` feeds it, and `summary` prints the results below it.
 """
 
 import logging
@@ -20,15 +20,15 @@ from exporter.hooks import Event, EventsRecorded, PollFinished
 _Happening: TypeAlias = PollFinished | EventsRecorded | logging.LogRecord
 
 WIDTH = 80
-"""Columns that no line exceeds, but for paths."""
+"""The width in columns that no line exceeds, unless it holds a path."""
 
 _TEXT = WIDTH - len("12:34:56  exchange  ")
 _BAR = 20
-_ECHO = "^C"  # What a terminal adds to the last line when Ctrl-C is pressed.
+_ECHO = "^C"  # A terminal adds this to the last line when Ctrl-C is pressed.
 
 
 class Display:
-    """Stdout: lines that stay and, on a terminal, a last line that does not.
+    """Lines on stdout and, on a terminal, a status line below them.
 
     It is for one thread. Everything is ASCII, and nothing but a carriage return moves the cursor,
     so that every terminal can show it.
@@ -36,7 +36,7 @@ class Display:
 
     def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()
-        # None leaves it to Click, which takes colours out for what is no terminal.
+        # None lets Click decide, which removes colors unless stdout is a terminal.
         self._color = False if os.environ.get("NO_COLOR") else None
         self._status = ""
 
@@ -48,7 +48,7 @@ class Display:
         self.status(status)
 
     def happened(self, at: float, who: str, text: str, **style: bool | str) -> None:
-        """Print what somebody did, at an instant in seconds since the epoch."""
+        """Print what `who` did, at an instant in seconds since the epoch."""
         time = datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S")
         color = "cyan" if who == "exchange" else "green"
         self.line(
@@ -57,14 +57,14 @@ class Display:
         )
 
     def countdown(self, passed: float, seconds: float) -> None:
-        """Show how far the demo has come."""
+        """Show the demo's progress."""
         share = min(passed / seconds, 1.0)
         left = seconds - passed
         what = f"{left:.0f} s left" if left > 0 else "waiting for the exporter to catch up"
         self.status(f"[{'#' * round(share * _BAR):<{_BAR}}] {what}; Ctrl-C ends it now")
 
     def status(self, text: str) -> None:
-        """Replace the last line of a terminal; an empty text takes it away."""
+        """Replace the status line of a terminal; an empty text removes it."""
         if not self._is_terminal or text == self._status:
             return
         shown = text[: shutil.get_terminal_size().columns - len(_ECHO) - 1]
@@ -74,7 +74,7 @@ class Display:
 
 
 class Feed(logging.Handler):
-    """Collect what the exporter did, from any thread: polls by its hooks, warnings from its log."""
+    """A collector of what the exporter did: polls from its hooks, warnings from its log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -86,12 +86,12 @@ class Feed(logging.Handler):
             self._happenings.put(event)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Collect a warning, unless the hooks report the same."""
+        """Collect a warning, unless a hook reports the same."""
         if vars(record).get("event") != "poll_failed":
             self._happenings.put(record)
 
     def collected(self) -> Iterator[_Happening]:
-        """Yield what has come since the last call."""
+        """Yield what has been collected since the last call."""
         with suppress(queue.Empty):
             while True:
                 yield self._happenings.get_nowait()
@@ -108,14 +108,14 @@ class Feed(logging.Handler):
 
 
 class Narrator:
-    """Tell what the exporter did.
+    """A narrator of what the exporter did.
 
     Args:
-        display: to tell it on.
-        polls: how many the database holds already: its number is the next poll's.
+        display: the display to print on.
+        polls: the number of polls in the database, from which the numbering continues.
 
     Attributes:
-        observed: polls that saw all groups, since the start.
+        observed: the number of successful polls since the start.
     """
 
     def __init__(self, display: Display, *, polls: int) -> None:
@@ -125,7 +125,7 @@ class Narrator:
         self._missing = 0
 
     def tell_all(self, feed: Feed) -> None:
-        """Tell what has come since the last call."""
+        """Print what the feed has collected since the last call."""
         for happening in feed.collected():
             match happening:
                 case PollFinished():
@@ -196,7 +196,7 @@ class Narrator:
 
 
 def cut(text: str, width: int) -> str:
-    """Return the text, or as much of it as fits."""
+    """Return the text, cut to the width."""
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 

@@ -1,6 +1,6 @@
-"""What the demo recorded, read as anybody would: plain SQL on the tables and views.
+"""The summary of what the demo recorded, read with plain SQL from the tables and views.
 
-`run` shows it at the end.
+`run` prints it at the end.
 """
 
 import math
@@ -24,7 +24,7 @@ _INTERVAL = timedelta(seconds=1)  # as `place` configures it
 _LATEST_FAILURES = 6
 _ROWS_OF_PAST = 4
 _SHORT_ID = 8
-_MESSAGE = 30  # characters: what the longest outcome leaves of a line
+_MESSAGE = 30  # characters that the longest outcome leaves on a line
 
 _CURRENT = """
 SELECT order_group_id, contracts_limit, is_auto_cancel_enabled, first_seen_at, last_changed_at
@@ -46,7 +46,7 @@ FROM polls WHERE outcome <> 'ok' ORDER BY id DESC LIMIT ?"""
 
 _GAPS = "SELECT gap_start, gap_end, seconds, cause FROM coverage_gaps ORDER BY gap_start"
 
-# In the middle of the polls, at a change if there was one.
+# The instant lies in the middle of the polls, at a change if there was one.
 _AN_INSTANT = """
 SELECT COALESCE(
     (SELECT MIN(changed_at) FROM order_group_changes WHERE changed_at > middle.observed_at),
@@ -74,7 +74,7 @@ def count_polls(place: Place) -> int:
 
 
 def show_summary(display: Display, place: Place) -> None:
-    """Print what the database holds, where it is, and what to ask it."""
+    """Print what the database holds, where it is, and commands to query it."""
     with closing(sqlite3.connect(place.database)) as connection:
         connection.row_factory = sqlite3.Row
         _show_current(display, connection)
@@ -102,7 +102,7 @@ def _show_current(display: Display, connection: sqlite3.Connection) -> None:
 
 
 def _show_changes(display: Display, connection: sqlite3.Connection) -> None:
-    # What was there at the first poll was found, and did not change.
+    # Groups that existed at the first poll are no changes.
     (count,) = connection.execute(
         "SELECT COUNT(*) FROM order_group_changes WHERE not_before IS NOT NULL"
     ).fetchone()
@@ -129,7 +129,7 @@ def _show_changes(display: Display, connection: sqlite3.Connection) -> None:
 
 def _show_triggers(display: Display, connection: sqlite3.Connection) -> None:
     rows = connection.execute(_TRIGGERS).fetchall()
-    # Only polls on the grid count: polls that events ask for follow these triggers.
+    # Only polls on the grid count, because the other polls are due to the events themselves.
     (first,) = connection.execute("SELECT MIN(started_at) FROM polls").fetchone()
     seen = sum(_lasts_until_a_poll(row, first) for row in rows)
     _heading(
@@ -151,7 +151,7 @@ def _show_triggers(display: Display, connection: sqlite3.Connection) -> None:
 
 
 def _lasts_until_a_poll(trigger: sqlite3.Row, first_poll: str) -> bool:
-    """Return whether a poll comes before a trigger ends, with polls each second from the first."""
+    """Return whether polls on the grid alone, one a second, would see a trigger."""
     if trigger["ended_at"] is None:
         return True
     began, ended = (
@@ -210,7 +210,7 @@ def _what_changed(row: sqlite3.Row) -> str:
 
 
 def _show_next_steps(display: Display, place: Place, connection: sqlite3.Connection) -> None:
-    """Answer a question about the past in SQL, and name the commands that answer more of them."""
+    """Answer a question about the past in SQL, and list commands that answer more."""
     command = _command()
     (instant,) = connection.execute(_AN_INSTANT).fetchone() or (None,)
     if instant is not None:  # else the demo ended before its first observation
@@ -243,7 +243,7 @@ def _show_past(display: Display, connection: sqlite3.Connection, instant: str) -
 
 
 def _command() -> str:
-    """Return how this very command is called again."""
+    """Return the command that runs this program again."""
     path = Path(sys.argv[0])
     if path.name != "kalshi-exporter":
         return f"{shlex.quote(sys.executable)} -m exporter"

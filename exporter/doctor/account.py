@@ -12,7 +12,7 @@ from exporter.kalshi.budget import RequestBudget
 from exporter.kalshi.keys import SigningKey
 from exporter.kalshi.order_groups import fetch_order_groups
 
-_TOLERATED_SKEW = 5_000  # ms; the exchange has been seen to refuse errors between 10 and 30 seconds
+_TOLERATED_SKEW = 5_000  # ms; the exchange refuses a skew from some 10 to 30 seconds on
 
 
 def check_account(account: Account, key: SigningKey, proxy: str | None) -> Finding:
@@ -40,7 +40,7 @@ def check_account(account: Account, key: SigningKey, proxy: str | None) -> Findi
         return Finding(
             subject=subject,
             text=f"{found}; but this machine's clock is {abs(skew) / 1000:.0f} s {side} the"
-            " exchange's, which soon refuses it: synchronise the clock",
+            " exchange's, which soon refuses it: synchronize the clock",
             exit_code=Exit.UNAUTHORIZED,
         )
     return Finding(subject=subject, text=found)

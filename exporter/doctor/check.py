@@ -1,4 +1,4 @@
-"""Check the configuration and all that it names: each finding is one line with its remedy.
+"""Check the configuration and everything that it names: each finding is one line with a remedy.
 
 A check leaves no file, table or row behind.
 """
@@ -25,7 +25,7 @@ def check(configuration: Configuration, *, offline: bool) -> Iterator[Finding]:
     """Check everything that a poll needs, in the order in which a poll needs it.
 
     Args:
-        configuration: without faults.
+        configuration: a valid configuration.
         offline: skip all checks that send something to the exchange.
     """
     installation = check_installation()

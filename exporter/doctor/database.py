@@ -37,7 +37,7 @@ def _schema(configuration: Configuration, database: RehearsalDatabase) -> Findin
     """Check the database's schema, and whether it can be written.
 
     Raises:
-        ExporterError: it cannot be used.
+        ExporterError: the database cannot be used.
     """
     where = configuration.database.safe_url
     path = database.path
@@ -73,10 +73,10 @@ def _finding(text: str) -> Finding:
 
 
 def _try_directory(path: Path) -> None:
-    """Write beside SQLite's file, as SQLite does for its journal.
+    """Write a file beside SQLite's file, as SQLite does for its write-ahead log.
 
     Raises:
-        DatabaseError: that fails.
+        DatabaseError: the directory cannot be written.
     """
     try:
         try_directory(path.parent)

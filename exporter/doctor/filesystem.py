@@ -1,11 +1,11 @@
-"""Find out where the file of a key or a database lies: in a git tree, on a network file system."""
+"""Find out whether a file lies in a git working tree or on a network file system."""
 
 import os
 import re
 from pathlib import Path
 
-# Those of several hosts, and those that a program serves from elsewhere: locks there may be
-# missing, or of one host alone, and shared memory is of one host always.
+# Several hosts share these file systems, or a program serves them from elsewhere. Locks there may
+# be missing or hold for one host only, and shared memory never reaches another host.
 _OVER_A_NETWORK = frozenset(
     {
         "9p", "afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs",
@@ -22,11 +22,11 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")  # a blank is \040
 def git_tree_of(path: Path) -> Path | None:
     """Return the root of the git working tree in which a file lies; None if it lies in none.
 
-    Of a link, its target counts, because git keeps only the link.
+    The target of a link counts, because git keeps only the link.
     """
     # Path.exists raises where a directory may not be searched.
     return next(
-        (parent for parent in path.resolve().parents if os.path.exists(parent / ".git")),  # noqa: PTH110  # as said
+        (parent for parent in path.resolve().parents if os.path.exists(parent / ".git")),  # noqa: PTH110  # Path.exists raises
         None,
     )
 
@@ -35,7 +35,7 @@ def network_filesystem_of(path: Path, mounts: str | None = None) -> str | None:
     """Return the network file system on which a file lies, or would lie.
 
     Args:
-        path: of the file; it need not exist.
+        path: the file's path; the file need not exist.
         mounts: the content of Linux's /proc/self/mountinfo; read from there if None.
 
     Returns:
@@ -56,7 +56,7 @@ def network_filesystem_of(path: Path, mounts: str | None = None) -> str | None:
         if not separator or len(place) < 5 or len(kind) < 2:  # noqa: PLR2004  # proc(5)'s columns
             continue
         mounted = Path(_plain(place[4]))
-        # If two are mounted at one place, the later one hides the earlier.
+        # If two file systems are mounted at one place, the later one hides the earlier.
         if path.is_relative_to(mounted) and len(mounted.parts) >= longest:
             longest = len(mounted.parts)
             found = f"{kind[0]} ({_plain(kind[1])})" if kind[0].lower() in _OVER_A_NETWORK else None

@@ -14,7 +14,7 @@ def check_installation() -> Finding | None:
     The two overwrite each other's files, so that either may run the other's code.
 
     Returns:
-        What is wrong and what to do; None if all is well.
+        The fault and its remedy; None if there is no other distribution.
     """
     others = set(packages_distributions().get(_PACKAGE, ())) - {_DISTRIBUTION}
     if not others:

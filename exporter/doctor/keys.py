@@ -15,8 +15,8 @@ def check_key(account: Account, keys: dict[str, SigningKey]) -> Iterator[Finding
     """Load an account's key, and check where its file lies.
 
     Args:
-        account: whose key to load.
-        keys: takes the key by the account's name, if it can be used.
+        account: the account whose key to load.
+        keys: the usable keys by account name; this function adds the account's key.
     """
     subject = f"key of {account.name}"
     try:

@@ -1,4 +1,4 @@
-"""Check whether the environment names a proxy that its user may expect to be used."""
+"""Report the proxy, and warn of proxies in the environment, which the exporter does not read."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from exporter.http.proxy import PROXY_VARIABLES
 
 
 def check_proxy(configuration: Configuration) -> Iterator[Finding]:
-    """Say through which proxy requests go, and that the environment's is not read."""
+    """Report the configured proxy, or warn that the environment's proxy is not read."""
     subject = "proxy"
     proxy = configuration.http.safe_proxy
     if proxy is not None:

@@ -23,7 +23,7 @@ ACCOUNT = "a rehearsal of kalshi-exporter check"
 _TRIAL_SIZE = 65536  # bytes
 
 
-class _Undo(Exception):  # noqa: N818  # it is no error
+class _Undo(Exception):  # noqa: N818  # not an error
     """A request to roll a transaction back."""
 
 
@@ -31,7 +31,7 @@ class RehearsalDatabase(Database):
     """A database that rolls back everything that is written inside `rehearsal`.
 
     Args:
-        url: as of `Database`.
+        url: the same as for `Database`.
     """
 
     def __init__(self, url: str) -> None:
@@ -40,7 +40,7 @@ class RehearsalDatabase(Database):
 
     @contextmanager
     def rehearsal(self) -> Iterator[Connection]:
-        """Make all transactions inside the block one, and roll it back at the end.
+        """Run all transactions inside the block as one, and roll it back at the end.
 
         Raises:
             DatabaseError: the database failed.
@@ -76,8 +76,8 @@ def rehearse(database: RehearsalDatabase, connection: Connection) -> None:
     """Write polls of every kind, prune them, and read every table and view.
 
     Args:
-        database: inside its `rehearsal`.
-        connection: the one that `rehearsal` lends.
+        database: the database, inside its `rehearsal`.
+        connection: the connection that `rehearsal` yields.
 
     Raises:
         DatabaseError: a statement of a poll fails.

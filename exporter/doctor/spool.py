@@ -52,7 +52,7 @@ def check_spool(configuration: Configuration) -> Iterator[Finding]:
         )
 
 
-class _Undo(Exception):  # noqa: N818  # it is no error
+class _Undo(Exception):  # noqa: N818  # not an error
     """A request to roll a transaction back."""
 
 
@@ -70,7 +70,7 @@ def _try_to_write(spool: Spool) -> None:
 
 
 def _try_directory(directory: Path) -> None:
-    """Write a temporary file where the spool would be made.
+    """Write a temporary file where the spool would be created.
 
     Raises:
         SpoolError: nothing can be written there.

@@ -14,8 +14,8 @@ def check_stream(configuration: Configuration, keys: Mapping[str, SigningKey]) -
     """Make the connections that a daemon would make, subscribe, and report the results.
 
     Args:
-        configuration: names the accounts, and which of them listen to the stream.
-        keys: by account; accounts without a usable key are left out.
+        configuration: the accounts, and which of them listen to the stream.
+        keys: the keys by account name; accounts without a usable key are left out.
     """
     accounts = [account for account in configuration.accounts if account.name in keys]
     for source in sources_of(accounts, keys, configuration.http.proxy):
@@ -24,10 +24,10 @@ def check_stream(configuration: Configuration, keys: Mapping[str, SigningKey]) -
 
 def _subscribe(source: StreamSource) -> Finding:
     # These are slow to import, and only `check` and the daemon's stream need them.
-    import asyncio  # noqa: PLC0415  # as said
+    import asyncio  # noqa: PLC0415  # see above
 
-    from exporter.http.tls import ssl_context  # noqa: PLC0415  # as said
-    from exporter.kalshi.stream_connection import StreamConnection  # noqa: PLC0415  # as said
+    from exporter.http.tls import ssl_context  # noqa: PLC0415  # see above
+    from exporter.kalshi.stream_connection import StreamConnection  # noqa: PLC0415  # see above
 
     async def subscribe() -> None:
         async with StreamConnection(

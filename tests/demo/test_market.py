@@ -72,7 +72,7 @@ def test_everything_happens_within_a_round(exchange: Exchange, key_pair: "KeyPai
         "triggers",
         "is reset",
         "is deleted",
-        "is missing from the next answer",
+        "is missing from the next response",
     ):
         assert happening in lines
     found = []

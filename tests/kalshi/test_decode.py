@@ -1,4 +1,4 @@
-"""Decoding: what is valid to the letter, one result on both ways, no error but the one meant."""
+"""Responses are decoded strictly, and the fast and the strict decoder always agree."""
 
 import json
 from collections.abc import Callable
@@ -23,15 +23,16 @@ def group(rest: str = "", group_id: str = '"a"') -> str:
     return f'{{"id":{group_id},"is_auto_cancel_enabled":true{rest}}}'
 
 
-def short_way(body: bytes) -> decoding.Page | None:
+def decode_fast(body: bytes) -> decoding.Page | None:
     return decoding._decode_fast(body, decoding.ResponseLimits())
 
 
-def long_way(body: bytes) -> decoding.Page:
+def decode_strict(body: bytes) -> decoding.Page:
     return decoding._decode_strict(body, decoding.ResponseLimits())
 
 
 def only(body: bytes) -> OrderGroup:
+    """Decode a page with exactly one group, and return the group."""
     (decoded,) = decode(body).groups
     return decoded
 
@@ -116,21 +117,23 @@ def test_no_groups(body: bytes) -> None:
         ),
     ],
 )
-def test_what_is_not_valid_says_where(body: bytes, words: str) -> None:
+def test_an_invalid_response_is_refused_with_the_place_of_the_fault(
+    body: bytes, words: str
+) -> None:
     with pytest.raises(InvalidResponseError, match=words) as caught:
         decode(body)
     assert len(str(caught.value)) < 300
     assert str(caught.value).isprintable()
 
 
-def test_all_known_fields() -> None:
+def test_all_known_fields_are_decoded() -> None:
     text = group(',"contracts_limit_fp":"10.00","exchange_index":3')
     expected = OrderGroup("a", True, "10.00", 3, None)
     assert only(page(text)) == expected
     assert only(page(text.replace(":", " : "))) == expected
 
 
-def test_null_is_not_sent() -> None:
+def test_null_means_not_sent() -> None:
     text = group(',"contracts_limit_fp":null,"exchange_index":null,"contracts_limit":null')
     assert only(page(text)) == OrderGroup("a", True)
     assert only(page(text + " ")) == OrderGroup("a", True)
@@ -147,7 +150,9 @@ def test_null_is_not_sent() -> None:
         (',"contracts_limit":-0', "0.00", None),
     ],
 )
-def test_the_older_limit(space: str, fields: str, limit: str, extra: str | None) -> None:
+def test_the_older_integer_limit_is_read(
+    space: str, fields: str, limit: str, extra: str | None
+) -> None:
     decoded = only(page(group(fields) + space))
     assert (decoded.contracts_limit, decoded.extra) == (limit, extra)
 
@@ -167,7 +172,7 @@ def test_the_older_limit(space: str, fields: str, limit: str, extra: str | None)
         ("0" * 50 + "1" * 38, "1" * 38 + ".00"),
     ],
 )
-def test_one_form_for_each_number(sent: str, kept: str) -> None:
+def test_each_number_has_one_form(sent: str, kept: str) -> None:
     assert only(page(group(f',"contracts_limit_fp":"{sent}"'))).contracts_limit == kept
 
 
@@ -191,8 +196,8 @@ def test_unknown_fields_are_kept_as_sent(sent: str, kept: str) -> None:
     assert only(page(group(f',"new":{sent}'))).extra == f'{{"new":{kept}}}'
 
 
-@pytest.mark.parametrize("rest", ["", ',"new":1'], ids=["short way", "long way"])
-def test_there_is_room_for_so_many_groups_on_all_pages(
+@pytest.mark.parametrize("rest", ["", ',"new":1'], ids=["fast", "strict"])
+def test_the_number_of_groups_on_all_pages_is_limited(
     monkeypatch: pytest.MonkeyPatch, rest: str
 ) -> None:
     monkeypatch.setattr(decoding, "_MOST_GROUPS", 5)
@@ -203,7 +208,7 @@ def test_there_is_room_for_so_many_groups_on_all_pages(
         decode(body, bounds)
 
 
-def test_there_is_room_for_so_much_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_unknown_fields_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_MOST_UNKNOWN", 30)
     body = page(group(',"new":"0123456789"'))
     bounds = decoding.ResponseLimits()
@@ -212,7 +217,7 @@ def test_there_is_room_for_so_much_that_is_unknown(monkeypatch: pytest.MonkeyPat
         decode(body, bounds)
 
 
-def test_the_long_way_looks_at_the_clock() -> None:
+def test_the_strict_decoder_checks_the_deadline() -> None:
     class LateError(Exception):
         pass
 
@@ -223,7 +228,7 @@ def test_the_long_way_looks_at_the_clock() -> None:
         decode(page(group(',"new":1')), decoding.ResponseLimits(check))
 
 
-def test_one_group_may_be_so_large() -> None:
+def test_the_size_of_one_group_is_limited() -> None:
     with pytest.raises(InvalidResponseError, match=r"order_groups\[0\]: larger than 4194304 bytes"):
         decode(page(group(f',"new":"{"x" * 4_200_000}"')))
     with pytest.raises(InvalidResponseError, match=r"order_groups\[0\]: more than 200000 values"):
@@ -236,33 +241,34 @@ def test_unknown_fields_beside_the_groups_do_no_harm() -> None:
     assert decode(page(group(), tail=',"cursor":null')).cursor is None
 
 
-def test_what_the_exchange_sends_takes_the_short_way() -> None:
+def test_what_the_exchange_sends_takes_the_fast_path() -> None:
     body = page(*(group(',"contracts_limit_fp":"10.00","exchange_index":0') for _ in range(3)))
-    assert short_way(body + b"\n") == long_way(body)
-    assert short_way(body) is not None
+    assert decode_fast(body + b"\n") == decode_strict(body)
+    assert decode_fast(body) is not None
 
 
 def outcome(decoder: Callable[[bytes], Any], body: bytes) -> Any:
+    """Return what a decoder returns, or the class of its error."""
     try:
         return decoder(body)
     except InvalidResponseError:
         return InvalidResponseError
 
 
-def assert_both_ways_agree(body: bytes) -> None:
-    short = short_way(body)
-    if short is not None:
-        assert short == outcome(long_way, body)
+def assert_decoders_agree(body: bytes) -> None:
+    fast = decode_fast(body)
+    if fast is not None:
+        assert fast == outcome(decode_strict, body)
 
 
 @settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_any_bytes_decode_or_are_invalid(body: bytes) -> None:
     outcome(decode, body)
-    assert_both_ways_agree(body)
+    assert_decoders_agree(body)
 
 
-# Tokens as text, so that everything that has two spellings is spelt in both.
+# These strategies build JSON from tokens, so that values with two spellings occur in both.
 names = st.sampled_from(
     ["id", "is_auto_cancel_enabled", "contracts_limit_fp", "contracts_limit", "exchange_index"]
 )
@@ -286,7 +292,7 @@ spaces = st.sampled_from(["", "", "", " ", "\n"])
 
 @st.composite
 def objects(draw: st.DrawFn) -> str:
-    """A group in which something is amiss now and then: a key twice, another spelling, a space."""
+    """Return a group that sometimes has a duplicate key, an unusual spelling or a space."""
     members = [
         f'"id":{draw(st.one_of(st.just(chr(34) + "a" + chr(34)), strings))}',
         f'"is_auto_cancel_enabled":{draw(st.sampled_from(["true", "false"]))}',
@@ -314,10 +320,10 @@ def objects(draw: st.DrawFn) -> str:
 )
 @example([group(',"exchange_index":1e9,"exchange_index":1')], "", "")
 @example([group(',"contracts_limit":-0')], "", "")
-def test_both_ways_agree_on_any_document(groups: list[str], tail: str, space: str) -> None:
+def test_both_decoders_agree_on_any_document(groups: list[str], tail: str, space: str) -> None:
     body = page(*groups, tail=tail) + space.encode()
-    assert_both_ways_agree(body)
-    assert outcome(decode, body) == outcome(long_way, body)
+    assert_decoders_agree(body)
+    assert outcome(decode, body) == outcome(decode_strict, body)
 
 
 json_values = st.recursive(
@@ -328,7 +334,7 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=5).map("x".__add__), json_values, min_size=1))
-def test_unknown_fields_come_back_whole(fields: dict[str, object]) -> None:
+def test_unknown_fields_round_trip(fields: dict[str, object]) -> None:
     text = json.dumps({"id": "a", "is_auto_cancel_enabled": True, **fields})
     kept = only(page(text)).extra
     assert kept is not None

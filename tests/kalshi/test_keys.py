@@ -1,4 +1,4 @@
-"""Keys: every mistake with a file has its own line, and signatures are what the exchange checks."""
+"""Key files are read in many forms, mistakes are named, and signatures verify."""
 
 import base64
 import os
@@ -58,7 +58,7 @@ def test_ed25519_signatures_verify(keys: "Keys", name: str, passphrase: bytes | 
     keys.ed25519_private.public_key().verify(signature, MESSAGE)
 
 
-def test_the_exchanges_own_sdk_signs_alike(keys: "Keys") -> None:
+def test_the_official_sdk_signs_the_same_message(keys: "Keys") -> None:
     headers = KalshiAuth("id", keys.rsa.read_text()).create_auth_headers(
         "GET", "https://external-api.kalshi.com/trade-api/v2/portfolio/order_groups?subaccount=0"
     )
@@ -86,7 +86,7 @@ def test_the_exchanges_own_sdk_signs_alike(keys: "Keys") -> None:
         ("small.pem", None, "1024 bits"),
     ],
 )
-def test_each_mistake_has_its_line(
+def test_each_mistake_has_its_own_message(
     keys: "Keys", name: str, passphrase: bytes | None, words: str
 ) -> None:
     path = keys.directory / name
@@ -110,13 +110,14 @@ def test_each_mistake_has_its_line(
         (b"-----BEGIN RSA PRIVATE KEY-----\n", "is damaged"),
     ],
 )
-def test_contents_that_are_no_key(keys: "Keys", content: bytes, words: str) -> None:
+def test_a_file_without_a_private_key_is_refused(keys: "Keys", content: bytes, words: str) -> None:
     path = keys.write("strange.pem", content)
     with pytest.raises(PrivateKeyError, match=words):
         load_private_key(path)
 
 
 def _relabelled(pem: bytes, label: str) -> bytes:
+    """Return a PEM file with another label in its first and last lines."""
     _, *body, _ = pem.strip().splitlines()
     return "\n".join(
         [f"-----BEGIN {label}-----", *(line.decode() for line in body), f"-----END {label}-----"]
@@ -147,7 +148,7 @@ _FORMS = {
 
 @pytest.mark.parametrize("name", ["rsa.pem", "rsa-pkcs1.pem", "ed25519.pem"])
 @pytest.mark.parametrize("form", _FORMS.values(), ids=_FORMS)
-def test_a_key_that_was_changed_on_its_way_is_read(
+def test_a_key_that_was_reformatted_on_its_way_is_read(
     keys: "Keys", name: str, form: Callable[[bytes], bytes]
 ) -> None:
     path = keys.write("changed.pem", form((keys.directory / name).read_bytes()))
@@ -189,7 +190,7 @@ def test_a_key_under_another_formats_header_is_read(
          "48 bytes are missing"),
     ],
 )  # fmt: skip
-def test_what_is_damaged_has_its_cause_named_and_is_not_repeated(
+def test_the_damage_of_a_key_is_named_without_its_contents(
     keys: "Keys", change: Callable[[bytes], bytes], words: str
 ) -> None:
     content = change(keys.rsa.read_bytes())
@@ -210,13 +211,13 @@ def test_a_public_key_in_another_encoding_is_named(keys: "Keys") -> None:
 @pytest.mark.parametrize(
     "name", ["correct horse battery staple", "hunter2", "tr0ub4dor&3", "3fA9x" * 8]
 )
-def test_a_passphrase_in_place_of_its_file_is_not_repeated(tmp_path: Path, name: str) -> None:
+def test_a_passphrase_in_place_of_its_files_path_is_not_repeated(tmp_path: Path, name: str) -> None:
     with pytest.raises(PrivateKeyError, match="private_key_passphrase_file is not shown") as caught:
         load_passphrase(tmp_path / name)
     assert name not in str(caught.value)
 
 
-def test_a_mounted_secret_has_advice_that_can_be_followed(keys: "Keys") -> None:
+def test_advice_about_a_mounted_secret_does_not_suggest_chmod(keys: "Keys") -> None:
     path = keys.write("secret", keys.rsa.read_bytes(), 0o444)
     with pytest.raises(PrivateKeyError, match="mode 0440 with the group") as caught:
         load_private_key(path)
@@ -224,19 +225,19 @@ def test_a_mounted_secret_has_advice_that_can_be_followed(keys: "Keys") -> None:
     assert "chmod" not in str(caught.value)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(PrivateKeyError, match="not a regular file"):
         load_private_key(tmp_path / "pipe")
 
 
-def test_a_path_that_cannot_be_one() -> None:
+def test_an_impossible_path_is_refused() -> None:
     with pytest.raises(PrivateKeyError, match="cannot be read"):
         load_private_key(Path("a\0b"))
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o620, 0o660, 0o602, 0o601])
-def test_a_key_open_to_others_is_refused(keys: "Keys", mode: int) -> None:
+def test_a_key_that_others_can_read_is_refused(keys: "Keys", mode: int) -> None:
     path = keys.write("open.pem", keys.rsa.read_bytes(), mode)
     with pytest.raises(PrivateKeyError, match=f"chmod 600 {path}"):
         load_private_key(path)
@@ -289,12 +290,12 @@ def test_a_damaged_rsa_key_never_signs_wrongly(keys: "Keys") -> None:
             key = load_private_key(path)
         except PrivateKeyError:
             refused += 1
-        else:  # OpenSSL made up for the damage
+        else:  # OpenSSL compensates for the damage
             verify_rsa(keys, key.sign(MESSAGE), MESSAGE)
     assert refused > 20
 
 
-def test_a_key_shows_nothing_of_itself(keys: "Keys") -> None:
+def test_a_key_reveals_nothing_of_itself(keys: "Keys") -> None:
     key = load_private_key(keys.rsa)
     assert repr(key) == "<SigningKey RSA 2048>"
     assert str(key) == repr(key)

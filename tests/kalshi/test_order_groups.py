@@ -1,4 +1,4 @@
-"""The endpoint: pages, digests and instants, through the session on a real socket."""
+"""The endpoint's pages become one observation, with its digest and instant, over real sockets."""
 
 import json
 import time
@@ -24,7 +24,7 @@ def group(group_id: str, **fields: object) -> dict[str, object]:
     return {"id": group_id, "is_auto_cancel_enabled": True, **fields}
 
 
-def test_margin_has_a_path_of_its_own(
+def test_each_exchange_has_its_own_path(
     exchange: "Exchange", connect: "Connect", answering: "Answering"
 ) -> None:
     exchange.answers = [answering({"order_groups": [group("a")]})]
@@ -39,6 +39,7 @@ def test_margin_has_a_path_of_its_own(
 
 @pytest.fixture
 def fetch(connect: "Connect") -> Fetch:
+    """Return a function that fetches an account's groups."""
     session = connect(max_response_size=10_000)
 
     def fetch(budget: RequestBudget | None = None, **changes: Any) -> Observation:
@@ -48,7 +49,9 @@ def fetch(connect: "Connect") -> Fetch:
     return fetch
 
 
-def test_one_page(exchange: "Exchange", fetch: Fetch, answering: "Answering") -> None:
+def test_one_page_becomes_an_observation(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering"
+) -> None:
     sent = {"order_groups": [group("a", contracts_limit_fp="10.00", exchange_index=0), group("b")]}
     exchange.answers = [answering(sent)]
     budget = RequestBudget(5)
@@ -63,7 +66,9 @@ def test_one_page(exchange: "Exchange", fetch: Fetch, answering: "Answering") ->
     assert exchange.requests[0].target == "/trade-api/v2/portfolio/order_groups"
 
 
-def test_several_pages(exchange: "Exchange", fetch: Fetch, answering: "Answering") -> None:
+def test_several_pages_become_one_observation(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering"
+) -> None:
     exchange.answers = [
         answering({"order_groups": [group("a")], "cursor": "one &"}),
         answering(status=503),
@@ -83,7 +88,7 @@ def test_several_pages(exchange: "Exchange", fetch: Fetch, answering: "Answering
     ]
 
 
-def test_a_known_answer_is_not_taken_apart(
+def test_a_response_with_the_known_digest_is_not_decoded(
     exchange: "Exchange", fetch: Fetch, answering: "Answering", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange.answers = [answering({"order_groups": [group("a")]})]
@@ -93,7 +98,9 @@ def test_a_known_answer_is_not_taken_apart(
     assert (again.groups, again.digest) == (None, digest)
 
 
-def test_known_pages(exchange: "Exchange", fetch: Fetch, answering: "Answering") -> None:
+def test_the_digest_covers_all_pages(
+    exchange: "Exchange", fetch: Fetch, answering: "Answering"
+) -> None:
     pages = [
         answering({"order_groups": [group("a")], "cursor": "x"}),
         answering({"order_groups": [group("b")]}),
@@ -106,7 +113,7 @@ def test_known_pages(exchange: "Exchange", fetch: Fetch, answering: "Answering")
     assert other.digest != digest
 
 
-def test_the_digest_knows_where_pages_end(
+def test_the_digest_depends_on_where_pages_end(
     exchange: "Exchange", fetch: Fetch, answering: "Answering"
 ) -> None:
     digests = set()
@@ -154,7 +161,7 @@ def test_the_same_group_twice_counts_once(
         ([[]], "expected an object"),
     ],
 )
-def test_what_is_not_valid(
+def test_invalid_pages_are_refused(
     exchange: "Exchange",
     fetch: Fetch,
     answering: "Answering",
@@ -169,7 +176,7 @@ def test_what_is_not_valid(
     assert budget.attempts == len(exchange.requests) >= 1
 
 
-def test_a_cursor_that_does_not_end_in_time(
+def test_endless_pages_end_with_the_deadline(
     exchange: "Exchange", fetch: Fetch, answering: "Answering"
 ) -> None:
     count = iter(range(10**9))
@@ -185,7 +192,7 @@ def test_a_cursor_that_does_not_end_in_time(
     assert time.monotonic() - began < 1
 
 
-def test_a_pause_before_the_stamp_cannot_date_an_old_answer_to_today(
+def test_a_pause_before_the_clock_is_read_cannot_date_an_old_response_to_now(
     exchange: "Exchange", fetch: Fetch, answering: "Answering"
 ) -> None:
     def late() -> datetime:
@@ -197,7 +204,7 @@ def test_a_pause_before_the_stamp_cannot_date_an_old_answer_to_today(
         fetch(RequestBudget(0.3), now=late)
 
 
-def test_the_effort_tells_of_failures_too(
+def test_the_budget_records_failed_requests_too(
     exchange: "Exchange", fetch: Fetch, answering: "Answering"
 ) -> None:
     exchange.answers = [answering(status=500, Date="Sun, 06 Nov 1994 08:49:37 GMT")]
@@ -226,7 +233,7 @@ def test_the_effort_tells_of_failures_too(
         (b"  <html><body>wait</body></html>", None, "a web page, not"),
     ],
 )
-def test_a_200_that_holds_an_error_says_so(
+def test_an_error_with_status_200_is_reported_with_its_code(
     *,
     exchange: "Exchange",
     fetch: Fetch,
@@ -257,7 +264,7 @@ def test_a_200_that_holds_an_error_says_so(
         bytes(range(256)),
     ],
 )
-def test_a_200_of_bytes_that_nobody_can_read_is_invalid(
+def test_unreadable_bytes_with_status_200_are_invalid(
     exchange: "Exchange", fetch: Fetch, answering: "Answering", body: bytes
 ) -> None:
     exchange.answers = [answering(body)]
@@ -266,7 +273,7 @@ def test_a_200_of_bytes_that_nobody_can_read_is_invalid(
     assert caught.value.http_status == 200
 
 
-def test_groups_beside_an_error_are_groups(
+def test_groups_beside_a_null_error_are_read(
     exchange: "Exchange", fetch: Fetch, answering: "Answering"
 ) -> None:
     exchange.answers = [answering({"order_groups": [group("a")], "error": None})]

@@ -1,4 +1,4 @@
-"""The session on real sockets: signatures, attempts, refusals, and what it never does."""
+"""The session signs each request, retries what may be retried, and leaks nothing."""
 
 import base64
 import json
@@ -42,6 +42,7 @@ def get(session: SignedSession, budget: RequestBudget | None = None, **parameter
 
 
 def failure(session: SignedSession, budget: RequestBudget | None = None) -> ApiError:
+    """Return the error of a request, whose text must be short and printable."""
     with pytest.raises(ApiError) as caught:
         get(session, budget)
     assert len(caught.value.reason) < 700
@@ -108,7 +109,7 @@ def test_every_attempt_is_signed_afresh(
         (999, InvalidResponseError, 1),
     ],
 )
-def test_what_is_retried(
+def test_only_429_and_5xx_are_retried(
     *,
     exchange: "Exchange",
     connect: "Connect",
@@ -140,7 +141,7 @@ def test_redirects_are_not_followed_and_leak_nothing(
 
 
 @pytest.mark.parametrize("location", ["http://[", "http://\xff.." * 9, "//:0:0", "\x01", ""])
-def test_a_hostile_redirect_is_no_traceback(
+def test_a_malformed_redirect_is_rejected(
     exchange: "Exchange", connect: "Connect", answering: "Answering", location: str
 ) -> None:
     exchange.answers = [answering(status=302, Location=location)]
@@ -177,7 +178,7 @@ def test_cookies_are_not_kept(
     assert exchange.connections == 1
 
 
-def test_retry_after_in_seconds(
+def test_retry_after_in_seconds_is_obeyed(
     exchange: "Exchange", connect: "Connect", answering: "Answering"
 ) -> None:
     exchange.answers = [answering(status=429, Retry_After="1"), answering(b"body")]
@@ -222,7 +223,7 @@ def test_retry_after_is_kept_on_the_error(
     error = failure(connect(max_attempts=2), budget)
     assert isinstance(error, RateLimitedError)
     assert error.retry_after == seconds
-    # A wait that would cross the deadline is not begun.
+    # A wait that would exceed the deadline is not started.
     assert budget.attempts == (1 if seconds else 2)
 
 
@@ -259,7 +260,7 @@ def test_a_stop_ends_the_wait(
     ],
 )
 @pytest.mark.parametrize("compress", [False, True])
-def test_error_bodies(
+def test_error_bodies_of_every_form_are_read(
     *,
     exchange: "Exchange",
     connect: "Connect",
@@ -349,11 +350,11 @@ def test_only_the_exchange_itself_refuses_credentials(
     assert error.http_status == status
     assert "the key was not judged" in error.reason
     assert words in error.reason
-    # Another attempt would meet the same page.
+    # A retry would get the same page.
     assert len(exchange.requests) == 1
 
 
-def test_a_404_says_where_to_look(
+def test_a_404_suggests_checking_base_url(
     exchange: "Exchange", connect: "Connect", answering: "Answering"
 ) -> None:
     exchange.answers = [answering({"error": {"code": "not_found", "message": "not found"}}, 404)]
@@ -380,7 +381,7 @@ def test_a_404_says_where_to_look(
         ({}, 0, "check key_id"),
     ],
 )
-def test_a_401_says_what_it_looks_like(
+def test_a_401_names_its_likely_cause(
     *,
     exchange: "Exchange",
     connect: "Connect",
@@ -401,7 +402,7 @@ def test_a_401_says_what_it_looks_like(
     ("date", "skew"),
     [(0, 0), (3600, -3_600_000), (-3600, 3_600_000)],
 )
-def test_clock_skew(
+def test_clock_skew_is_measured(
     exchange: "Exchange", connect: "Connect", answering: "Answering", date: int, skew: int
 ) -> None:
     exchange.answers = [answering(b"", Date=formatdate(time.time() + date, usegmt=True))]
@@ -421,7 +422,7 @@ def test_bad_dates_are_ignored(
     assert budget.clock_skew_ms is None
 
 
-def test_each_failed_attempt_that_is_tried_again_is_one_log_record(
+def test_each_retried_attempt_is_one_log_record(
     exchange: "Exchange",
     connect: "Connect",
     answering: "Answering",
@@ -432,7 +433,7 @@ def test_each_failed_attempt_that_is_tried_again_is_one_log_record(
         answering({"code": "c", "message": "m", "details": "d", "service": "s"}, 503)
     ]
     final = failure(connect(max_attempts=2))
-    # The last failure is its caller's to log, who knows what it means.
+    # The caller logs the last failure, because only it knows the consequences.
     (record,) = [record for record in caplog.records if record.name == "exporter.kalshi.retry"]
     assert record.levelno == logging.WARNING
     fields = vars(record)
@@ -449,7 +450,7 @@ def test_each_failed_attempt_that_is_tried_again_is_one_log_record(
     }
     assert {name: fields[name] for name in expected} == expected
     assert fields["next"].startswith("retry in")
-    # What stands in the fields is not said twice.
+    # The message does not repeat the fields.
     assert record.getMessage() == final.summary == "the exchange responded 503 Service Unavailable"
     assert final.reason == f"{final.summary}: c; m; d"
 
@@ -470,7 +471,7 @@ def test_no_log_record_holds_a_key_id_or_signature(
         assert request.headers["KALSHI-ACCESS-KEY"] not in caplog.text
 
 
-def test_nobody_listens(connect: "Connect") -> None:
+def test_a_refused_connection_is_unreachable(connect: "Connect") -> None:
     budget = RequestBudget(5)
     error = failure(connect(base_url="http://127.0.0.1:1/trade-api/v2"), budget)
     assert isinstance(error, UnreachableError)
@@ -478,7 +479,7 @@ def test_nobody_listens(connect: "Connect") -> None:
     assert (budget.attempts, budget.http_status) == (4, None)
 
 
-def test_tls_is_verified_and_a_companys_authority_can_be_named(
+def test_tls_is_verified_and_a_private_authority_can_be_configured(
     exchange_over_tls: "Exchange",
     connect: "Connect",
     answering: "Answering",
@@ -502,7 +503,7 @@ def test_tls_is_verified_and_a_companys_authority_can_be_named(
         monkeypatch.delenv(name)
 
 
-def test_an_authority_that_does_not_exist(
+def test_a_missing_authority_is_a_configuration_error(
     connect: "Connect", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
@@ -510,7 +511,7 @@ def test_an_authority_that_does_not_exist(
         connect()
 
 
-def test_plain_http_on_a_tls_port(
+def test_plain_http_to_a_tls_port_is_unreachable(
     exchange_over_tls: "Exchange", connect: "Connect", answering: "Answering"
 ) -> None:
     exchange_over_tls.answers = [answering(b"body")]
@@ -520,7 +521,7 @@ def test_plain_http_on_a_tls_port(
     )
 
 
-def test_tls_on_a_plain_port(connect: "Connect") -> None:
+def test_tls_to_a_plain_port_is_unreachable(connect: "Connect") -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def refuse() -> None:
@@ -537,7 +538,7 @@ def test_tls_on_a_plain_port(connect: "Connect") -> None:
     assert "SSLError" in error.reason
 
 
-def test_an_authority_that_is_none(
+def test_an_invalid_authority_is_named(
     exchange_over_tls: "Exchange",
     connect: "Connect",
     keys: "Keys",
@@ -551,7 +552,7 @@ def test_an_authority_that_is_none(
 
 
 def closed_while_idle(connection: socket.socket, *, reset: bool) -> None:
-    """Close as a load balancer does that has forgotten the connection: only a request shows it."""
+    """Close as a load balancer that has dropped the connection: only a request reveals it."""
     if reset:
         # Closing with a linger of zero sends RST instead of FIN.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,4 +1,4 @@
-"""One WebSocket over real sockets: what is heard, and what every kind of bad peer comes to."""
+"""One WebSocket over real sockets delivers the events, and survives every kind of bad peer."""
 
 import asyncio
 import itertools
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from tests.support.servers import Answering, Dripping, Exchange, Keys
 
 KEY_ID = "0d1e2f3a-1111-2222-3333-44445555abcd"
-LONG = 20.0  # seconds that nothing here takes
+LONG = 20.0  # seconds; no test takes this long unless it hangs
 
 now = Clock().now
 
 
 @pytest.fixture
 def local(keys: "Keys") -> Iterator[LocalExchange]:
-    """The local exchange, which knows an RSA and an Ed25519 key."""
+    """Yield the local exchange, with an RSA and an Ed25519 key registered."""
     with LocalExchange() as running:
         running.register(KEY_ID, keys.rsa_private.public_key())
         running.register("ed25519", keys.ed25519_private.public_key())
@@ -47,7 +47,7 @@ def local(keys: "Keys") -> Iterator[LocalExchange]:
 
 @pytest.fixture
 def listen(keys: "Keys") -> Callable[..., StreamConnection]:
-    """Make connections whose deadlines suit a test."""
+    """Return a function that makes connections with short timeouts."""
 
     def make(url: str, **changes: Any) -> StreamConnection:
         settings: dict[str, Any] = {
@@ -68,7 +68,7 @@ Listen = Callable[..., StreamConnection]
 
 
 def run(coroutine: Awaitable[Any]) -> Any:
-    """Run it on a loop of its own, but not for ever."""
+    """Run a coroutine on a new event loop, with a time limit."""
 
     async def bounded() -> Any:
         return await asyncio.wait_for(coroutine, LONG)
@@ -83,19 +83,20 @@ def raw_url(exchange: "Exchange") -> str:
 async def hear(
     connection: StreamConnection, then: Callable[[], object] = lambda: None
 ) -> tuple[list[OrderGroupEvent], StreamError]:
-    """Subscribe, let something happen, and listen to the end."""
+    """Subscribe, call `then`, and return the events and the error that ends the stream."""
     events: list[OrderGroupEvent] = []
     try:
         async with connection as stream:
             then()
             async for each in stream:
-                events.append(each)  # noqa: PERF401  # they are wanted though it ends in an error
+                events.append(each)  # noqa: PERF401  # the events are needed although an error ends the loop
     except StreamError as error:
         return events, error
     pytest.fail("the stream ended without an error")
 
 
 async def fail_to_open(connection: StreamConnection) -> StreamError:
+    """Return the error of a connection that does not open."""
     with pytest.raises(StreamError) as caught:
         async with connection:
             pytest.fail("it opened")
@@ -105,20 +106,20 @@ async def fail_to_open(connection: StreamConnection) -> StreamError:
     return caught.value
 
 
-@pytest.mark.parametrize("world", ["predictions", "margin"])
+@pytest.mark.parametrize("name", ["predictions", "margin"])
 @pytest.mark.parametrize("kind", ["rsa", "ed25519"])
-def test_events_are_heard_in_order(
-    local: LocalExchange, listen: Listen, keys: "Keys", kind: str, world: Any
+def test_events_arrive_in_order(
+    local: LocalExchange, listen: Listen, keys: "Keys", kind: str, name: Any
 ) -> None:
     key_id = KEY_ID if kind == "rsa" else "ed25519"
-    url = stream_url(world, environment=None, base_url=local.base_url)
+    url = stream_url(name, environment=None, base_url=local.base_url)
     connection = listen(url, key_id=key_id, key=load_private_key(keys.directory / f"{kind}.pem"))
-    other: Any = "margin" if world == "predictions" else "predictions"
+    other: Any = "margin" if name == "predictions" else "predictions"
 
     async def main() -> list[OrderGroupEvent]:
         async with connection as stream:
-            local.groups(key_id, other).create("unheard")
-            groups = local.groups(key_id, world)
+            local.groups(key_id, other).create("elsewhere")
+            groups = local.groups(key_id, name)
             groups.create("a", contracts_limit="25.00")
             groups.change("a", contracts_limit_fp="5.00")
             groups.trigger("a")
@@ -141,6 +142,7 @@ def test_events_are_heard_in_order(
 
 
 async def _zip(stream: StreamConnection, numbers: range) -> Any:
+    """Yield the stream's first events, each with its number, and then end."""
     left = iter(numbers)
     last = numbers[-1]
     async for each in stream:
@@ -150,7 +152,7 @@ async def _zip(stream: StreamConnection, numbers: range) -> Any:
             return
 
 
-def test_each_handshake_is_signed_for_itself(local: LocalExchange, listen: Listen) -> None:
+def test_each_handshake_is_signed_afresh(local: LocalExchange, listen: Listen) -> None:
     async def main() -> None:
         for _ in range(2):
             async with listen(local.stream_url):
@@ -164,9 +166,7 @@ def test_each_handshake_is_signed_for_itself(local: LocalExchange, listen: Liste
     assert "sec-websocket-extensions" not in first.headers
 
 
-def test_a_key_that_the_exchange_does_not_know_is_refused(
-    local: LocalExchange, listen: Listen
-) -> None:
+def test_an_unknown_key_is_unauthorized(local: LocalExchange, listen: Listen) -> None:
     error = run(fail_to_open(listen(local.stream_url, key_id="unknown-key-id-wxyz")))
     assert error.cause == "unauthorized"
     assert "no such key in this environment" in error.reason
@@ -174,7 +174,7 @@ def test_a_key_that_the_exchange_does_not_know_is_refused(
     assert "unknown-key" not in error.reason
 
 
-def test_a_clock_that_is_off_is_named(local: LocalExchange, listen: Listen) -> None:
+def test_a_wrong_clock_is_named(local: LocalExchange, listen: Listen) -> None:
     local.clock_offset = 3600.0
     error = run(fail_to_open(listen(local.stream_url)))
     assert error.cause == "unauthorized"
@@ -216,7 +216,7 @@ def test_a_refused_handshake_has_a_cause(
     assert len(local.handshakes) == 1
 
 
-def test_a_redirect_takes_no_header_elsewhere(
+def test_redirects_of_the_handshake_are_not_followed(
     local: LocalExchange, exchange: "Exchange", answering: "Answering", listen: Listen
 ) -> None:
     exchange.answers = [answering()]
@@ -241,7 +241,7 @@ def test_a_redirect_takes_no_header_elsewhere(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n",
     ],
 )
-def test_what_is_no_answer_to_a_handshake(
+def test_an_invalid_response_to_a_handshake_has_a_cause(
     exchange: "Exchange", listen: Listen, sent: bytes
 ) -> None:
     exchange.answers = [lambda connection: connection.sendall(sent)]
@@ -262,7 +262,7 @@ def test_a_handshake_has_a_deadline(
     assert time.monotonic() - began < LONG / 2
 
 
-def test_nobody_there(listen: Listen) -> None:
+def test_a_port_without_a_listener_is_unreachable(listen: Listen) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     error = run(fail_to_open(listen(f"ws://127.0.0.1:{port}/trade-api/ws/v2")))
@@ -277,7 +277,7 @@ def test_an_extension_that_was_not_offered_is_refused(exchange: "Exchange", list
     assert error.cause == "rejected"
 
 
-def test_secrets_that_a_peer_repeats_are_cut_out(
+def test_secrets_that_a_peer_echoes_are_redacted(
     exchange: "Exchange", listen: Listen, caplog: pytest.LogCaptureFixture
 ) -> None:
     def repeat(connection: socket.socket) -> None:
@@ -294,11 +294,11 @@ def test_secrets_that_a_peer_repeats_are_cut_out(
         assert secret not in f"{error.reason} {error.message} {caplog.text}"
 
 
-def test_the_log_holds_no_frame_and_no_signature(
+def test_the_log_contains_no_frame_and_no_signature(
     local: LocalExchange, listen: Listen, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        run(hear(listen(local.stream_url), lambda: local.channel(KEY_ID).say("\x1b[31mno JSON")))
+        run(hear(listen(local.stream_url), lambda: local.channel(KEY_ID).say("\x1b[31mnot JSON")))
     assert local.handshakes[0].headers["kalshi-access-signature"] not in caplog.text
     assert KEY_ID not in caplog.text
     assert "\x1b" not in caplog.text
@@ -317,7 +317,7 @@ def test_a_late_acknowledgement_is_awaited(local: LocalExchange, listen: Listen)
 
 
 @pytest.mark.parametrize("pings", [None, 0.05])
-def test_an_acknowledgement_that_never_comes(
+def test_a_missing_acknowledgement_times_out(
     local: LocalExchange, listen: Listen, pings: float | None
 ) -> None:
     local.channel(KEY_ID).acknowledge_after = None
@@ -328,7 +328,7 @@ def test_an_acknowledgement_that_never_comes(
 
 
 @pytest.mark.parametrize("code", [1, 2, 5, 8, 9, 10, 11, 18, 25, 27, 99])
-def test_an_error_in_answer_to_the_subscription(
+def test_an_error_in_response_to_the_subscription_has_a_cause(
     exchange: "Exchange", listen: Listen, code: int
 ) -> None:
     def refuse(connection: socket.socket) -> None:
@@ -343,8 +343,8 @@ def test_an_error_in_answer_to_the_subscription(
     assert (error.code, error.message) == (str(code), "no")
 
 
-def test_a_silent_exchange_is_given_up(local: LocalExchange, listen: Listen) -> None:
-    local.channel(KEY_ID).ping_interval = None  # it answers our pings all the same
+def test_a_silent_connection_times_out(local: LocalExchange, listen: Listen) -> None:
+    local.channel(KEY_ID).ping_interval = None  # it still answers our pings
     began = time.monotonic()
     events, error = run(hear(listen(local.stream_url, silence_timeout=0.3)))
     assert (events, error.cause) == ([], "disconnected")
@@ -352,7 +352,7 @@ def test_a_silent_exchange_is_given_up(local: LocalExchange, listen: Listen) -> 
     assert 0.3 <= time.monotonic() - began < LONG / 2
 
 
-def test_pings_alone_keep_a_connection(local: LocalExchange, listen: Listen) -> None:
+def test_pings_alone_keep_a_connection_alive(local: LocalExchange, listen: Listen) -> None:
     local.channel(KEY_ID).ping_interval = 0.1
     groups = local.groups(KEY_ID)
 
@@ -367,9 +367,7 @@ def test_pings_alone_keep_a_connection(local: LocalExchange, listen: Listen) -> 
     assert run(main()) - before > timedelta(seconds=1)
 
 
-def test_a_reader_that_takes_its_time_does_not_blame_the_exchange(
-    local: LocalExchange, listen: Listen
-) -> None:
+def test_a_slow_reader_does_not_time_out_the_exchange(local: LocalExchange, listen: Listen) -> None:
     channel = local.channel(KEY_ID)
     channel.ping_interval = None
 
@@ -389,7 +387,7 @@ def test_a_reader_that_takes_its_time_does_not_blame_the_exchange(
     assert run(main()) == 10_000
 
 
-def test_what_is_certain_follows_the_answers_to_pings(local: LocalExchange, listen: Listen) -> None:
+def test_pongs_extend_what_is_certain(local: LocalExchange, listen: Listen) -> None:
     groups = local.groups(KEY_ID)
 
     async def main() -> tuple[OrderGroupEvent, StreamError]:
@@ -399,7 +397,7 @@ def test_what_is_certain_follows_the_answers_to_pings(local: LocalExchange, list
                 groups.create("a")
                 async for each in stream:
                     heard.append(each)
-                    # An answer takes as long as loopback and the pause between two pings.
+                    # The next pong comes after the pause between two pings.
                     while stream.certain_until <= each.received_at:
                         await asyncio.sleep(0.01)
                     local.channel(KEY_ID).drop()
@@ -413,7 +411,7 @@ def test_what_is_certain_follows_the_answers_to_pings(local: LocalExchange, list
     assert created.received_at < error.certain_until < now()
 
 
-def test_an_exchange_that_answers_no_ping_gets_the_benefit_of_the_doubt(
+def test_without_any_pong_events_extend_what_is_certain(
     exchange: "Exchange", listen: Listen
 ) -> None:
     exchange.answers = [subscribed(exchange, lambda connection: connection.sendall(text(event(1))))]
@@ -422,8 +420,10 @@ def test_an_exchange_that_answers_no_ping_gets_the_benefit_of_the_doubt(
     assert error.certain_until == events[0].received_at
 
 
-def test_an_unanswered_ping_makes_nothing_certain(exchange: "Exchange", listen: Listen) -> None:
-    """What a dead link swallowed is not claimed, though messages had come shortly before."""
+def test_after_an_unanswered_ping_nothing_more_is_certain(
+    exchange: "Exchange", listen: Listen
+) -> None:
+    """An exchange that has answered pings must answer every ping to extend what is certain."""
 
     def answer_once(connection: socket.socket) -> None:
         ping = connection.recv(65536)
@@ -455,7 +455,7 @@ def test_lost_messages_end_the_stretch(local: LocalExchange, listen: Listen) -> 
     assert error.certain_until <= events[0].received_at
 
 
-def test_numbers_that_run_backwards_end_the_stretch(local: LocalExchange, listen: Listen) -> None:
+def test_numbers_that_go_backwards_end_the_stretch(local: LocalExchange, listen: Listen) -> None:
     groups = local.groups(KEY_ID)
 
     def repeat() -> None:
@@ -476,7 +476,9 @@ def test_an_error_ends_the_subscription(
     assert error.certain_until is not None
 
 
-def test_what_is_not_ours_is_passed_over(local: LocalExchange, listen: Listen) -> None:
+def test_messages_outside_the_subscription_are_ignored(
+    local: LocalExchange, listen: Listen
+) -> None:
     def talk() -> None:
         for message in ({"type": "new"}, event(1) | {"sid": 9}, {"type": "ok", "id": 5}):
             local.channel(KEY_ID).say(message)
@@ -491,7 +493,7 @@ def test_what_is_not_ours_is_passed_over(local: LocalExchange, listen: Listen) -
 
 
 BAD_FRAMES = {
-    "no JSON": text("no JSON"),
+    "not JSON": text("not JSON"),
     "not UTF-8": frame(Opcode.TEXT, b'{"type":"\xff"}'),
     "binary": frame(Opcode.BINARY, b"\x00\x01"),
     "empty": frame(Opcode.TEXT),
@@ -500,14 +502,14 @@ BAD_FRAMES = {
     "reserved opcode": b"\x83\x00",
     "continuation of nothing": frame(Opcode.CONT, b"x"),
     "oversized": frame(Opcode.TEXT, b"x" * (MAX_MESSAGE_SIZE + 1)),
-    "said to be huge": b"\x81\x7f" + (2**62).to_bytes(8, "big"),
+    "huge by its header": b"\x81\x7f" + (2**62).to_bytes(8, "big"),
     "long ping": b"\x89\x7e\x01\x00" + b"x" * 256,
     "deep": text("[" * 100_000),
 }
 
 
 @pytest.mark.parametrize("sent", BAD_FRAMES.values(), ids=BAD_FRAMES.keys())
-def test_a_bad_message_costs_its_connection(
+def test_a_bad_message_ends_its_connection(
     local: LocalExchange, listen: Listen, sent: bytes
 ) -> None:
     def send() -> None:
@@ -521,7 +523,7 @@ def test_a_bad_message_costs_its_connection(
     assert len(error.reason) < 500
 
 
-def test_fragments_are_put_together(exchange: "Exchange", listen: Listen) -> None:
+def test_fragments_are_reassembled(exchange: "Exchange", listen: Listen) -> None:
     whole = json.dumps(event(1)).encode()
     parts = [whole[index : index + 10] for index in range(0, len(whole), 10)]
     frames = [frame(Opcode.TEXT, parts[0], fin=False)]
@@ -535,7 +537,10 @@ def test_fragments_are_put_together(exchange: "Exchange", listen: Listen) -> Non
 
 
 def _endless(pieces: Iterator[bytes], sent: list[int]) -> Callable[[socket.socket], None]:
-    """Send pieces until the client is gone, counting bytes; give up where it is endless."""
+    """Return a server that sends pieces until the client closes, and adds up the bytes in `sent`.
+
+    It fails if the client accepts an absurd amount.
+    """
 
     def send(connection: socket.socket) -> None:
         connection.settimeout(LONG)
@@ -545,7 +550,7 @@ def _endless(pieces: Iterator[bytes], sent: list[int]) -> Callable[[socket.socke
             except OSError:
                 return
             sent[0] += len(piece)
-            assert sent[0] < 200_000_000, "the client takes anything"
+            assert sent[0] < 200_000_000, "the client accepts without limit"
 
     return send
 
@@ -558,11 +563,11 @@ def test_an_endless_message_is_bounded(exchange: "Exchange", listen: Listen, siz
     exchange.answers = [subscribed(exchange, _endless(itertools.chain([first], rest), sent))]
     _, error = run(hear(listen(raw_url(exchange), silence_timeout=1.0)))
     assert error.cause in {"invalid_message", "disconnected"}
-    # What the sockets' buffers hold besides depends on the machine.
+    # The bound is generous, because the size of the sockets' buffers depends on the machine.
     assert sent[0] < 50_000_000
 
 
-def test_pings_without_end_that_nobody_reads_the_answers_of(
+def test_endless_pings_whose_pongs_are_not_read_end_the_connection(
     exchange: "Exchange", listen: Listen
 ) -> None:
     sent = [0]
@@ -573,7 +578,7 @@ def test_pings_without_end_that_nobody_reads_the_answers_of(
     assert "does not read the answers" in error.reason
 
 
-def test_a_goodbye_has_a_deadline(exchange: "Exchange", listen: Listen) -> None:
+def test_the_closing_handshake_has_a_deadline(exchange: "Exchange", listen: Listen) -> None:
     ended = threading.Event()
 
     def never_answer(connection: socket.socket) -> None:
@@ -591,7 +596,7 @@ def test_a_goodbye_has_a_deadline(exchange: "Exchange", listen: Listen) -> None:
     assert ended.wait(LONG)
 
 
-def test_a_cancelled_reader_leaves_nothing_behind(local: LocalExchange, listen: Listen) -> None:
+def test_a_cancelled_reader_leaves_no_task_behind(local: LocalExchange, listen: Listen) -> None:
     async def main() -> None:
         before = asyncio.all_tasks()
         task = asyncio.create_task(hear(listen(local.stream_url)))
@@ -613,7 +618,9 @@ def _close_at_once(exchange: "Exchange") -> Callable[[socket.socket], None]:
     return websocket(exchange, close)
 
 
-def test_a_goodbye_instead_of_an_acknowledgement(exchange: "Exchange", listen: Listen) -> None:
+def test_a_close_instead_of_an_acknowledgement_has_a_cause(
+    exchange: "Exchange", listen: Listen
+) -> None:
     exchange.answers = [_close_at_once(exchange)]
     error = run(fail_to_open(listen(raw_url(exchange))))
     assert error.cause == "disconnected"
@@ -622,7 +629,7 @@ def test_a_goodbye_instead_of_an_acknowledgement(exchange: "Exchange", listen: L
 
 @pytest.fixture
 def tls(keys: "Keys", monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """What trusts the exchange's own certificate."""
+    """Return a context that trusts the exchange's self-signed certificate."""
     monkeypatch.setenv("SSL_CERT_FILE", str(keys.directory / "certificate.pem"))
     return ssl_context()
 
@@ -645,7 +652,7 @@ def test_tls_is_verified(
     assert "SSL_CERT_FILE" in error.reason
 
 
-def test_a_proxy_tunnels(
+def test_a_connection_goes_through_a_proxy(
     exchange_over_tls: "Exchange", listen: Listen, tls: ssl.SSLContext
 ) -> None:
     send = subscribed(exchange_over_tls, lambda connection: connection.sendall(text(event(1))))
@@ -667,7 +674,7 @@ def test_a_proxy_tunnels(
         proxy.close()
 
 
-def test_the_environments_proxies_are_not_used(
+def test_proxies_in_the_environment_are_not_used(
     local: LocalExchange, listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as trap:
@@ -694,11 +701,11 @@ def test_the_environments_proxies_are_not_used(
         ("predictions", "https://a.b/gate/trade-api/v2", "wss://a.b/gate/trade-api/ws/v2"),
     ],
 )
-def test_the_url_follows_from_the_base_url(exchange_name: Any, base_url: str, url: str) -> None:
+def test_the_url_is_derived_from_the_base_url(exchange_name: Any, base_url: str, url: str) -> None:
     assert stream_url(exchange_name, environment=None, base_url=base_url) == url
 
 
-def test_the_url_follows_from_the_environment() -> None:
+def test_the_url_is_derived_from_the_environment() -> None:
     for exchange_name, urls in STREAM_URLS.items():
         for environment, url in urls.items():
             assert url.startswith("wss://")

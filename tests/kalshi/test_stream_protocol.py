@@ -1,4 +1,4 @@
-"""The channel without a socket: what each message means, and what ends a stretch."""
+"""The channel without a socket: each message has its meaning, and some end the stretch."""
 
 import json
 import time
@@ -31,7 +31,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def event(seq: int = 1, sid: int = 2, **fields: Any) -> dict[str, Any]:
-    """An event of the exchange; a field that is None is left out."""
+    """Return an event as the exchange sends it; a field that is None is left out."""
     message = {"event_type": "triggered", "order_group_id": "g", "ts_ms": 1_764_000_000_120}
     message |= fields
     return {
@@ -50,7 +50,7 @@ def receive(protocol: StreamProtocol, message: object, at: datetime = NOW) -> Ou
 
 @pytest.fixture
 def protocol() -> StreamProtocol:
-    """A subscription that is acknowledged as number 2."""
+    """Return a protocol whose subscription is acknowledged as `sid` 2."""
     subscribing = StreamProtocol()
     acknowledged = {
         "id": 1,
@@ -62,7 +62,7 @@ def protocol() -> StreamProtocol:
     return subscribing
 
 
-def test_the_subscription_is_asked_for_as_documented() -> None:
+def test_the_command_to_subscribe_is_as_documented() -> None:
     assert json.loads(StreamProtocol().subscribe()) == {
         "id": 1,
         "cmd": "subscribe",
@@ -71,7 +71,7 @@ def test_the_subscription_is_asked_for_as_documented() -> None:
 
 
 @pytest.mark.parametrize("kind", ["created", "triggered", "reset", "deleted", "limit_updated", "?"])
-def test_an_event_is_taken_as_sent(protocol: StreamProtocol, kind: str) -> None:
+def test_an_event_is_decoded_as_sent(protocol: StreamProtocol, kind: str) -> None:
     sent = event(7, event_type=kind, contracts_limit_fp="50.00")
     assert receive(protocol, sent) == OrderGroupEvent(
         order_group_id="g",
@@ -101,7 +101,7 @@ def test_the_form_of_an_event_may_vary(
     assert (heard.event_at is None) == ("ts_ms" in fields)
 
 
-def test_two_connections_hear_the_same_event(protocol: StreamProtocol) -> None:
+def test_an_event_is_equal_on_two_connections(protocol: StreamProtocol) -> None:
     sent = event(1, reason="x")
     other = {**event(900, reason="x"), "sending_ts_ms": 1, "delivery": "another"}
     first = receive(protocol, sent)
@@ -121,7 +121,7 @@ def test_null_is_the_same_as_not_sent(protocol: StreamProtocol) -> None:
 
 
 @pytest.mark.parametrize("first", [1, 7, 0, 10**15])
-def test_the_first_number_is_the_base(protocol: StreamProtocol, first: int) -> None:
+def test_numbers_may_start_anywhere(protocol: StreamProtocol, first: int) -> None:
     for seq in (first, first + 1, first + 2):
         assert isinstance(receive(protocol, event(seq)), OrderGroupEvent)
 
@@ -135,21 +135,21 @@ def test_a_number_that_does_not_follow_ends_the_stretch(
     end = receive(protocol, event(second, order_group_id="later"), NOW + timedelta(seconds=1))
     assert isinstance(end, SequenceGap)
     assert (end.cause, end.expected, end.received) == ("lost_messages", 6, second)
-    # What was heard all the same is not thrown away.
+    # The event that revealed the gap is kept.
     assert end.event is not None
     assert end.event.order_group_id == "later"
     assert not protocol.subscribed
     assert receive(protocol, event(6)) is end
 
 
-def test_a_stretch_with_a_gap_is_intact_until_its_last_event_happened(
+def test_a_stretch_with_a_sequence_gap_is_intact_until_its_last_event(
     protocol: StreamProtocol,
 ) -> None:
     happened = NOW + timedelta(milliseconds=877)
     arrived = NOW + timedelta(seconds=2)
     ts_ms = int(happened.timestamp() * 1000)
     receive(protocol, event(1, ts_ms=ts_ms), arrived)
-    receive(protocol, event(2, ts_ms=0), arrived)  # never backwards
+    receive(protocol, event(2, ts_ms=0), arrived)  # an earlier time does not move the end back
     end = receive(protocol, event(4), arrived)
     assert isinstance(end, SequenceGap)
     assert end.intact_until == EPOCH + timedelta(milliseconds=ts_ms)
@@ -171,7 +171,7 @@ def test_an_exchange_whose_clock_is_ahead_extends_no_stretch(protocol: StreamPro
         {"type": "something_new", "sid": 2, "seq": 2},
     ],
 )
-def test_what_else_is_sent_on_the_subscription_takes_a_number(
+def test_other_messages_of_the_subscription_take_a_number(
     protocol: StreamProtocol, answer: dict[str, Any]
 ) -> None:
     receive(protocol, event(1))
@@ -194,7 +194,7 @@ def test_what_else_is_sent_on_the_subscription_takes_a_number(
         {"type": "error", "msg": {}},
     ],
 )
-def test_what_does_not_concern_the_subscription_is_ignored(
+def test_messages_outside_the_subscription_are_ignored(
     protocol: StreamProtocol, message: dict[str, Any]
 ) -> None:
     receive(protocol, event(1))
@@ -202,14 +202,14 @@ def test_what_does_not_concern_the_subscription_is_ignored(
     assert isinstance(receive(protocol, event(2)), OrderGroupEvent)
 
 
-def test_an_event_before_the_acknowledgement_is_outside_of_any_stretch() -> None:
+def test_an_event_before_the_acknowledgement_is_ignored() -> None:
     protocol = StreamProtocol()
     assert isinstance(receive(protocol, event(1)), Ignored)
     assert not protocol.subscribed
 
 
 @pytest.mark.parametrize("code", range(1, 100))
-def test_an_error_in_answer_to_the_subscription_refuses_it(code: int) -> None:
+def test_an_error_in_response_to_the_subscription_refuses_it(code: int) -> None:
     protocol = StreamProtocol()
     end = receive(protocol, {"type": "error", "id": 1, "msg": {"code": code, "msg": "no"}})
     assert isinstance(end, ChannelError)
@@ -218,7 +218,7 @@ def test_an_error_in_answer_to_the_subscription_refuses_it(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", range(1, 100))
-def test_an_error_later_ends_the_subscription_if_it_says_so(
+def test_a_later_error_ends_the_subscription_only_with_certain_codes(
     protocol: StreamProtocol, code: int
 ) -> None:
     answer = receive(protocol, {"type": "error", "msg": {"code": code, "msg": "\x1b[31mno"}})
@@ -232,7 +232,7 @@ def test_an_error_later_ends_the_subscription_if_it_says_so(
         assert (answer.intact_until == NOW) == (code == 25)
 
 
-def test_being_unsubscribed_unasked_ends_the_stretch(protocol: StreamProtocol) -> None:
+def test_an_unrequested_unsubscription_ends_the_stretch(protocol: StreamProtocol) -> None:
     end = receive(protocol, {"type": "unsubscribed", "id": 0, "sid": 2, "seq": 1})
     assert isinstance(end, ChannelError)
     assert (end.cause, end.code) == ("disconnected", None)
@@ -282,7 +282,7 @@ def test_being_unsubscribed_unasked_ends_the_stretch(protocol: StreamProtocol) -
         ({"type": "ok", "sid": "2"}, "sid"),
     ],
 )
-def test_what_cannot_be_understood_ends_the_stretch(
+def test_an_invalid_message_ends_the_stretch(
     protocol: StreamProtocol, message: object, words: str
 ) -> None:
     end = receive(protocol, message)
@@ -298,7 +298,7 @@ def test_what_cannot_be_understood_ends_the_stretch(
 @example(json.dumps(event())[:-1].encode() + b',"seq":1}')
 @example(json.dumps(event())[:-1].encode() + b',"s\\u0065q":1}')
 @example(json.dumps(event()).encode().replace(b'"ts_ms"', b'"event_type":"x","ts_ms"'))
-def test_no_text_raises(message: bytes) -> None:
+def test_no_message_raises_an_exception(message: bytes) -> None:
     protocol = StreamProtocol()
     protocol.receive(b'{"type":"subscribed","msg":{"sid":2}}', NOW)
     assert isinstance(protocol.receive(message, NOW), InvalidMessage)
@@ -339,11 +339,11 @@ _json = st.recursive(
         },
     )
 )
-def test_whatever_json_is_sent_it_is_judged(message: dict[str, Any]) -> None:
+def test_any_json_gives_an_output(message: dict[str, Any]) -> None:
     protocol = StreamProtocol()
     for _ in range(2):
         output = receive(protocol, message)
-        assert isinstance(output, Output)  # type: ignore[arg-type,misc,unused-ignore]  # a union
+        assert isinstance(output, Output)  # type: ignore[arg-type,misc,unused-ignore]  # `Output` is a union
         reason = getattr(output, "reason", "")
         assert reason.isprintable()
         assert len(reason) < 500
@@ -400,9 +400,7 @@ def test_valid_events_round_trip(
     ),
     st.booleans(),
 )
-def test_the_fast_path_gives_what_the_strict_one_gives(
-    fields: dict[str, Any], spaced: bool
-) -> None:
+def test_the_fast_path_agrees_with_the_strict_decoder(fields: dict[str, Any], spaced: bool) -> None:
     sent = {"type": "order_group_updates", "sid": 1, "seq": 1, "msg": fields}
     text = json.dumps(sent, separators=None if spaced else (",", ":")).encode()
     fast = stream_messages._decode_fast(text, NOW)
@@ -410,8 +408,8 @@ def test_the_fast_path_gives_what_the_strict_one_gives(
         assert fast == stream_messages._decode_strict(text, NOW)
 
 
-def test_a_burst_is_decoded_at_a_rate_near_that_of_msgspec() -> None:
-    """Against msgspec alone, which makes no instant, checks no duplicates and keeps no numbers."""
+def test_a_burst_is_decoded_at_a_rate_comparable_to_msgspec() -> None:
+    """The reference is msgspec alone, which does not check for duplicate keys or sequence gaps."""
     texts = [
         json.dumps(event(seq, contracts_limit_fp="50.00"), separators=(",", ":")).encode()
         for seq in range(20_000)
@@ -448,7 +446,7 @@ def test_a_burst_is_decoded_at_a_rate_near_that_of_msgspec() -> None:
     assert min(own() for _ in range(3)) < 25 * floor
 
 
-def test_there_is_a_sentence_for_each_cause() -> None:
+def test_every_cause_has_a_sentence() -> None:
     assert set(STREAM_GAP_CAUSES) == set(get_args(StreamGapCause))
     assert set(POLL_GAP_CAUSES) == set(get_args(PollGapCause))
     assert set(get_args(Outcome)) - {"ok"} == set(get_args(PollGapCause)) - {

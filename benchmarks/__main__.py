@@ -1,6 +1,6 @@
-"""`python -m benchmarks`: measure the exporter beside the floor and the peers.
+"""Measure the exporter, and compare it with the floor and the peers: `python -m benchmarks`.
 
-The program prints the tables; with `--write`, it replaces docs/performance.md and .json. With
+The program prints the tables. With `--write`, it also replaces docs/performance.md and .json. With
 `--render`, it measures nothing, and makes docs/performance.md from docs/performance.json.
 """
 
@@ -70,7 +70,7 @@ def main() -> None:
         (docs / "performance.md").write_text(page)
         return
 
-    # A signal ends the blocks, so that everything that was started is stopped.
+    # A signal raises SystemExit, so that the context managers stop everything that was started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     lines: list[Line] = []
     sections: list[Section] = []

@@ -1,4 +1,4 @@
-"""Cases of a daemon with many accounts: what each costs while nothing happens."""
+"""Measure the memory and CPU of a daemon with many idle accounts."""
 
 import time
 from typing import NamedTuple
@@ -14,16 +14,16 @@ _SHARE = 0.03  # of a core, for a thousand connections
 
 
 class _Usage(NamedTuple):
-    """What a process takes while nothing happens: bytes of memory, and a share of a core."""
+    """What a process uses while nothing happens: bytes of memory, and a share of a core."""
 
     memory: float
     cpu: float
 
 
 def accounts(setting: Setting) -> list[Line]:
-    """Memory of 1,000 accounts; and what it adds to listen to each, over a connection of its own.
+    """Measure the memory of 1,000 accounts, and what a WebSocket connection for each adds.
 
-    The connections have no TLS, which OpenSSL would need memory for beside Python's.
+    The connections have no TLS, for which OpenSSL would need additional memory.
     """
     count = 200 if setting.quick else 1_000
     key_ids = [f"00000000-0000-4000-8001-{number:012}" for number in range(count)]
@@ -63,7 +63,7 @@ def accounts(setting: Setting) -> list[Line]:
 
 
 def _idle(setting: Setting, key_ids: list[str], *, listen: bool) -> _Usage:
-    """Start a daemon, wait until it has polled all accounts and hears them, and let time pass."""
+    """Return what a daemon uses after it has polled and subscribed to all accounts."""
     place = setting.place(key_ids=key_ids)
     with setting.temporary(place):
         history.make_schema(place)

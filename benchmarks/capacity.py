@@ -1,4 +1,4 @@
-"""What one Postgres carries: the exporter's own claims and writes, on eight connections."""
+"""Measure what one Postgres can carry: the exporter's own claims and writes, on 8 connections."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from exporter.history.migrate import migrate
 CONNECTIONS = 8
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-# Accounts that have been observed a moment ago, and will be again inside the same stretch.
+# These accounts were observed a moment ago, so the next polls extend their stretches of coverage.
 _OBSERVED = """
     INSERT INTO accounts (account, version, observed_at, last_poll_id, digest, group_count,
                           coverage_started_at, failed_polls, refused_polls)
@@ -30,7 +30,7 @@ _OBSERVED = """
 
 
 def capacity(setting: Setting) -> list[Section]:
-    """Measure polls without a change, and accounts whose groups are all triggered, each second."""
+    """Measure how many unchanged polls, and how many fully triggered accounts, fit in a second."""
     few, many = (200, 2_000) if setting.quick else (1_000, 100_000)
     rows = [
         _measure(setting, few, "unchanged"),

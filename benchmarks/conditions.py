@@ -1,4 +1,4 @@
-"""How quiet the machine was while a case was measured."""
+"""Record how quiet the machine was while a case was measured."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,17 +9,17 @@ from typing import Any
 
 from benchmarks.results import table
 
-_STEAL = 7  # of the columns of the line "cpu" of /proc/stat, after the name
+_STEAL = 7  # the column of stolen time in the line "cpu" of /proc/stat, after the name
 
 
 @contextmanager
 def observed(case: str) -> Iterator[dict[str, Any]]:
-    """Note the conditions under which a case is measured.
+    """Record the conditions under which a case is measured.
 
     Yields:
-        A value for JSON, complete in the end: the case; `load`, the load average of the minute
-        before; its `seconds`; and `steal`, the part of all processors' time that the hypervisor
-        gave to others meanwhile, None if the system does not tell.
+        A dictionary for JSON, complete when the block ends: the `case`; `load`, the load average of
+        the minute before; its `seconds`; and `steal`, the share of all processors' time that the
+        hypervisor gave to others during the case, None if the system does not report it.
     """
     conditions: dict[str, Any] = {"case": case, "load": os.getloadavg()[0]}
     before, began = _processors(), perf_counter()
@@ -32,17 +32,19 @@ def observed(case: str) -> Iterator[dict[str, Any]]:
 
 
 def _processors() -> tuple[int, int] | None:
-    """Return the ticks that others took from all processors, and all ticks; None if unknown."""
+    """Return the stolen ticks of all processors, and all their ticks; None if unknown."""
     try:
         line = Path("/proc/stat").read_text().partition("\n")[0]
     except OSError:
         return None
-    ticks = [int(each) for each in line.split()[1:]][: _STEAL + 1]  # guests' are in the first
+    ticks = [int(each) for each in line.split()[1:]][
+        : _STEAL + 1
+    ]  # the columns after it are contained in the first
     return (ticks[_STEAL], sum(ticks)) if len(ticks) > _STEAL else None
 
 
 def in_a_sentence(cases: Sequence[Mapping[str, Any]]) -> str:
-    """Say how quiet it was at the worst, and how quiet it should be."""
+    """Return a sentence about the least quiet case, for the page."""
     if not cases:
         return ""
     load = max(each["load"] for each in cases)
@@ -57,7 +59,7 @@ def in_a_sentence(cases: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_table(cases: Sequence[Mapping[str, Any]]) -> str:
-    """Return a row for each case."""
+    """Return a table with a row for each case, in Markdown."""
     return table(
         ["case", "seconds", "load average before it", "processor time taken by the hypervisor"],
         [

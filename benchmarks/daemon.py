@@ -1,4 +1,4 @@
-"""The command `daemon` as a process, and what the system and the database say of it."""
+"""Run the command `daemon` as a process, and read its memory, its CPU and its database."""
 
 import os
 import sqlite3
@@ -15,16 +15,16 @@ from benchmarks.setting import ROOT
 from benchmarks.subjects.exporter_poller import write_configuration
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_SECONDS = 120.0  # until what is waited for must be
+_SECONDS = 120.0  # the longest wait for anything
 
 
 class Daemon:
     """A daemon that runs as long as its context lasts.
 
     Args:
-        place: its schema is made already.
-        interval: between two polls of an account.
-        listen: whether it listens to the accounts' events.
+        place: its place, with the schema already created.
+        interval: the time between two polls of an account, as the configuration has it.
+        listen: whether the daemon records the accounts' events.
     """
 
     def __init__(self, place: Place, *, interval: str, listen: bool) -> None:
@@ -55,7 +55,7 @@ class Daemon:
 
 
 def memory(pid: int, name: str = "VmRSS") -> int:
-    """Return the bytes of memory that a process holds; with "VmHWM", the most it has held."""
+    """Return the resident memory of a process in bytes; with "VmHWM", its peak."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -63,13 +63,13 @@ def memory(pid: int, name: str = "VmRSS") -> int:
 
 
 def cpu(pid: int) -> float:
-    """Return the seconds of a processor that a process has used."""
+    """Return the CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 class Witness:
-    """Reads a place's database while others write; a context manager."""
+    """A context manager that reads a place's database while others write to it."""
 
     def __init__(self, place: Place) -> None:
         self._connection: Any
@@ -96,11 +96,20 @@ class Witness:
         return list(self._connection.execute(query).fetchall())
 
     def wait_for(self, query: str, count: int, *, every: float = 0.2) -> float:
-        """Wait until a query gives this number or more; return when, in seconds since the epoch."""
+        """Wait until a query returns `count` or more.
+
+        Args:
+            query: returns one number.
+            count: the number to wait for.
+            every: seconds between two queries.
+
+        Returns:
+            When it did, in seconds since the epoch.
+        """
         until = time.monotonic() + _SECONDS
         found: Any = None
         while time.monotonic() < until:
-            with suppress(sqlite3.OperationalError):  # locked for a moment
+            with suppress(sqlite3.OperationalError):  # the database may be locked for a moment
                 ((found,),) = self.rows(query)
                 if found is not None and found >= count:
                     return time.time()

@@ -1,4 +1,4 @@
-"""How fast a burst of events is recorded, beside the raw driver: one transaction for each batch."""
+"""Measure how fast a burst of events is written, compared with the driver alone."""
 
 import uuid
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _START = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def burst(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """Trigger all groups of an account, as its kill switch does."""
+    """Measure a burst as a kill switch causes it: all groups of an account are triggered."""
     count = 20_000 if setting.quick else 100_000
     heard = [
         OrderGroupEvent(
@@ -55,6 +55,7 @@ def _batches(heard: Sequence[OrderGroupEvent]) -> Iterator[Sequence[OrderGroupEv
 
 
 def _floor(place: Place, heard: Sequence[OrderGroupEvent]) -> float:
+    """Write the events with the driver, and return the seconds that it took."""
     with closing(event_table(place)) as table:
         began = perf_counter()
         for batch in _batches(heard):
@@ -69,6 +70,7 @@ def _floor(place: Place, heard: Sequence[OrderGroupEvent]) -> float:
 
 
 def _exporter(place: Place, heard: Sequence[OrderGroupEvent]) -> float:
+    """Write the events with the exporter's store, and return the seconds that it took."""
     with closing(Database(place.sqlalchemy_url)) as database:
         ensure_current(database, auto_migrate=True)
         store = StreamStore(database)

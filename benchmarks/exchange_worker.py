@@ -1,7 +1,7 @@
-"""Run the local exchange in a process of its own, controlled through standard input.
+"""Run the local exchange in its own process, controlled through standard input.
 
 Each line is a JSON object. A reply follows once the exchange is ready to serve the new state, so
-that no subject's time includes making the body.
+that no subject's time includes the time to build the response body.
 """
 
 import json
@@ -20,16 +20,16 @@ from websockets.frames import Frame, Opcode
 from exporter.demo.channel import Channel
 from exporter.demo.exchange import Exchange, PublicKey
 
-_TOGETHER = 300  # events that one system call sends, of a burst
-_LISTENING_SECONDS = 60.0  # until a subject must be listening
+_TOGETHER = 300  # events of a burst that one system call sends
+_LISTENING_SECONDS = 60.0  # the longest wait for a subject to subscribe
 
 
 class Worker:
-    """What the exchange is told to do, and does.
+    """Executes orders on the exchange.
 
     Args:
-        exchange: which serves already.
-        key: of all accounts.
+        exchange: the running exchange.
+        key: the public key of all accounts.
     """
 
     def __init__(self, exchange: Exchange, key: PublicKey) -> None:
@@ -39,7 +39,7 @@ class Worker:
         self._changes = 0
 
     def obey(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Do what one line says, and return its answer."""
+        """Execute the order of one line, and return the reply."""
         if "pace" in order:
             return {"sent": self._pace(order["pace"], order["events"], order["rate"])}
         if "burst" in order:
@@ -79,14 +79,15 @@ class Worker:
             groups.create(self._new_id(), contracts_limit=limit)
 
     def _listening(self, key_id: str) -> Channel:
+        """Return an account's channel once a subject is subscribed to it."""
         channel = self._exchange.channel(key_id)
         channel.wait_for_subscribers(1, seconds=_LISTENING_SECONDS)
         return channel
 
     def _pace(self, key_ids: Sequence[str], events: int, rate: float) -> dict[str, list[float]]:
-        """Send events to several accounts at a steady rate; return when each was sent.
+        """Send events to several accounts at a steady rate, and return when each was sent.
 
-        The accounts take turns at equal distances, so that none waits for another.
+        The accounts take turns at equal intervals, so that none has to wait for another.
         """
         channels = {key_id: self._listening(key_id) for key_id in key_ids}
         sent: dict[str, list[float]] = {key_id: [] for key_id in key_ids}
@@ -100,10 +101,10 @@ class Worker:
         return sent
 
     def _burst(self, key_id: str, events: int) -> float:
-        """Send events as fast as the connection takes them; return when the first was sent.
+        """Send events as fast as the connection takes them, and return when the first was sent.
 
-        They are made before, so that nobody measures how fast this process makes them. They are the
-        first that the connection hears: so they are numbered from one.
+        The frames are built beforehand, so that the time to build them is not measured. They are
+        the first events of the connection, and therefore numbered from one.
         """
         frames = list(self._frames(events))
         together = [

@@ -45,9 +45,10 @@ def growth(setting: Setting, *, on_postgres: bool) -> list[Section]:
 
 
 def _measured(setting: Setting, place: Place) -> list[str]:
+    """Return the cells of a row: statements, rows and milliseconds, unchanged and changed."""
     cells = []
     with setting.start("exporter_poller", place) as process:
-        process.ask()  # the first
+        process.ask()  # the first poll writes all groups
         for changes in (0, _CHANGES):
             samples = Samples()
             for number in range(8):

@@ -1,4 +1,4 @@
-"""Make a long history at once, with the drivers, as years of polls would have left it."""
+"""Write a long history directly with the drivers, as years of polls would have left it."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -33,15 +33,15 @@ Row = tuple[Any, ...]
 
 
 def make_schema(place: Place) -> None:
-    """Bring a new database to the exporter's schema."""
+    """Create the exporter's schema in a new database."""
     with closing(Database(place.sqlalchemy_url)) as database:
         migrate(database)
 
 
 def polls_behind(place: Place, account: str, count: int, *, changes: int) -> None:
-    """Give an account `count` earlier polls, each of which changed some groups.
+    """Write `count` earlier polls of an account, each of which changed some groups.
 
-    All of these groups have come and gone, so the next poll is like a first one.
+    All of these groups have been removed since, so the next poll finds none of them.
     """
     second = timedelta(seconds=60)
 
@@ -72,12 +72,12 @@ def polls_behind(place: Place, account: str, count: int, *, changes: int) -> Non
 
 
 def group_id(number: int) -> str:
-    """Return an id like the exchange's, which are in no order."""
+    """Return an id that looks like the exchange's; successive numbers give ids in no order."""
     return f"{number * 2654435761 % 2**32:08x}-0000-4000-8000-{number:012}"
 
 
 def many_snapshots(place: Place, *, groups: int, days: int) -> datetime:
-    """Make each group of an account change once a day; return the end of the history."""
+    """Write a history in which each group changes once a day, and return its end."""
     day = timedelta(days=1)
     step = day / groups
 
@@ -98,7 +98,7 @@ def many_snapshots(place: Place, *, groups: int, days: int) -> datetime:
                 ended = (None, None, None) if last else (seen, at + day, "changed")
                 number_of_poll = number * groups + group + 1
                 polls = (number_of_poll, None if last else number_of_poll + groups - 1)
-                # States follow each other: only the first was there at the first observation.
+                # Only the first state of the first group was there at the first observation.
                 began = "changed" if number else "appeared" if group else "found"
                 not_before = None if began == "found" else at - step
                 yield (*state, began, not_before, *ended, *polls)
@@ -113,9 +113,10 @@ def many_snapshots(place: Place, *, groups: int, days: int) -> datetime:
 
 
 def many_accounts(place: Place, *, groups: int, polls: int) -> datetime:
-    """Let each account of a place have an hour behind it that began with a change of each group.
+    """Write an hour of history for each account of a place, and return its end.
 
-    Each has polls, heard one event of each group, and listens still; where it ends.
+    Each account has `polls` polls. At the first, all its groups change, each with one event. The
+    stream coverage lasts until the end.
     """
     until = START + timedelta(hours=1)
     step = timedelta(hours=1) / polls
@@ -206,7 +207,7 @@ def _value(value: Any) -> Any:
 
 
 def _settle(place: Place) -> None:
-    """Make the database do its pending work now, not in the middle of a measurement."""
+    """Make the database do its pending work now, rather than during a measurement."""
     if place.postgres is not None:
         _on_postgres(place, "VACUUM ANALYZE")
         _on_postgres(place, "CHECKPOINT")

@@ -10,11 +10,11 @@ class Place(NamedTuple):
     """The environment of a subject.
 
     Attributes:
-        base_url: of the local exchange.
+        base_url: the address of the local exchange.
         key_ids: one per account; all share the key in `key_file`.
-        key_file: RSA 2048 in PEM.
-        directory: the subject's own.
-        postgres: libpq's URL of the subject's own database, over a Unix socket; None to use
+        key_file: a 2048-bit RSA key in PEM.
+        directory: a directory for the subject alone.
+        postgres: the libpq URL of a database for the subject alone, over a Unix socket; None to use
             SQLite, in `directory`.
         detail: further arguments of a subject.
     """
@@ -28,29 +28,29 @@ class Place(NamedTuple):
 
     @property
     def accounts(self) -> dict[str, str]:
-        """Each account's key, by the name under which subjects keep it."""
+        """Each account's key id, by the account's name."""
         return {f"account-{number}": each for number, each in enumerate(self.key_ids)}
 
     @property
     def sqlite_file(self) -> Path:
-        """Where a subject keeps its SQLite database."""
+        """The path of the subject's SQLite database."""
         return Path(self.directory) / "order_groups.db"
 
     @property
     def sqlalchemy_url(self) -> str:
-        """The database as SQLAlchemy names it."""
+        """The SQLAlchemy URL of the database."""
         if self.postgres is None:
             return f"sqlite:///{self.sqlite_file}"
         return self.postgres.replace("postgresql://", "postgresql+psycopg://", 1)
 
     @property
     def socket_and_name(self) -> tuple[str, str]:
-        """The directory of Postgres's socket, and the database's name."""
+        """The directory of Postgres' socket, and the database's name."""
         url = urlsplit(self.postgres or "")
         return parse_qs(url.query)["host"][0], url.path.removeprefix("/")
 
     def to_json(self) -> str:
-        """Return all of it on one line."""
+        """Return the place as one line of JSON."""
         return json.dumps(self)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Cases of polls, steady ones and first ones: long-lived processes take turns."""
+"""Measure polls, steady ones and first ones, of long-lived processes that take turns."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ ON_POSTGRES = (EXPORTER, FLOOR, "dlt", "naive")
 _PACKAGES = "packages"
 
 _MANY = 100_000
-_FEWER = 20_000  # for a quick look
+_FEWER = 20_000  # with --quick
 
 
 def _in_turn(
@@ -30,7 +30,7 @@ def _in_turn(
     before: Callable[[], None] = lambda: None,
     seldom: int = 1,
 ) -> Samples:
-    """Let each subject poll once a round, and dlt, which takes 0.1 s, every `seldom` rounds."""
+    """Let each subject poll once a round; dlt, which is slow, only every `seldom` rounds."""
     samples = Samples()
     names = list(processes)
     for number in range(rounds):
@@ -63,7 +63,7 @@ def small(setting: Setting, *, on_postgres: bool) -> list[Line]:
             processes[name] = stack.enter_context(setting.start(SUBJECTS[name], place))
         place = stack.enter_context(setting.temporary(setting.place(on_postgres=on_postgres)))
         processes[_PACKAGES] = stack.enter_context(setting.start("packages", place))
-        _in_turn(processes, 2)  # the first, and one to warm up
+        _in_turn(processes, 2)  # the first poll, and one to warm up
         rounds = 60 if setting.quick else 300
         samples = _in_turn(processes, rounds, seldom=20)
     wall, cpu = samples.medians("wall"), samples.medians("cpu")
@@ -91,7 +91,7 @@ def _but_packages(values: dict[str, float]) -> dict[str, float]:
 
 
 def _packages_alone(values: dict[str, float]) -> dict[str, float]:
-    """Return the result of the packages alone, in place of the exporter's."""
+    """Return the values with those of the packages alone in place of the exporter's."""
     beside = {name: values[name] for name in (FLOOR, "dlt") if name in values}
     return {EXPORTER: values[_PACKAGES], **beside}
 

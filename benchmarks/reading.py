@@ -25,7 +25,7 @@ def _shape(setting: Setting) -> tuple[int, int]:
 
 
 def _long_history(setting: Setting, *, on_postgres: bool) -> tuple[Place, datetime]:
-    """Give a place with a history of many snapshots, and when it ends; it is made once."""
+    """Return a place with a history of many snapshots, and its end; it is written only once."""
     groups, days = _shape(setting)
 
     def make(place: Place) -> datetime:
@@ -36,7 +36,7 @@ def _long_history(setting: Setting, *, on_postgres: bool) -> tuple[Place, dateti
 
 
 def queries(setting: Setting, *, on_postgres: bool) -> list[Section]:
-    """Measure queries as of an instant, for now and for a day's changes: plans and times."""
+    """Measure queries of the past, the present and a day's changes, and show their plans."""
     groups, days = _shape(setting)
     place, until = _long_history(setting, on_postgres=on_postgres)
     recent, middle = until - timedelta(hours=12), until - timedelta(days=days / 2)
@@ -117,7 +117,7 @@ def _cells(times: list[tuple[float, float]], count: int, plan: str) -> tuple[str
 
 
 def exports(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """Measure `export history` to csv and parquet against reading and writing by the driver."""
+    """Measure `export history` to csv and parquet, compared with the driver alone."""
     groups, days = _shape(setting)
     lines = []
     place, _ = _long_history(setting, on_postgres=on_postgres)
@@ -153,14 +153,14 @@ def exports(setting: Setting, *, on_postgres: bool) -> list[Line]:
 
 
 def report(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """`report` of 1,000,000 snapshots against the driver that reads them."""
+    """Measure `report` of 1,000,000 snapshots, compared with the driver that reads them."""
     groups, days = _shape(setting)
     place, now = _long_history(setting, on_postgres=on_postgres)
     return _read(setting, place, "report", now, f"report of {groups * days:,} snapshots")
 
 
 def status(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """`status` of 1,000 accounts against the driver that reads the rows that it needs."""
+    """Measure `status` of 1,000 accounts, compared with the driver that reads the same rows."""
     count = 200 if setting.quick else 1_000
     key_ids = [f"00000000-0000-4000-8002-{number:012}" for number in range(count)]
     place = setting.place(key_ids=key_ids, on_postgres=on_postgres)
@@ -171,7 +171,7 @@ def status(setting: Setting, *, on_postgres: bool) -> list[Line]:
 
 
 def _read(setting: Setting, place: Place, what: str, now: datetime, case: str) -> list[Line]:
-    """Let the exporter and the driver read the same, in turn."""
+    """Measure the exporter and the driver in turn, both reading the same rows."""
     samples = Samples()
     with ExitStack() as stack:
         told = place._replace(detail=f"{what} {now.isoformat()}")
@@ -182,7 +182,7 @@ def _read(setting: Setting, place: Place, what: str, now: datetime, case: str) -
         for number in range(2 if setting.quick else 4):
             for name, process in processes.items():
                 answer = process.ask()
-                if number:  # the first warms up
+                if number:  # the first round warms up
                     samples.add(name, wall=answer["wall"], cpu=answer["cpu"])
     return [
         Line(

@@ -1,4 +1,4 @@
-"""docs/performance.md: what the figures mean, then the figures, then how to repeat them."""
+"""Build docs/performance.md: what the figures mean, the figures, and how to repeat them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from benchmarks.results import (
     times,
 )
 
-# The short table: what a row says, and how its cases begin.
+# The short table's rows, each with the beginning of the names of its cases.
 _SHORT = {
     "one poll of 25 groups, nothing changed": "25 groups, nothing changed",
     "one poll of 100,000 groups, nothing changed": "100,000 groups, nothing changed",
@@ -115,8 +115,8 @@ def as_markdown(
     Args:
         lines: the cases.
         sections: tables of other shapes.
-        facts: the machine and the packages, as `results.machine` describes them.
-        quick: whether less than usual was measured.
+        facts: the machine and the packages, as `results.machine` returns them, and the conditions.
+        quick: whether the benchmarks ran with --quick.
     """
     return "\n".join(_parts(lines, sections, facts, quick=quick))
 
@@ -166,7 +166,7 @@ def _parts(
 
 
 def _section(section: Section) -> Iterator[str]:
-    """Yield a section's table; plans are too wide for a column, and follow as a list."""
+    """Yield a section's table, and its plans as a list, because they are too wide for a column."""
     if section.headings[-1] != "plan":
         yield table(section.headings, section.rows) + "\n"
         return
@@ -186,7 +186,7 @@ def _find(lines: Sequence[Line], beginning: str, database: str) -> Line | None:
 
 
 def _meaning(lines: Sequence[Line]) -> Iterator[str]:
-    """Say in three sentences what the figures mean, as far as they were measured."""
+    """Yield up to three sentences about what the figures mean, if their cases were measured."""
     small = _find(lines, "25 groups, nothing changed", "SQLite")
     large = _find(lines, "100,000 groups, nothing changed", "SQLite")
     if small is not None and large is not None:

@@ -1,6 +1,6 @@
-"""How long the largest reports take to write and to open in Chromium.
+"""Measure how long the largest reports take to write, and to open in Chromium.
 
-python -m benchmarks.report_opening
+Usage: python -m benchmarks.report_opening
 """
 
 import sys
@@ -25,7 +25,7 @@ _PAGES = {
 
 
 def main() -> None:
-    """Print for each page its size, and the seconds to write and to open it."""
+    """Print the size of each page, and the seconds to write it and to open it."""
     with tempfile.TemporaryDirectory() as temporary:
         browser = Browser(Path(temporary) / "browser")
         try:

@@ -1,4 +1,4 @@
-"""The table: lines with what was measured beside what was to be reached, as Markdown and JSON."""
+"""The results as lines with their targets, and their conversion to Markdown and JSON."""
 
 import importlib.metadata
 import os
@@ -30,17 +30,17 @@ _PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One case.
+    """The result of one case.
 
     Attributes:
-        case: what was done.
-        unit: "ms", "MB", "%" or "/s"; values are in seconds, bytes, parts of one, and polls or
-            events per second.
+        case: what was measured.
+        unit: how values are shown: "ms", "MB", "%" or "/s". The values themselves are in seconds,
+            bytes, fractions of one, and polls or events per second.
         values: medians, by subject.
         cpu: the process's own CPU seconds, by subject.
-        at_most: of the floor; at least, if more is better.
-        above: at most so much more than the floor, for what is added to it.
-        ahead: the least factor by which a peer must be slower.
+        at_most: the target for the ratio to the floor; a minimum if more is better.
+        above: the target for the difference to the floor, in the unit of the values.
+        ahead: for each peer, the factor by which it must at least be slower.
     """
 
     case: str
@@ -53,13 +53,13 @@ class Line:
 
     @property
     def ratio(self) -> float | None:
-        """The exporter's value over the floor's."""
+        """The exporter's value divided by the floor's; None without a floor."""
         floor = self.values.get(FLOOR)
         return self.values[EXPORTER] / floor if floor else None
 
     @property
     def cpu_ratio(self) -> float | None:
-        """The same of the process's CPU."""
+        """The exporter's CPU time divided by the floor's; None without a floor."""
         floor = self.cpu.get(FLOOR)
         return self.cpu[EXPORTER] / floor if floor else None
 
@@ -69,7 +69,7 @@ class Line:
         return None if value is None else value / self.values[EXPORTER]
 
     def summary(self) -> str:
-        """Return all of it in a line."""
+        """Return the result as one line of text."""
         values = (f"{name} {as_text(each, self.unit)}" for name, each in self.values.items())
         cpu = "" if self.cpu_ratio is None else f"; CPU {self.cpu_ratio:.2f} of the floor's"
         ratio = "" if self.ratio is None else f"; {self.ratio:.2f} of the floor"
@@ -77,7 +77,7 @@ class Line:
 
     @property
     def within_floor(self) -> bool | None:
-        """Whether the value is as near to the floor as it should be; None without a target."""
+        """Whether the value meets its target beside the floor; None without a target."""
         if self.above is not None:
             return self.values[EXPORTER] <= self.values[FLOOR] + self.above
         if self.at_most is None or self.ratio is None:
@@ -90,7 +90,7 @@ class Line:
         return self.unit == "/s"
 
     def is_ahead(self, peer: str) -> bool | None:
-        """Return whether the exporter is as far ahead of a peer as it should be."""
+        """Return whether the exporter meets its target beside a peer; None without a target."""
         ahead = self.times_ahead(peer)
         return None if ahead is None or peer not in self.ahead else ahead >= self.ahead[peer]
 
@@ -104,7 +104,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A table of another shape."""
+    """A result in a table of its own shape."""
 
     title: str
     headings: Sequence[str]
@@ -113,7 +113,7 @@ class Section:
 
 
 def as_text(value: float | None, unit: str) -> str:
-    """Return a value in its unit, with the significant digits."""
+    """Return a value in its unit, with about three significant digits."""
     if value is None:
         return "-"
     scaled = {"ms": value * 1e3, "MB": value / 1e6, "%": value * 1e2, "/s": value}[unit]
@@ -172,7 +172,7 @@ def peer_table(lines: Sequence[Line]) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """Return a ratio as text."""
+    """Return a ratio as text, such as "2.5x"."""
     return "-" if ratio is None else f"{_rounded(ratio)}x"
 
 
@@ -211,7 +211,13 @@ def _processor() -> str:
 def as_json(
     lines: Sequence[Line], sections: Sequence[Section], *, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything, for programs; `facts` say on what machine it was measured, and how quiet."""
+    """Return all results as a document for JSON.
+
+    Args:
+        lines: the cases.
+        sections: tables of other shapes.
+        facts: the machine, the packages, and the conditions of each case.
+    """
     return {
         "machine": facts,
         "lines": [
@@ -229,8 +235,8 @@ def as_json(
 
 
 def from_json(document: Mapping[str, Any]) -> tuple[list[Line], list[Section]]:
-    """Return the lines and sections of what `as_json` made."""
-    # A field that is newer than the document has its default.
+    """Return the lines and sections of a document that `as_json` returned."""
+    # A field that an older document lacks gets its default.
     names, lines = Line.__dataclass_fields__, document["lines"]
     return (
         [Line(**{name: line[name] for name in names if name in line}) for line in lines],

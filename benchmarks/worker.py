@@ -1,7 +1,7 @@
-"""Run one subject in a process of its own, controlled through standard input; reply with numbers.
+"""Run one subject in its own process, controlled through standard input, and reply with figures.
 
-`python -m benchmarks.worker SUBJECT PLACE [--once]`, where PLACE is JSON. With `--once` it
-polls once and ends, as a job that cron starts would.
+Usage: python -m benchmarks.worker SUBJECT PLACE [--once], where PLACE is JSON. With `--once`, it
+polls once and exits, like a job that cron starts.
 """
 
 import json
@@ -14,10 +14,10 @@ from benchmarks.place import Place
 
 
 def peak_memory() -> int:
-    """Return the peak of this process's memory, in bytes."""
+    """Return the peak resident memory of this process, in bytes."""
     try:
-        # Linux's ru_maxrss would include the peak of the process that started this one.
-        with open("/proc/self/status") as status:  # noqa: PTH123  # pathlib is a cost of start-up
+        # On Linux, ru_maxrss would include the peak of the process that started this one.
+        with open("/proc/self/status") as status:  # noqa: PTH123  # importing pathlib would slow the start-up
             for line in status:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024

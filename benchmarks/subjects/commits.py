@@ -1,4 +1,4 @@
-"""When a subject that listens had committed what it heard."""
+"""Record when a subject that listens has committed its events."""
 
 import threading
 
@@ -6,10 +6,10 @@ _SECONDS = 120.0
 
 
 class Commits:
-    """Notes commits, in the order of the events.
+    """Collects commits, in the order of the events.
 
     Args:
-        expected: how many events will come.
+        expected: the number of events that will come.
     """
 
     def __init__(self, expected: int) -> None:
@@ -19,14 +19,14 @@ class Commits:
         self._count = 0
 
     def add(self, events: int, at: float) -> None:
-        """Note that the next events are durable, and since when, in seconds since the epoch."""
+        """Record that the next events are durable since `at`, in seconds since the epoch."""
         with self._changed:
             self._commits.append((events, at))
             self._count += events
             self._changed.notify_all()
 
     def poll(self) -> dict[str, list[tuple[int, float]]]:
-        """Wait until all are committed; return how many events each commit had, and when."""
+        """Wait until all events are committed, and return the size and time of each commit."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._count >= self._expected, _SECONDS):
                 raise TimeoutError(f"{self._count} of {self._expected} events were recorded")

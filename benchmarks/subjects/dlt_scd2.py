@@ -1,15 +1,15 @@
-"""dlt with its `scd2` merge, into SQLite through its SQLAlchemy destination, or into Postgres.
+"""Poll with dlt and its `scd2` merge, into SQLite through SQLAlchemy, or into Postgres.
 
 It keeps what changed and when. It cannot tell an absent group from a poll that never happened, nor
 a group that one response left out from one that is gone. Numbers stay exact only if each column's
-type is declared. It stages and merges all groups whenever it runs, whatever changed.
+type is declared. It stages and merges all groups on every run, whatever has changed.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# dlt reads these when it is imported.
+# dlt reads these variables when it is imported.
 os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
 os.environ["RUNTIME__LOG_LEVEL"] = "ERROR"
 
@@ -65,7 +65,7 @@ class DltJob:
 
 @contextmanager
 def subject(place: Place) -> Iterator[DltJob]:
-    """Return the job, ready to poll."""
+    """Yield the job, ready to poll."""
     job = DltJob(place)
     try:
         yield job

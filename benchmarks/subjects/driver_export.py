@@ -1,4 +1,4 @@
-"""The export's floor: the driver reads the view, `csv` or `pyarrow` writes it.
+"""Export with the driver, and with `csv` or `pyarrow`: the floor of the exporter's export.
 
 It holds as many rows in memory at a time as the exporter does. It takes them in the database's own
 order, while the exporter sorts them.
@@ -83,7 +83,7 @@ def _parquet(cursor: Any, output: Path) -> int:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Export]:
-    """Return the export, ready to run."""
+    """Yield the export, ready to run."""
     if place.detail == "parquet":
-        import pyarrow.parquet  # noqa: F401  # a cost of the process, not of a row
+        import pyarrow.parquet  # noqa: F401  # its import must not be measured
     yield Export(place)

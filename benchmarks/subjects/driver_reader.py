@@ -1,4 +1,4 @@
-"""The drivers reading the rows that a report or the status of all accounts is made of."""
+"""Read with the drivers the rows that a report, or the status of all accounts, is made from."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -46,14 +46,14 @@ _STATUS = (
 
 
 class Driver:
-    """Reads all rows of some queries, over a connection of its own each time."""
+    """Reads all rows of some queries, over a new connection each time."""
 
     def __init__(self, place: Place, queries: Sequence[str]) -> None:
         self._place = place
         self._queries = queries
 
     def poll(self) -> dict[str, float]:
-        """Read them once."""
+        """Run each query once."""
         connection: Any
         if self._place.postgres is None:
             connection = sqlite3.connect(self._place.sqlite_file)
@@ -63,7 +63,7 @@ class Driver:
             connection = psycopg.connect(self._place.postgres)
         rows = 0
         for number, query in enumerate(self._queries):
-            # Not all rows at a time: the exporter does not hold them either.
+            # Rows are fetched in batches, because the exporter does not hold all of them either.
             if self._place.postgres is None:
                 cursor = connection.execute(query)
             else:
@@ -78,7 +78,7 @@ class Driver:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Driver]:
-    """Give what `detail` names, as `exporter_reader` does."""
+    """Yield the reader that `detail` names: "report INSTANT" or "status INSTANT"."""
     what, now = place.detail.split()
     day = to_text(datetime.fromisoformat(now) - timedelta(days=1))
     queries = _REPORT if what == "report" else [query.format(day=day) for query in _STATUS]

@@ -1,4 +1,4 @@
-"""Where the floor keeps events: the drivers themselves, one transaction for each batch."""
+"""Tables in which the floor keeps events, written by the drivers, one transaction per batch."""
 
 import sqlite3
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ _INDEX = "CREATE INDEX events_event_at ON events (event_at)"
 
 
 class Heard(NamedTuple):
-    """An event's row, after its account."""
+    """An event's row, without the account."""
 
     order_group_id: str
     event_type: str
@@ -25,11 +25,11 @@ class Heard(NamedTuple):
 
 
 class EventTable(ABC):
-    """A table of events, with the key and the index that the exporter's has."""
+    """A table of events with the same key and index as the exporter's."""
 
     @abstractmethod
     def add(self, batch: Sequence[Heard]) -> None:
-        """Commit a batch; events that are there already are left as they are."""
+        """Commit a batch; events that exist already are left as they are."""
 
     @abstractmethod
     def close(self) -> None:
@@ -78,5 +78,5 @@ class _Postgres(EventTable):
 
 
 def event_table(place: Place) -> EventTable:
-    """Make the table in a place's database, and open a connection to it."""
+    """Create the table in a place's database, and return it with an open connection."""
     return _Sqlite(place) if place.postgres is None else _Postgres(place)

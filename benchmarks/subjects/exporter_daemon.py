@@ -1,4 +1,4 @@
-"""The exporter's daemon with many accounts: count its polls and CPU during some seconds."""
+"""Run the exporter's daemon with many accounts, and count its polls and CPU."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from exporter.wiring import recorder_of
 
 
 def passed(polls: Callable[[], int], seconds: float) -> dict[str, float]:
-    """Let some seconds pass, and tell what was done in them by who polls beside."""
+    """Let some seconds pass, and return the polls of other threads and the CPU time."""
     before, wall, cpu = polls(), perf_counter(), process_time()
     time.sleep(seconds)
     cpu, wall = process_time() - cpu, perf_counter() - wall
@@ -42,7 +42,7 @@ class ExporterDaemon:
 
 @contextmanager
 def subject(place: Place) -> Iterator[ExporterDaemon]:
-    """Return a daemon that has polled each account; `detail` is "MILLISECONDS SECONDS"."""
+    """Yield a daemon that has polled each account; `detail` is "MILLISECONDS SECONDS"."""
     interval, seconds = place.detail.split()
     configuration = configure(place, interval=f"{interval}ms")
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""The exporter's `export history`, into the format that `detail` names."""
+"""Run the exporter's `export history`, into the format that `detail` names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class Export:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Export]:
-    """Return the export, ready to run."""
+    """Yield the export, ready to run."""
     if place.detail == "parquet":
-        import pyarrow.parquet  # noqa: F401  # a cost of the process, not of a row
+        import pyarrow.parquet  # noqa: F401  # its import must not be measured
     yield Export(place)

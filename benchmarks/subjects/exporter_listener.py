@@ -1,4 +1,4 @@
-"""The daemon with all that it does, in a process that tells when events were committed."""
+"""Run the whole daemon in a process that reports when it committed events."""
 
 import threading
 from collections.abc import Iterator
@@ -15,20 +15,20 @@ from exporter.wiring import recorder_of
 
 
 class Recorded:
-    """Notes what the daemon announces once it is durable."""
+    """A hook that records the daemon's commits."""
 
     def __init__(self, commits: Commits) -> None:
         self._commits = commits
 
     def receive(self, event: Event) -> None:
-        """Note events."""
+        """Record the commit of events."""
         if isinstance(event, EventsRecorded):
             self._commits.add(len(event.events), event.recorded_at.timestamp())
 
 
 @contextmanager
 def subject(place: Place) -> Iterator[Commits]:
-    """Give what is committed while the daemon runs; `detail` is how many events will come."""
+    """Yield the commits of a running daemon; `detail` is the number of events that will come."""
     configuration = configure(place)
     commits = Commits(int(place.detail))
     stop, clock, hooks = threading.Event(), Clock(), Hooks(Recorded(commits))

@@ -1,4 +1,4 @@
-"""The exporter: its own assembly from a configuration file, and `Poller.poll`."""
+"""Poll with the exporter, wired from a configuration file as its commands are."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from tests.support.traffic import Sent, recorded_statements, rows_written
 
 
 def write_configuration(place: Place, *, interval: str = "60s", listen: bool = True) -> Path:
-    """Write the configuration file for a place, one account per key.
+    """Write the configuration file for a place, with one account per key.
 
     Args:
-        place: with the exchange, the keys and the database.
-        interval: between two polls of an account.
-        listen: whether a daemon listens to the accounts' events.
+        place: gives the exchange, the keys and the database.
+        interval: the time between two polls of an account.
+        listen: whether a daemon records the accounts' events.
     """
     accounts = "".join(
         f"""
@@ -50,7 +50,7 @@ level = "ERROR"
 
 
 def configure(place: Place, *, interval: str = "60s") -> Configuration:
-    """Read a configuration as the commands do, and log as it says."""
+    """Write and load a configuration, and set up logging as the commands do."""
     configuration = load(write_configuration(place, interval=interval))
     setup.configure(configuration.log.level, configuration.log.format)
     return configuration
@@ -77,18 +77,18 @@ class CountedExporter(Exporter):
 
     @property
     def statements(self) -> int:
-        """Return the number of statements since the start."""
+        """The number of statements since the start."""
         return len(self._sent)
 
     @property
     def rows(self) -> int:
-        """Return the bytes written by the process, or by the database, which has no other user."""
+        """The number of rows that the databases have written since the start."""
         return sum(map(rows_written, {each.engine for each in self._sent}))
 
 
 @contextmanager
 def subject(place: Place) -> Iterator[Exporter]:
-    """Return the exporter, its schema prepared, ready to poll."""
+    """Yield the exporter with its schema prepared, ready to poll."""
     configuration = configure(place)
     with (
         recorded_statements() if place.detail == "count" else nullcontext() as sent,

@@ -1,4 +1,4 @@
-"""The exporter under a profiler: find out whose code takes the time of a small poll."""
+"""Profile the exporter, to find out which packages take the time of a small poll."""
 
 import cProfile
 import pstats
@@ -11,7 +11,8 @@ from typing import Any
 from benchmarks.place import Place
 from benchmarks.subjects import exporter_poller
 
-# A function belongs to the first part of which its file, or for C its name, contains a word.
+# A function belongs to the first part that has a word of its file's path, or of its name if it is
+# written in C.
 PARTS = {
     "signing: cryptography": ("cryptography", "RSAPrivateKey"),
     "HTTP: requests, urllib3, http.client, sockets": (
@@ -35,7 +36,7 @@ class Profiled:
         self._rounds = rounds
 
     def poll(self) -> dict[str, Any]:
-        """Poll some hundred times; return, in `parts`, each part's share of the time."""
+        """Poll some hundred times, and return each part's share of the time in `parts`."""
         profile = cProfile.Profile()
         for _ in range(self._rounds):
             profile.enable()
@@ -43,7 +44,7 @@ class Profiled:
             profile.disable()
         seconds: defaultdict[str, float] = defaultdict(float)
         stats: dict[tuple[str, int, str], tuple[int, int, float, float, Any]]
-        stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]  # documented, not typed
+        stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]  # the attribute is documented, but not typed
         for (file, _line, function), (_calls, _primitive, own, _all, _callers) in stats.items():
             name = function if file == "~" else Path(file).as_posix()
             for part, marks in PARTS.items():
@@ -58,7 +59,7 @@ class Profiled:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Profiled]:
-    """Return the exporter after its first polls."""
+    """Yield the exporter after its first polls."""
     with exporter_poller.subject(place) as polled:
         for _ in range(3):
             polled.poll()

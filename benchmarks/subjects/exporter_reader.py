@@ -1,4 +1,4 @@
-"""The exporter's `report` or `status`, whichever `detail` names."""
+"""Run the exporter's `report` or `status`, whichever `detail` names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,21 +11,21 @@ from exporter.report.page import report
 
 
 class Report:
-    """Writes the page each time."""
+    """A job that writes the report's page."""
 
     def __init__(self, place: Place, now: datetime) -> None:
         self._place = place
         self._now = now
 
     def poll(self) -> dict[str, float]:
-        """Write it once."""
+        """Write the page once."""
         page = Path(self._place.directory) / "report.html"
         report(self._place.sqlalchemy_url, page, intervals={"main": 60.0}, now=self._now)
         return {"bytes": page.stat().st_size}
 
 
 class Status:
-    """Reads the status of all accounts each time."""
+    """A job that reads the status of all accounts."""
 
     def __init__(self, place: Place, now: datetime) -> None:
         self._url = place.sqlalchemy_url
@@ -33,12 +33,12 @@ class Status:
         self._configured = [(f"account-{number}", 60.0) for number in range(len(place.key_ids))]
 
     def poll(self) -> dict[str, float]:
-        """Read it once."""
+        """Read the status once."""
         return {"rows": len(status(self._url, self._configured, now=self._now))}
 
 
 @contextmanager
 def subject(place: Place) -> Iterator[Report | Status]:
-    """Give what `detail` names: "report INSTANT" or "status INSTANT"."""
+    """Yield the job that `detail` names: "report INSTANT" or "status INSTANT"."""
     what, now = place.detail.split()
     yield (Report if what == "report" else Status)(place, datetime.fromisoformat(now))

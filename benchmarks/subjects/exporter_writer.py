@@ -1,4 +1,4 @@
-"""The exporter's way to Postgres without an exchange: claims, and writes, as fast as it goes."""
+"""Claim and write polls on Postgres with the exporter's store, as fast as it goes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +12,19 @@ from exporter.history.store import Store
 from exporter.history.stream_store import StreamStore
 from exporter.model import Observation, OrderGroup, OrderGroupEvent, Poll, StreamBatch
 
-GROUPS = 25  # of each account
+GROUPS = 25  # groups of each account
 INTERVAL = 60.0  # seconds
 _LEASE = 20.0  # seconds
 
 
 class Writer:
-    """One connection that writes for some accounts, each in its turn.
+    """Writes for some accounts in turn, over one connection.
 
     Args:
-        database: with the schema.
-        accounts: by their names.
-        seconds: how long to write for each order.
-        triggered: whether all groups of an account are triggered each time.
+        database: the database, with the schema.
+        accounts: the names of the accounts.
+        seconds: how long each call of `poll` writes.
+        triggered: whether each poll finds all groups of its account triggered or reset.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Writer:
                 self._poll(account, enabled=False)
 
     def poll(self) -> dict[str, float]:
-        """Write for a while; how many accounts had their turn."""
+        """Write for some seconds, and return how many polls were written."""
         until = perf_counter() + self._seconds
         done = 0
         while perf_counter() < until:
@@ -61,7 +61,7 @@ class Writer:
         return {"polls": done}
 
     def _poll(self, account: str, *, enabled: bool | None = None) -> None:
-        """Claim an account, and write a poll that sees what the last one saw, or other flags."""
+        """Claim an account, and write a poll that sees no change, or all flags as `enabled`."""
         now = datetime.now(UTC)
         head = self._store.claim(account, now=now, lease=_LEASE)
         if enabled is None:
@@ -104,7 +104,7 @@ def _event(group: int, kind: str, at: datetime) -> OrderGroupEvent:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Writer]:
-    """Open a connection; `detail` says its accounts' range, the seconds, and what to write."""
+    """Yield a writer; `detail` is "FIRST LAST SECONDS KIND": its accounts, and what it writes."""
     first, last, seconds, what = place.detail.split()
     accounts = [f"account {number}" for number in range(int(first), int(last))]
     database = Database(place.sqlalchemy_url, pool_size=1)

@@ -1,16 +1,16 @@
-"""The floor: the least that a poll which keeps a history can cost in Python.
+"""Poll at the least cost that a history in Python allows: the floor.
 
-It sends a signed GET on a kept connection (`http.client`) and takes the body's digest. If that is
-the digest of the poll before, it writes a row to `polls` and nothing else. Otherwise `msgspec`
-decodes, a dictionary in memory finds the groups that are new, changed or gone, and the drivers
-write only these and the row in `polls`, in one transaction: on SQLite with `executemany`, in WAL
-mode with `synchronous=FULL` as the exporter does; on Postgres with one UPDATE of an array of ids
-and a COPY.
+It sends a signed GET on a kept connection (`http.client`) and computes the body's digest. If the
+digest equals the previous poll's, it writes only a row to `polls`. Otherwise `msgspec` decodes the
+body, and a comparison with a dictionary in memory finds the groups that are new, changed or gone.
+The drivers write only these and the row in `polls`, in one transaction: on SQLite with
+`executemany`, in WAL mode with `synchronous=FULL` as the exporter does; on Postgres with one UPDATE
+of an array of ids and a COPY.
 
-Its tables have the columns of the public contract, the key that it demands, and the index by which
-the database enforces one open snapshot per group. It leaves out deadlines, limits on size, retries,
-every check of the response but msgspec's, removals confirmed by a second poll, claims and
-compare-and-swap against a second exporter, coverage and gaps, the spool, logs, the indexes by time.
+Its tables have the documented columns and key, and the index by which the database enforces one
+open snapshot per group. It leaves out deadlines, limits on size, retries, every check of the
+response but msgspec's, removals confirmed by a second poll, claims and compare-and-swap against a
+second exporter, coverage and gaps, the spool, logs, and the indexes by time.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ class Group(msgspec.Struct, gc=False):
     exchange_index: int | None = None
 
 
-class Answer(msgspec.Struct):
-    """The response."""
+class Page(msgspec.Struct):
+    """The body of a response."""
 
     order_groups: list[Group]
 
 
-_decode = msgspec.json.Decoder(Answer).decode
+_decode = msgspec.json.Decoder(Page).decode
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS polls (
@@ -66,7 +66,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS order_group_snapshots_open
 
 
 class Book(ABC):
-    """The operations that the floor needs of a driver."""
+    """The operations that the floor needs from a driver."""
 
     @abstractmethod
     def last_digest(self, account: str) -> str | None:
@@ -84,7 +84,14 @@ class Book(ABC):
         closed: Sequence[tuple[str, str]],
         previous: datetime | None,
     ) -> None:
-        """Write a poll, the groups that it opened, and the ids and reasons that it closed."""
+        """Write a poll with its changes.
+
+        Args:
+            poll: the columns of its row.
+            opened: the groups whose snapshots it opens.
+            closed: the ids of the groups whose snapshots it closes, each with the reason.
+            previous: when the account was last observed.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -96,7 +103,7 @@ def _text(instant: datetime | None) -> str | None:
 
 
 class SqliteBook(Book):
-    """The driver `sqlite3`."""
+    """The operations with the driver `sqlite3`."""
 
     def __init__(self, place: Place) -> None:
         self._connection = sqlite3.connect(place.sqlite_file, isolation_level=None)
@@ -113,14 +120,14 @@ class SqliteBook(Book):
         )
 
     def last_digest(self, account: str) -> str | None:
-        """Read the newest poll's."""
+        """Return the newest poll's digest."""
         row = self._connection.execute(
             "SELECT digest FROM polls WHERE account = ? ORDER BY id DESC LIMIT 1", (account,)
         ).fetchone()
         return None if row is None else row[0]
 
     def open_groups(self, account: str) -> dict[str, Group]:
-        """Read what is open."""
+        """Return the account's open snapshots."""
         rows = self._connection.execute(
             "SELECT order_group_id, is_auto_cancel_enabled, contracts_limit, exchange_index"
             " FROM order_group_snapshots WHERE account = ? AND valid_to IS NULL",
@@ -135,7 +142,7 @@ class SqliteBook(Book):
         closed: Sequence[tuple[str, str]],
         previous: datetime | None,
     ) -> None:
-        """Write it in one transaction."""
+        """Write a poll and its changes in one transaction."""
         account, started, finished, *others = poll
         now = _text(finished)
         execute, executemany = self._connection.execute, self._connection.executemany
@@ -179,7 +186,7 @@ class SqliteBook(Book):
 
 
 class PostgresBook(Book):
-    """The driver `psycopg`."""
+    """The operations with the driver `psycopg`."""
 
     def __init__(self, place: Place) -> None:
         import psycopg
@@ -198,7 +205,7 @@ class PostgresBook(Book):
         self._connection.commit()
 
     def last_digest(self, account: str) -> str | None:
-        """Read the newest poll's."""
+        """Return the newest poll's digest."""
         row = self._connection.execute(
             "SELECT digest FROM polls WHERE account = %s ORDER BY id DESC LIMIT 1", (account,)
         ).fetchone()
@@ -206,7 +213,7 @@ class PostgresBook(Book):
         return None if row is None else row[0]
 
     def open_groups(self, account: str) -> dict[str, Group]:
-        """Read what is open."""
+        """Return the account's open snapshots."""
         rows = self._connection.execute(
             "SELECT order_group_id, is_auto_cancel_enabled, contracts_limit::text, exchange_index"
             " FROM order_group_snapshots WHERE account = %s AND valid_to IS NULL",
@@ -223,7 +230,7 @@ class PostgresBook(Book):
         closed: Sequence[tuple[str, str]],
         previous: datetime | None,
     ) -> None:
-        """Write it in one transaction."""
+        """Write a poll and its changes in one transaction."""
         account, _, now, *_ = poll
         with self._connection.cursor() as cursor:
             row = cursor.execute(
@@ -282,7 +289,7 @@ class Account:
         self._observed_at: datetime | None = None
 
     def poll(self) -> None:
-        """Ask and write once."""
+        """Send one request, and write the changes."""
         started = datetime.now(UTC)
         self._connection.request("GET", PATH, headers=self._signer.headers(self._key_id))
         response = self._connection.getresponse()
@@ -304,7 +311,7 @@ class Account:
                 elif before != group:
                     opened.append(group)
                     closed.append((each, "changed"))
-            # A B-tree takes rows in the key's order several times as fast.
+            # Inserting into a B-tree is several times as fast in the order of its key.
             opened.sort(key=attrgetter("id"))
             changed = len(closed)
             closed += [(each, "removed") for each in known.keys() - observed.keys()]
@@ -328,7 +335,7 @@ class Account:
 
 
 class Floor:
-    """All accounts, one after the other, in one thread."""
+    """A job that polls all accounts, one after the other, in one thread."""
 
     def __init__(self, place: Place) -> None:
         self._book = SqliteBook(place) if place.postgres is None else PostgresBook(place)
@@ -349,7 +356,7 @@ class Floor:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Floor]:
-    """Return the floor, ready to poll."""
+    """Yield the floor, ready to poll."""
     floor = Floor(place)
     try:
         yield floor

@@ -1,4 +1,4 @@
-"""The floor with many accounts: poll them in turn for some seconds, and count polls and CPU."""
+"""Poll many accounts with the floor, in turn, and count polls and CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ class FloorDaemon:
 
 @contextmanager
 def subject(place: Place) -> Iterator[FloorDaemon]:
-    """Return the floor after each account's first poll; `detail` as for the exporter's daemon."""
+    """Yield the floor after each account's first poll; `detail` is that of `exporter_daemon`."""
     _, seconds = place.detail.split()
     with floor.subject(place) as polled:
         polled.poll()

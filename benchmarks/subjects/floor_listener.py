@@ -1,7 +1,8 @@
-"""The floor of listening: websockets, msgspec and a driver, one transaction for each batch.
+"""Record events with websockets, msgspec and a driver alone: the floor of listening.
 
-A thread reads the socket, another decodes what has gathered and commits it. It has no proof of what
-it may have missed, no coverage, no bounds, no reconnection, no spool, and it does not poll.
+One thread reads the socket; another decodes what has queued up, and commits it in one transaction.
+The floor keeps no coverage, detects no lost messages, has no bounds, no reconnection and no spool,
+and does not poll.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ _decode = msgspec.json.Decoder(Message).decode
 
 
 class Listener:
-    """Listens to one account and writes what it hears."""
+    """Subscribes to one account's events, and writes them."""
 
     def __init__(self, place: Place, table: EventTable, commits: Commits) -> None:
         self._url = place.base_url.replace("http", "ws", 1).removesuffix("/v2") + "/ws/v2"
@@ -86,7 +87,7 @@ class Listener:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Commits]:
-    """Give what is committed while it listens; `detail` is how many events will come."""
+    """Yield the commits of a listener; `detail` is the number of events that will come."""
     commits = Commits(int(place.detail))
     Listener(place, event_table(place), commits)
     yield commits

@@ -1,4 +1,4 @@
-"""The first program one would write: requests and SQLAlchemy Core, one row per group per poll.
+"""Poll as a first simple program would: requests and SQLAlchemy Core, one row per group and poll.
 
 What changed, and when, can be found only by comparing all rows of two polls in SQL. An absent row
 may mean an absent group or a missed poll. A transport error ends the program.
@@ -67,7 +67,7 @@ class Naive:
 
 @contextmanager
 def subject(place: Place) -> Iterator[Naive]:
-    """Return the job, ready to poll."""
+    """Yield the job, ready to poll."""
     naive = Naive(place)
     try:
         yield naive

@@ -1,4 +1,4 @@
-"""The packages alone: the cost of requests and SQLAlchemy, used in the simplest way.
+"""Poll with the packages alone: requests and SQLAlchemy, used in the simplest way.
 
 requests sends a request on a kept connection, and SQLAlchemy's Core inserts one row in one
 transaction. There is no deadline, no claim, no version, no coverage and no gap.
@@ -93,7 +93,7 @@ class PackagesAccount:
 
 @contextmanager
 def accounts(place: Place) -> Iterator[list[PackagesAccount]]:
-    """Return all accounts of a place, with a table for their polls."""
+    """Yield all accounts of a place, with a table for their polls."""
     engine = _engine(place)
     _POLLS.create(engine)
     signer = Signer(place.key_file)
@@ -108,7 +108,7 @@ def accounts(place: Place) -> Iterator[list[PackagesAccount]]:
 
 @contextmanager
 def subject(place: Place) -> Iterator[PackagesAccount]:
-    """Return a place's only account."""
+    """Yield a place's only account."""
     with accounts(place) as ready:
         (account,) = ready
         yield account

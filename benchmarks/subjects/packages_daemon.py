@@ -1,4 +1,4 @@
-"""The packages alone with many accounts: APScheduler starts a job per account and tick."""
+"""Poll many accounts with the packages alone: APScheduler starts a job per account and tick."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from exporter.recording.recorder import MAX_CONCURRENT_POLLS
 
 
 class PackagesDaemon:
-    """Running jobs."""
+    """A scheduler with one job per account."""
 
     def __init__(
         self, ready: list[packages.PackagesAccount], interval: float, seconds: float
@@ -49,7 +49,7 @@ class PackagesDaemon:
 
 @contextmanager
 def subject(place: Place) -> Iterator[PackagesDaemon]:
-    """Return jobs that have run; `detail` as for the exporter's daemon."""
+    """Yield a scheduler whose jobs have run; `detail` is that of `exporter_daemon`."""
     interval, seconds = place.detail.split()
     with packages.accounts(place) as ready:
         daemon = PackagesDaemon(ready, float(interval) / 1000, float(seconds))

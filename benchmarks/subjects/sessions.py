@@ -1,4 +1,4 @@
-"""A process that keeps a session for each account, and does nothing else."""
+"""Keep a session for each account, and do nothing else."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,19 +8,19 @@ from benchmarks.subjects import packages
 
 
 class Sessions:
-    """requests' sessions, each with its connection, after one poll of each account."""
+    """A session of requests for each account."""
 
     def __init__(self, ready: list[packages.PackagesAccount]) -> None:
         self._accounts = ready
 
     def poll(self) -> None:
-        """Ask once for each account."""
+        """Poll each account once, which opens its connection."""
         for account in self._accounts:
             account.poll()
 
 
 @contextmanager
 def subject(place: Place) -> Iterator[Sessions]:
-    """Give sessions for all accounts of a place."""
+    """Yield the sessions for all accounts of a place."""
     with packages.accounts(place) as ready:
         yield Sessions(ready)

@@ -1,7 +1,7 @@
-"""sqlite-utils: upsert the state by id, and append each poll's response as one row of JSON.
+"""Poll with sqlite-utils: upsert the state by id, and append each response as one row of JSON.
 
-It writes SQLite only. The table of the state keeps groups that are gone. The time of a change is
-only in the JSON of the responses, which grow by a whole response each poll.
+It writes only SQLite. The table of the state keeps groups that are gone. The time of a change is
+only in the stored responses, which grow by a whole response with each poll.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class SqliteUtilsJob:
 
 @contextmanager
 def subject(place: Place) -> Iterator[SqliteUtilsJob]:
-    """Return the job, ready to poll."""
+    """Yield the job, ready to poll."""
     job = SqliteUtilsJob(place)
     try:
         yield job

@@ -22,6 +22,7 @@ from sqlalchemy import make_url
 
 from exporter.demo.exchange import Exchange
 from exporter.logs import setup
+from tests.support.daemons import StartDaemon, daemons
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)
@@ -271,3 +272,10 @@ def run_cli(tmp_path: Path) -> RunCli:
         )
 
     return run
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Start daemons that log JSON; those that still run at the end are killed."""
+    with daemons(tmp_path) as start:
+        yield start

@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,22 +16,13 @@ import pytest
 from exporter.demo.answers import Answer
 from exporter.demo.channel import Channel
 from exporter.demo.exchange import Exchange
-from tests.support.daemons import PATIENCE, Daemon, daemons, rows, wait_until
+from tests.support.daemons import PATIENCE, Daemon, StartDaemon, rows, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import KeyPair, RunCli, WriteConfig
 
-StartDaemon = Callable[[Path], Daemon]
-
 LISTEN = {"enabled": True}
 SLOW = {"interval": "60s", "deadline": "5s"}  # only events trigger further polls
-
-
-@pytest.fixture
-def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
-    """Yield a function that starts daemons."""
-    with daemons(tmp_path) as start:
-        yield start
 
 
 @pytest.fixture

@@ -19,19 +19,12 @@ from sqlalchemy import make_url
 from exporter.daemon import scheduler
 from exporter.demo.answers import Answer, Request
 from exporter.demo.exchange import Exchange
-from tests.support.daemons import StartDaemon, daemons, rows, wait_until
+from tests.support.daemons import StartDaemon, rows, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import KeyPair, RunCli, WriteConfig
 
 TIMEOUT = 60.0  # seconds until a test gives up waiting; a wait normally takes one or two
-
-
-@pytest.fixture
-def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
-    """Yield a function that starts daemons."""
-    with daemons(tmp_path) as start:
-        yield start
 
 
 def requested(exchange: Exchange, key_id: str) -> list[float]:

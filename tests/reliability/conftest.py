@@ -4,14 +4,13 @@ import getpass
 import os
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,70 +52,6 @@ def witness(key_pair: "KeyPair") -> Iterator[Witness]:
     with Witness() as exchange:
         exchange.register(key_pair.key_id, key_pair.public_key)
         yield exchange
-
-
-class Daemon:
-    """A daemon's process, with its log in a file."""
-
-    def __init__(self, config: Path, log: Path, *, env: Mapping[str, str], before: Sequence[str]):
-        self.log_file = log
-        with log.open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "exporter", f"--config={config}", "daemon"],
-                stderr=stderr,
-                stdout=stderr,
-                cwd=config.parent,
-                env={"PATH": os.environ["PATH"], "HOME": str(config.parent)} | dict(env),
-            )
-
-    @property
-    def log(self) -> str:
-        """Return the log so far."""
-        return self.log_file.read_text(encoding="utf-8")
-
-    def wait_for_log(self, words: str) -> None:
-        """Return once the log contains these words."""
-        self.wait(lambda: words in self.log, f"{words!r} in the log")
-
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        """Return once the condition holds; fail if the daemon ends before."""
-        until = time.monotonic() + TIMEOUT
-        while not condition():
-            if self.process.poll() is not None:
-                pytest.fail(f"the daemon ended with {self.process.returncode}:\n{self.log[-3000:]}")
-            if time.monotonic() > until:
-                pytest.fail(f"not in {TIMEOUT:.0f} s: {what}; log:\n{self.log[-3000:]}")
-            time.sleep(0.02)
-
-    def stop(self) -> int:
-        """Stop the daemon with SIGTERM and return its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(TIMEOUT)
-
-    def kill(self) -> None:
-        """Kill the daemon if it still runs."""
-        self.process.kill()
-        self.process.wait(TIMEOUT)
-
-
-RunDaemon = Callable[..., Daemon]
-
-
-@pytest.fixture
-def run_daemon(tmp_path: Path) -> Iterator[RunDaemon]:
-    """Yield a function that starts daemons, and kill those that still run at the end."""
-    started: list[Daemon] = []
-
-    def run(
-        config: Path, *, env: Mapping[str, str] | None = None, before: Sequence[str] = ()
-    ) -> Daemon:
-        log = tmp_path / f"daemon-{len(started)}.log"
-        started.append(Daemon(config, log, env=env or {}, before=before))
-        return started[-1]
-
-    yield run
-    for daemon in started:
-        daemon.kill()
 
 
 class Link:

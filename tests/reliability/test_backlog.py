@@ -17,11 +17,11 @@ from exporter.model import Observation, OrderGroup, Poll
 from exporter.spool.spool import Spool
 from soak.witness import Served, broken_promises, differences, record_of
 from tests.reliability.conftest import lateness
+from tests.support.daemons import StartDaemon
 
 if TYPE_CHECKING:
     from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
-    from tests.reliability.conftest import RunDaemon
 
 _INTERVAL = 2.0  # seconds
 _ACCOUNTS = ["one", "two", "three", "four"]
@@ -82,7 +82,7 @@ def test_draining_a_thousand_polls_delays_no_poll(  # noqa: PLR0917  # pytest pa
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     tmp_path: Path,
 ) -> None:
     url, bring_back = away
@@ -100,7 +100,7 @@ def test_draining_a_thousand_polls_delays_no_poll(  # noqa: PLR0917  # pytest pa
             witness.register(key, key_pair.public_key)
             witness.served[key] = _fill(spool, account, until=datetime.now(UTC))
         assert sum(spool.pending().values()) == len(keys) * _WAITING
-        daemon = run_daemon(config)
+        daemon = start_daemon(config)
         daemon.wait(lambda: all(_asked(witness, key)[1:] for key in keys.values()), "spooled polls")
         bring_back()
         daemon.wait(lambda: not spool.pending(), "an empty spool")

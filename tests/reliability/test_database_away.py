@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from tests.support.daemons import StartDaemon
+
 if TYPE_CHECKING:
     from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
-    from tests.reliability.conftest import Judge, Link, RunDaemon
+    from tests.reliability.conftest import Judge, Link
 
 Fault = Callable[["Link", psycopg.Connection[Any]], AbstractContextManager[None]]
 
@@ -113,23 +115,23 @@ def test_polls_continue_while_postgres_is_away_and_are_recorded_later(  # noqa: 
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     judge: "Judge",
     postgres_url: str,
 ) -> None:
     config = write_config(
         base_url=witness.base_url, database_url=link.url, poll={"interval": f"{_INTERVAL}s"}
     )
-    daemon = run_daemon(config)
+    daemon = start_daemon(config)
     served = witness.served[key_pair.key_id]
     daemon.wait(lambda: len(served) >= 2, "polls before")
     with fault(link, admin):
         before = len(served)
-        daemon.wait(lambda: "waits in the spool" in daemon.log, "a spooled poll")
+        daemon.wait(lambda: "waits in the spool" in daemon.text, "a spooled poll")
         # Under a lock or with a silent server, every poll waits a few seconds for a timeout.
         wanted = before + (1 if fault in {_locked, _hanging} else 3)
         daemon.wait(lambda: len(served) >= wanted, "polls while the database is away")
-    daemon.wait_for_log("polls from the spool are in the database")
+    daemon.wait_for_text("polls from the spool are in the database")
     after = len(served)
 
     def recorded() -> int:
@@ -143,7 +145,7 @@ def test_polls_continue_while_postgres_is_away_and_are_recorded_later(  # noqa: 
     assert daemon.stop() == 0
     judge(postgres_url)
     if fault is _full:
-        assert "No space left on device" in daemon.log
+        assert "No space left on device" in daemon.text
 
 
 def test_terminated_backends_neither_lose_nor_double_a_poll(  # noqa: PLR0917  # pytest passes fixtures by name
@@ -151,14 +153,14 @@ def test_terminated_backends_neither_lose_nor_double_a_poll(  # noqa: PLR0917  #
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     judge: "Judge",
     postgres_url: str,
 ) -> None:
     config = write_config(
         base_url=witness.base_url, database_url=postgres_url, poll={"interval": "0.1s"}
     )
-    daemon = run_daemon(config)
+    daemon = start_daemon(config)
     served = witness.served[key_pair.key_id]
     for wanted in range(2, 30):
         daemon.wait(lambda wanted=wanted: len(served) >= wanted, "a poll")  # type: ignore[misc]  # mypy cannot infer it
@@ -236,7 +238,7 @@ def test_polls_continue_while_sqlite_cannot_be_written_and_are_recorded_later(  
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     judge: "Judge",
     tmp_path: Path,
 ) -> None:
@@ -246,23 +248,23 @@ def test_polls_continue_while_sqlite_cannot_be_written_and_are_recorded_later(  
     config = write_config(
         base_url=witness.base_url, database_url=url, poll={"interval": f"{_INTERVAL}s"}
     )
-    daemon = run_daemon(config)
+    daemon = start_daemon(config)
     served = witness.served[key_pair.key_id]
     daemon.wait(lambda: len(served) >= 2, "polls before")
     with fault(database):
         before = len(served)
-        daemon.wait(lambda: "waits in the spool" in daemon.log, "a spooled poll")
+        daemon.wait(lambda: "waits in the spool" in daemon.text, "a spooled poll")
         # Each poll waits ten seconds for SQLite's lock, so one is enough.
         wanted = before + (1 if fault is _sqlite_locked else 3)
         daemon.wait(lambda: len(served) >= wanted, "polls while the database cannot be written")
-    daemon.wait_for_log("polls from the spool are in the database")
+    daemon.wait_for_text("polls from the spool are in the database")
     after = len(served)
     daemon.wait(lambda: len(served) >= after + 2, "polls after")
 
     assert daemon.stop() == 0
     judge(url)
     if fault is _sqlite_full:
-        assert "disk is full" in daemon.log
+        assert "disk is full" in daemon.text
 
 
 @pytest.fixture

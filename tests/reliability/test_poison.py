@@ -10,10 +10,11 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from tests.support.daemons import StartDaemon
+
 if TYPE_CHECKING:
     from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
-    from tests.reliability.conftest import RunDaemon
 
 from soak.witness import broken_promises, record_of
 
@@ -37,7 +38,7 @@ def test_polls_that_postgres_refuses_are_reported_lost_and_show_as_a_gap(  # noq
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     tmp_path: Path,
 ) -> None:
     config = write_config(
@@ -45,7 +46,7 @@ def test_polls_that_postgres_refuses_are_reported_lost_and_show_as_a_gap(  # noq
     )
     witness.churn = 0.0
     groups, served = witness.groups(key_pair.key_id), witness.served[key_pair.key_id]
-    daemon = run_daemon(config)
+    daemon = start_daemon(config)
     daemon.wait(lambda: len(served) >= 2, "polls before")
     groups.create(_GROUP)
     before = len(served)
@@ -55,7 +56,7 @@ def test_polls_that_postgres_refuses_are_reported_lost_and_show_as_a_gap(  # noq
     daemon.wait(lambda: len(served) >= after + 3, "polls after")
 
     assert daemon.stop() == 0
-    assert "can never be written and is lost" in daemon.log
+    assert "can never be written and is lost" in daemon.text
     recorded = record_of(latin_url)
     assert broken_promises(recorded) == []
     assert recorded.polls[-1]["outcome"] == "ok"

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from soak.witness import broken_promises, differences, record_of
 from tests.reliability.conftest import Link
+from tests.support.daemons import StartDaemon
 
 if TYPE_CHECKING:
     from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
-    from tests.reliability.conftest import RunDaemon
 
 _INTERVAL = 1.0  # seconds
 _BUSY = 8.0  # seconds that a busy machine may add
@@ -23,7 +23,7 @@ def test_three_daemons_behind_a_pooler_write_one_history(  # noqa: PLR0917  # py
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     tmp_path: Path,
 ) -> None:
     links = [Link(postgres_url, server=("127.0.0.1", pooler)) for _ in range(3)]
@@ -36,11 +36,11 @@ def test_three_daemons_behind_a_pooler_write_one_history(  # noqa: PLR0917  # py
             spool={"directory": f"spool-{number}"},
         )
         config = written.rename(tmp_path / f"config-{number}.toml")
-        daemons.append(run_daemon(config))
+        daemons.append(start_daemon(config))
     first, second, third = daemons
     served = witness.served[key_pair.key_id]
     for daemon in daemons:
-        daemon.wait_for_log("started")
+        daemon.wait_for_text("started")
     third.wait(lambda: len(served) >= 3, "polls of all three")
 
     # Three daemons together poll as often as one.
@@ -54,7 +54,7 @@ def test_three_daemons_behind_a_pooler_write_one_history(  # noqa: PLR0917  # py
         assert time.monotonic() - since <= 2 * _INTERVAL + _BUSY
         third.wait(lambda: len(served) > seen + 1, f"polls after {fault}")
 
-    assert "waits in the spool" not in "".join(daemon.log for daemon in daemons)
+    assert "waits in the spool" not in "".join(daemon.text for daemon in daemons)
 
     # All three are killed, paused or cut off in turn, so the active one is among them.
     first.kill()

@@ -9,11 +9,12 @@ from sqlalchemy import func, insert, select
 from exporter.database.database import Database
 from exporter.history.migrate import migrate
 from exporter.history.schema import accounts, polls
+from tests.support.daemons import StartDaemon
 
 if TYPE_CHECKING:
     from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
-    from tests.reliability.conftest import Judge, RunDaemon
+    from tests.reliability.conftest import Judge
 
 _OLD = 25_000  # rows, which take three transactions
 
@@ -52,13 +53,13 @@ def test_a_daemon_polls_on_while_polls_are_pruned(  # noqa: PLR0917  # pytest pa
     key_pair: "KeyPair",
     write_config: "WriteConfig",
     run_cli: "RunCli",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     judge: "Judge",
 ) -> None:
     config = write_config(
         base_url=witness.base_url, database_url=database_url, poll={"interval": "0.2s"}
     )
-    daemon = run_daemon(config)
+    daemon = start_daemon(config)
     served = witness.served[key_pair.key_id]
     daemon.wait(lambda: len(served) >= 3, "polls before")
     before = len(served)
@@ -67,7 +68,7 @@ def test_a_daemon_polls_on_while_polls_are_pruned(  # noqa: PLR0917  # pytest pa
     assert len(served) > before
     daemon.wait(lambda: len(served) >= before + 4, "polls after")
     assert daemon.stop() == 0
-    assert "waits in the spool" not in daemon.log
+    assert "waits in the spool" not in daemon.text
     with aged.transaction() as connection:
         left = select(func.count()).select_from(polls).where(polls.c.account == "old")
         assert connection.execute(left).scalar_one() == 1  # the latest poll stays

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from soak.witness import broken_promises, differences, record_of
+from tests.support.daemons import Daemon, StartDaemon
 
 if TYPE_CHECKING:
     from soak.witness import Served, Witness
     from tests.conftest import KeyPair, WriteConfig
-    from tests.reliability.conftest import Daemon, RunDaemon
 
 _INTERVAL = 0.3  # seconds
 
@@ -95,11 +95,11 @@ def test_it_reports_the_change_and_continues_with_the_new_file(  # noqa: PLR0917
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     tmp_path: Path,
 ) -> None:
     live, backup, other = (tmp_path / name for name in ("order_groups.db", "backup", "other.db"))
-    daemon = run_daemon(_config(write_config, witness))
+    daemon = start_daemon(_config(write_config, witness))
     served = witness.served[key_pair.key_id]
     daemon.wait(lambda: len(served) >= 4, "some polls")
     back_up(live, backup)
@@ -107,7 +107,7 @@ def test_it_reports_the_change_and_continues_with_the_new_file(  # noqa: PLR0917
 
     before = len(served)
     act(live, backup, other)
-    daemon.wait_for_log(message)
+    daemon.wait_for_text(message)
     # One poll may have been under way; the next one reports the change.
     assert len(served) - before <= 2
     if message == GONE:
@@ -116,7 +116,7 @@ def test_it_reports_the_change_and_continues_with_the_new_file(  # noqa: PLR0917
         assert not live.exists()
         mend(live, backup, other)
     seen = len(served)
-    daemon.wait(lambda: "polls from the spool are in the database" in daemon.log, "draining")
+    daemon.wait(lambda: "polls from the spool are in the database" in daemon.text, "draining")
     daemon.wait(lambda: len(served) >= seen + 4, "polls of the new database")
     assert daemon.stop() == 0
 
@@ -135,13 +135,13 @@ def test_a_link_with_a_new_target_is_another_database(
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     tmp_path: Path,
 ) -> None:
     """A daemon follows a link to its new target, beside which SQLite keeps the write-ahead log."""
     first, second, link = (tmp_path / name for name in ("first.db", "second.db", "linked.db"))
     link.symlink_to(first)
-    daemon = run_daemon(_config(write_config, witness, database_url=f"sqlite:///{link}"))
+    daemon = start_daemon(_config(write_config, witness, database_url=f"sqlite:///{link}"))
     served = witness.served[key_pair.key_id]
     daemon.wait(lambda: len(served) >= 4, "some polls")
     back_up(first, second)
@@ -150,7 +150,7 @@ def test_a_link_with_a_new_target_is_another_database(
     switched.symlink_to(second)
     before = len(served)
     switched.replace(link)
-    daemon.wait_for_log(REPLACED)
+    daemon.wait_for_text(REPLACED)
     daemon.wait(lambda: len(served) >= before + 5, "polls of the other database")
     assert daemon.stop() == 0
     _assert_matches(second, daemon, served)
@@ -163,11 +163,11 @@ def test_touching_reading_and_checkpointing_are_no_replacement(
     witness: "Witness",
     key_pair: "KeyPair",
     write_config: "WriteConfig",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     tmp_path: Path,
 ) -> None:
     live = tmp_path / "order_groups.db"
-    daemon = run_daemon(_config(write_config, witness))
+    daemon = start_daemon(_config(write_config, witness))
     served = witness.served[key_pair.key_id]
     daemon.wait(lambda: len(served) >= 3, "some polls")
     for number in range(30):
@@ -181,7 +181,7 @@ def test_touching_reading_and_checkpointing_are_no_replacement(
     seen = len(served)
     daemon.wait(lambda: len(served) >= seen + 3, "more polls")
     assert daemon.stop() == 0
-    assert "waits in the spool" not in daemon.log
+    assert "waits in the spool" not in daemon.text
     recorded = record_of(f"sqlite:///{live}")
     assert broken_promises(recorded) == []
     assert differences(recorded, "main", served, complete=True) == []
@@ -197,7 +197,7 @@ def _config(
     )
 
 
-def _assert_matches(path: Path, daemon: "Daemon", served: "Sequence[Served]") -> None:
+def _assert_matches(path: Path, daemon: Daemon, served: "Sequence[Served]") -> None:
     recorded = record_of(f"sqlite:///{path}")
-    assert broken_promises(recorded) == [], daemon.log
+    assert broken_promises(recorded) == [], daemon.text
     assert differences(recorded, "main", served, complete=False) == []

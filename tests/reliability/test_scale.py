@@ -14,10 +14,10 @@ from sqlalchemy import make_url
 
 from exporter.demo.exchange import Exchange
 from soak.grid import measure
+from tests.support.daemons import StartDaemon
 
 if TYPE_CHECKING:
     from tests.conftest import KeyPair, RunCli, WriteConfig
-    from tests.reliability.conftest import RunDaemon
 
 _ACCOUNTS = 40
 _INTERVAL = 1.0  # seconds
@@ -50,7 +50,7 @@ def test_two_daemons_share_the_accounts_and_one_takes_over(  # noqa: PLR0917  # 
     key_pair: "KeyPair",
     write_config: "WriteConfig",
     run_cli: "RunCli",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     postgres_url: str,
 ) -> None:
     names = [f"account {number}" for number in range(_ACCOUNTS)]
@@ -68,7 +68,7 @@ def test_two_daemons_share_the_accounts_and_one_takes_over(  # noqa: PLR0917  # 
     assert run_cli("migrate").returncode == 0
     libpq = make_url(postgres_url).set(drivername="postgresql")
     url = libpq.render_as_string(hide_password=False)
-    first, second = (run_daemon(config) for _ in range(2))
+    first, second = (start_daemon(config) for _ in range(2))
     # At first, whichever daemon arrives first polls an account.
     exchange.wait_for_requests(5 * _ACCOUNTS, seconds=60)
 

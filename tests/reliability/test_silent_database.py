@@ -10,11 +10,12 @@ import pytest
 
 from soak.witness import broken_promises, differences, record_of
 from tests.reliability.conftest import lateness
+from tests.support.daemons import Daemon, StartDaemon
 
 if TYPE_CHECKING:
     from soak.witness import Witness
     from tests.conftest import KeyPair, WriteConfig
-    from tests.reliability.conftest import Daemon, Link, RunDaemon
+    from tests.reliability.conftest import Link
 
 _INTERVAL = 2.0  # seconds
 _KEYS = {f"account-{number}": f"key-of-account-{number:02}" for number in range(20)}
@@ -46,9 +47,14 @@ def _asked(witness: "Witness", key: str) -> list[float]:
     return [request.received_at for request in witness.requests if request.key_id == key]
 
 
-def _assert_all_keep_their_grid(daemon: "Daemon", witness: "Witness") -> None:
+def _accounts(daemon: Daemon, event: str) -> set[str]:
+    """Return the accounts for which the daemon has logged an event."""
+    return {line["account"] for line in daemon.lines(event)}
+
+
+def _assert_all_keep_their_grid(daemon: Daemon, witness: "Witness") -> None:
     daemon.wait(
-        lambda: all(f"{name}: spooled:" in daemon.log for name in _KEYS),
+        lambda: _accounts(daemon, "spooled") >= _KEYS.keys(),
         "a spooled poll of each account",
     )
     before = {key: len(_asked(witness, key)) for key in _KEYS.values()}
@@ -60,10 +66,10 @@ def _assert_all_keep_their_grid(daemon: "Daemon", witness: "Witness") -> None:
     assert all(abs(each) < _INTERVAL for ticks in late.values() for each in ticks), late
 
 
-def _assert_nothing_is_lost(daemon: "Daemon", witness: "Witness", url: str) -> None:
-    daemon.wait(lambda: all(f"{name}: drained:" in daemon.log for name in _KEYS), "an empty spool")
+def _assert_nothing_is_lost(daemon: Daemon, witness: "Witness", url: str) -> None:
+    daemon.wait(lambda: _accounts(daemon, "drained") >= _KEYS.keys(), "an empty spool")
     daemon.wait(
-        lambda: all(f"{name}: recovered:" in daemon.log for name in _KEYS),
+        lambda: _accounts(daemon, "recovered") >= _KEYS.keys(),
         "recovery of all accounts",
     )
     assert daemon.stop() == 0
@@ -79,12 +85,12 @@ def test_twenty_accounts_keep_their_grids_while_postgres_is_silent(  # noqa: PLR
     link: "Link",
     config: Configure,
     witness: "Witness",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     postgres_url: str,
 ) -> None:
     if from_the_start:
         link.frozen.set()
-    daemon = run_daemon(config(link.url))
+    daemon = start_daemon(config(link.url))
     daemon.wait(lambda: all(_asked(witness, key) for key in _KEYS.values()), "polls of all")
     link.frozen.set()
     _assert_all_keep_their_grid(daemon, witness)
@@ -102,10 +108,10 @@ def _locked(database: Path) -> Iterator[None]:
 
 
 def test_twenty_accounts_keep_their_grids_while_sqlite_is_locked(
-    config: Configure, witness: "Witness", run_daemon: "RunDaemon", tmp_path: Path
+    config: Configure, witness: "Witness", start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
     database = tmp_path / "order_groups.db"
-    daemon = run_daemon(config(f"sqlite:///{database}"))
+    daemon = start_daemon(config(f"sqlite:///{database}"))
     daemon.wait(lambda: all(_asked(witness, key) for key in _KEYS.values()), "polls of all")
     with _locked(database):
         _assert_all_keep_their_grid(daemon, witness)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from tests.support.daemons import StartDaemon
 from tests.support.recipes import postgres_tools
 
 if TYPE_CHECKING:
     from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
-    from tests.reliability.conftest import Judge, RunDaemon
+    from tests.reliability.conftest import Judge
 
 _TIMEOUT = 30.0  # seconds
 _INTERVAL = 0.3  # seconds
@@ -139,7 +140,7 @@ def test_a_failover_loses_and_falsifies_nothing(  # noqa: PLR0917  # pytest pass
     key_pair: "KeyPair",
     write_config: "WriteConfig",
     run_cli: "RunCli",
-    run_daemon: "RunDaemon",
+    start_daemon: StartDaemon,
     judge: "Judge",
 ) -> None:
     primary, standby = pair
@@ -150,18 +151,18 @@ def test_a_failover_loses_and_falsifies_nothing(  # noqa: PLR0917  # pytest pass
         poll={"interval": f"{_INTERVAL}s"},
     )
     assert run_cli("migrate").returncode == 0
-    daemon = run_daemon(config)
+    daemon = start_daemon(config)
     served = witness.served[key_pair.key_id]
     daemon.wait(lambda: len(served) >= 5, "polls before")
 
     # Its child processes notice and exit too, as if the machine had lost power.
     primary.end(signal.SIGKILL)
     before = len(served)
-    daemon.wait(lambda: "waits in the spool" in daemon.log, "a spooled poll")
+    daemon.wait(lambda: "waits in the spool" in daemon.text, "a spooled poll")
     daemon.wait(lambda: len(served) >= before + 3, "polls during the outage")
     promoted = time.monotonic()
     standby.do("SELECT pg_promote()")
-    daemon.wait_for_log("polls from the spool are in the database")
+    daemon.wait_for_text("polls from the spool are in the database")
     print(f"written again {time.monotonic() - promoted:.1f} s after the promotion")  # noqa: T201  # pytest -rP shows it
     after = len(served)
     # Some of the served polls may still wait in the spool.

@@ -6,7 +6,6 @@ coverage, by the machine's clock, must be in the database.
 
 import signal
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,22 +15,14 @@ import pytest
 from exporter.demo.answers import Answer
 from exporter.demo.channel import Channel
 from exporter.demo.exchange import Exchange
-from tests.support.daemons import PATIENCE, Daemon, daemons, rows, wait_until
+from tests.support.daemons import PATIENCE, Daemon, StartDaemon, rows, wait_until
 
 if TYPE_CHECKING:
     from tests.conftest import KeyPair, WriteConfig
     from tests.reliability.conftest import Link
 
-StartDaemon = Callable[[Path], Daemon]
-
 LISTEN = {"enabled": True}
 SLOW = {"interval": "60s", "deadline": "5s"}
-
-
-@pytest.fixture
-def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
-    with daemons(tmp_path) as start:
-        yield start
 
 
 class Sender:

@@ -15,11 +15,11 @@ import pytest
 from exporter.demo import exchange
 from soak.witness import broken_promises, record_of
 from tests.reliability.conftest import lateness
+from tests.support.daemons import Daemon, StartDaemon
 
 if TYPE_CHECKING:
     from soak.witness import Witness
     from tests.conftest import WriteConfig
-    from tests.reliability.conftest import Daemon, RunDaemon
 
 # This exceeds the delays of a busy machine, so the tests can hold polls to the promised bound.
 _INTERVAL = 2.0  # seconds
@@ -61,7 +61,7 @@ def clocks(tmp_path: Path) -> Clocks:
 class Watched:
     """A daemon with one account, whose polls are timed by an unshifted clock."""
 
-    def __init__(self, daemon: "Daemon", witness: "Witness", database: Path) -> None:
+    def __init__(self, daemon: Daemon, witness: "Witness", database: Path) -> None:
         self.daemon = daemon
         self._witness = witness
         self._database = database
@@ -80,7 +80,7 @@ class Watched:
         """Return once this many more polls have ended."""
         wanted = len(self.asked) + more
         self.daemon.wait(lambda: len(self.asked) >= wanted, "polls")
-        self.daemon.wait(lambda: self.daemon.log.count("poll_ok") >= wanted, "the poll's end")
+        self.daemon.wait(lambda: self.daemon.text.count("poll_ok") >= wanted, "the poll's end")
 
     def stop(self) -> list[dict[str, Any]]:
         """Stop the daemon, check its history, and return the stretches of coverage."""
@@ -96,13 +96,13 @@ Watch = Callable[..., Watched]
 
 @pytest.fixture
 def watch(
-    witness: "Witness", write_config: "WriteConfig", run_daemon: "RunDaemon", tmp_path: Path
+    witness: "Witness", write_config: "WriteConfig", start_daemon: StartDaemon, tmp_path: Path
 ) -> Watch:
     """Return a function that starts a daemon with extra environment variables."""
     config = write_config(base_url=witness.base_url, poll={"interval": f"{_INTERVAL}s"})
 
     def start(**environment: str) -> Watched:
-        daemon = run_daemon(config, env=environment)
+        daemon = start_daemon(config, env=environment)
         return Watched(daemon, witness, tmp_path / "order_groups.db")
 
     return start

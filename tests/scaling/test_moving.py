@@ -10,16 +10,16 @@ import psycopg
 from exporter.database.database import Database
 from exporter.history.migrate import migrate
 from soak.witness import broken_promises, differences, record_of
-from tests.reliability.conftest import run_daemon, witness
+from tests.reliability.conftest import witness
+from tests.support.daemons import StartDaemon
 from tests.support.partitions import COUNT, libpq_url, partition, script
 
 if TYPE_CHECKING:
     from exporter.demo.exchange import Exchange
     from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
-    from tests.reliability.conftest import RunDaemon
 
-__all__ = ["run_daemon", "witness"]  # pytest finds fixtures by name
+__all__ = ["witness"]  # pytest finds fixtures by name
 
 _ACCOUNTS_TABLES = """
     SELECT c.relname, c.relkind FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -112,7 +112,7 @@ def test_a_database_moves_into_partitions_under_running_daemons(  # noqa: PLR091
     key_pair: "KeyPair",
     write_config: "WriteConfig",
     run_cli: "RunCli",
-    run_daemon: "RunDaemon",  # the fixture
+    start_daemon: StartDaemon,
     tmp_path: Path,
 ) -> None:
     config = write_config(
@@ -123,7 +123,7 @@ def test_a_database_moves_into_partitions_under_running_daemons(  # noqa: PLR091
     for name in ("first", "second"):
         own = tmp_path / name
         own.mkdir()
-        daemons.append(run_daemon(shutil.copy(config, own / "config.toml")))
+        daemons.append(start_daemon(Path(shutil.copy(config, own / "config.toml"))))
     first, _ = daemons
     served = witness.served[key_pair.key_id]
     first.wait(lambda: len(served) >= 5, "polls before")

@@ -12,16 +12,16 @@ import psycopg
 import pytest
 
 from soak.witness import broken_promises, differences, record_of
-from tests.reliability.conftest import run_daemon, witness
+from tests.reliability.conftest import witness
+from tests.support.daemons import Daemon, StartDaemon
 from tests.support.patroni import PASSWORD, Cluster, missing, run_cluster
 from tests.support.recipes import recipe
 
 if TYPE_CHECKING:
     from soak.witness import Witness
     from tests.conftest import KeyPair, RunCli, WriteConfig
-    from tests.reliability.conftest import Daemon, RunDaemon
 
-__all__ = ["run_daemon", "witness"]  # pytest finds fixtures by name
+__all__ = ["witness"]  # pytest finds fixtures by name
 
 _INTERVAL = 0.5  # seconds
 # The page has 20, 5 and 5; these are the shortest times with which Patroni works.
@@ -65,7 +65,7 @@ def test_nothing_is_lost_when_the_primary_and_then_its_host_die(  # noqa: PLR091
     key_pair: "KeyPair",
     write_config: "WriteConfig",
     run_cli: "RunCli",
-    run_daemon: "RunDaemon",  # the fixture
+    start_daemon: StartDaemon,
     tmp_path: Path,
 ) -> None:
     create_database(cluster)
@@ -78,7 +78,7 @@ def test_nothing_is_lost_when_the_primary_and_then_its_host_die(  # noqa: PLR091
     for name in ("first", "second"):
         own = tmp_path / name
         own.mkdir()
-        daemons.append(run_daemon(shutil.copy(config, own / "config.toml")))
+        daemons.append(start_daemon(Path(shutil.copy(config, own / "config.toml"))))
     first, _ = daemons
     served = witness.served[key_pair.key_id]
 

@@ -29,7 +29,7 @@ _ROOMS = (
     ("monitoring/ · logs/", "metrics, systemd, alarms", 710, 150, 190),
 )
 
-# Each arrow runs from x, y to x, y.
+# Each arrow has x and y of its start, and x and y of its end.
 _ARROWS = (
     (220, 46, 250, 46),
     (450, 46, 480, 46),

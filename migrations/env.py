@@ -18,7 +18,7 @@ if connection is not None:
         target_metadata=metadata,
         # Another schema in search_path may also have a table of that name.
         version_table_schema=context.config.attributes.get("schema"),
-        # SQLite's DDL is transactional once BEGIN is sent, which the exporter's engine does.
+        # SQLite's DDL is transactional after BEGIN, which the exporter's engine sends.
         transactional_ddl=True,
     )
     context.run_migrations()

@@ -40,7 +40,7 @@ _GROUPS = 25  # of each account
 _LATE = 1.0  # seconds
 _TIMEOUT = 120.0  # seconds
 
-# The daemon takes its number as its random name, so that its place on the grid is known.
+# The daemon's random name is replaced by its number, so that its place on the grid is known.
 _DAEMON = """
 import secrets, sys
 name = sys.argv.pop()

@@ -42,7 +42,7 @@ from exporter.history.migrate import migrate
 from exporter.history.schema import REVISION
 from soak.witness import Recorded, Witness, broken_promises, differences, record_of
 
-_LEASE = 0.5  # seconds: the deadline, which is when a killed exporter's claim expires
+_LEASE = 0.5  # seconds: the deadline, at which a killed exporter's claim expires
 _LONGEST_POLL = 30.0  # seconds for one poll that is not killed, on a busy machine
 _MARGIN = 10.0  # seconds from the end of the claim to the end of the next poll, on a busy machine
 

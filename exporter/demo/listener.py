@@ -208,7 +208,7 @@ class Listener:
 
     def _send(self, data: list[bytes]) -> None:
         self._connection.sendall(b"".join(data))
-        if b"" in data:  # websockets marks the end of the connection so
+        if b"" in data:  # websockets marks the connection's end by empty data
             self._connection.shutdown(socket.SHUT_WR)
 
 

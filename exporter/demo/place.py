@@ -50,7 +50,7 @@ class Place:
     """The directory in which a demo keeps its files.
 
     Attributes:
-        directory: absolute; it exists.
+        directory: the absolute path, which exists.
         used_before: whether it holds the history of an earlier demo, which this one continues.
     """
 

@@ -32,7 +32,7 @@ that fails a poll, one that leaves a gap, and a response that lacks a group."""
 _LAST_POLLS = 3
 _LATEST = 6.0  # seconds that these polls may take beyond the end
 
-_FIRST_POLL = 0.75  # seconds until the first change, after the first poll has seen the first groups
+_FIRST_POLL = 0.75  # seconds until the first change, which leaves time for the first poll
 _REDRAW = 0.05  # seconds
 
 

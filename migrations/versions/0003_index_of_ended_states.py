@@ -1,4 +1,4 @@
-"""The index on `valid_to` leaves out open states, which the index of open states has already.
+"""The index on `valid_to` leaves out open states, which have their own index.
 
 A first poll may open 100,000 states, and now writes nothing into this index.
 """

@@ -1,7 +1,7 @@
 """Statistics for SQLite's planner, which does not collect any by itself.
 
-Without them it assumes ten rows per account, and reads an account's whole history for its present
-state, at every poll, and for a day's changes. Postgres collects statistics by itself.
+Without them it assumes ten rows per account, and reads an account's whole history to find its open
+states, at every poll, or a day's changes. Postgres collects statistics by itself.
 """
 
 import sqlalchemy as sa

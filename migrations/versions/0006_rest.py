@@ -1,4 +1,4 @@
-"""The end of a pause that the exchange asked for, which all daemons of an account observe."""
+"""A column for the end of a pause that the exchange asked all daemons of an account to keep."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,7 +1,7 @@
-"""A column for how each state began; SQLite's index by the first instant holds only appearances.
+"""A column for how each state began, and a smaller index on SQLite, which holds only appearances.
 
-Other indexes already lead to all other states: a change is found by the end of the state before it,
-and a state that was there at an account's first observation by the first stretch of coverage.
+Other indexes already find all other states: a change by the end of the previous state, and a state
+of an account's first observation by the first stretch of coverage.
 """
 
 import sqlalchemy as sa
@@ -46,7 +46,7 @@ def upgrade() -> None:
 
 
 def _tell_planner() -> None:
-    """Give SQLite statistics as 0005 did, or run ANALYZE again if somebody has run it."""
+    """Write SQLite's statistics as 0005 did, or run ANALYZE again if it has been run."""
     counts = "SELECT stat FROM sqlite_stat1 WHERE idx = 'order_group_snapshots_open'"
     if op.get_bind().execute(sa.text(counts)).scalar() != _AS_IN_0005:
         op.execute("ANALYZE order_group_snapshots_valid_from")

@@ -1,4 +1,4 @@
-"""Exact seconds in SQLite's views, and a new name, cooldown, for the pause in the head.
+"""Exact seconds in SQLite's views, and a new name, `cooldown_until`, for a column of the head.
 
 SQLite's `strftime('%s', x)` rounds to milliseconds first, so an instant from .9995 on counted as
 the next second: one duration in a thousand was a second off. Postgres was exact.
@@ -32,7 +32,7 @@ _OURS = ("order_groups_current", "order_group_history", "order_group_changes", "
 
 
 def _rename_on_sqlite() -> None:
-    """Rename the column even if somebody's own view is broken, which SQLite would refuse."""
+    """Rename the column even if a user's own view is broken, although SQLite would refuse."""
     connection = op.get_bind()
     rows = connection.execute(
         sa.text("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type DESC")

@@ -1,4 +1,4 @@
-"""A key of `polls` that begins with the account on Postgres, which can then partition by it.
+"""A key of `polls` that begins with the account, so that Postgres can partition the table by it.
 
 The key replaces the index on account and start: one index instead of two, and a third smaller.
 SQLite keeps its key, because the id is the table's row number there.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.conftest import WriteConfig
 
 ROOT = Path(__file__).parent.parent.parent
-TIMEOUT = 90.0  # seconds; what a test waits for normally takes one or two
+TIMEOUT = 90.0  # seconds; a test normally waits one or two
 
 AT = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
 WELL = PollFinished(

@@ -155,7 +155,7 @@ def test_a_json_line_is_an_object_with_the_facts() -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "\x00", "😀", "\udc80", "\x7f"], ids=ascii)
-def test_a_json_line_is_cut_to_an_object(text: str) -> None:
+def test_a_long_json_line_is_cut_but_stays_an_object(text: str) -> None:
     stream = configured(form="json")
     extra = {"event": "e", **{f"f{i}": text * 5_000 for i in range(9)}}
     record = logger.makeRecord(
@@ -366,14 +366,14 @@ def test_lines_go_to_stderr_whatever_its_encoding() -> None:
     assert lines[0].endswith(r"line\n10 \xe4")
 
 
-def test_a_closed_or_full_stderr_stops_nothing() -> None:
+def test_a_closed_or_full_stderr_does_no_harm() -> None:
     assert run("text", "2>&-").stdout == "done\n"
     assert run("json", "2>&-").stdout == "done\n"
     if Path("/dev/full").exists():
         assert run("text", "2>/dev/full").stdout == "done\n"
 
 
-def test_a_pipe_without_a_reader_stops_nothing() -> None:
+def test_a_pipe_without_a_reader_does_no_harm() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w", encoding="utf-8") as stream:
@@ -381,7 +381,7 @@ def test_a_pipe_without_a_reader_stops_nothing() -> None:
         logger.info("nobody reads this")
 
 
-def test_a_stream_closed_later_stops_nothing(tmp_path: Path) -> None:
+def test_a_stream_that_is_closed_later_does_no_harm(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w", encoding="utf-8") as stream:
         setup.configure("INFO", "text", stream)
     logger.info("nobody reads this")

@@ -34,7 +34,7 @@ from tests.support.processes import ending
 if TYPE_CHECKING:
     from tests.conftest import RunCli, WriteConfig
 
-TIMEOUT = 60.0  # seconds; what a test waits for normally takes one or two
+TIMEOUT = 60.0  # seconds; a test normally waits one or two
 
 
 @dataclass(frozen=True)

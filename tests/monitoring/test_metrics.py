@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 PREFIX = "kalshi_exporter_"
-TIMEOUT = 60.0  # seconds; what a test waits for normally takes one or two
+TIMEOUT = 60.0  # seconds; a test normally waits one or two
 
 
 def ended(account: str = "main", **fields: Any) -> PollFinished:
@@ -252,7 +252,7 @@ def test_an_unknown_path_names_the_known_ones(endpoint: Endpoint) -> None:
     assert get(endpoint.port, "/") == (404, "see /metrics, /livez and /readyz\n")
 
 
-def test_a_port_that_is_taken_costs_the_metrics_only_and_is_tried_again(
+def test_a_busy_port_costs_only_the_metrics_and_is_retried(
     metrics: Metrics, health: Health, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -279,7 +279,7 @@ def daemon(config: Path) -> "AbstractContextManager[subprocess.Popen[bytes]]":
     )
 
 
-def test_the_daemon_answers_while_it_polls(
+def test_the_daemon_serves_its_endpoint_while_it_polls(
     write_config: "WriteConfig", exchange: Exchange, key_id: str
 ) -> None:
     exchange.groups(key_id).create("g-1")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from exporter.recording.recorder import Recorder
     from tests.conftest import WriteConfig
 
-TIMEOUT = 60.0  # seconds; what a test waits for normally takes one or two
+TIMEOUT = 60.0  # seconds; a test normally waits one or two
 
 
 class Manager:
@@ -92,7 +92,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
     listening.close()
 
 
-def test_the_protocol(manager: Manager) -> None:
+def test_messages_follow_the_protocol(manager: Manager) -> None:
     health = Health()
     health.receive(AccountsChanged({"main": 60.0}))
     notifier = systemd(health, {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "3000000"})
@@ -156,9 +156,7 @@ def test_without_systemd_nothing_is_sent(address: str | None) -> None:
     assert systemd(Health(), {} if address is None else {"NOTIFY_SOCKET": address}) is None
 
 
-def test_a_systemd_that_is_gone_harms_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_socket_does_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     notifier = systemd(Health(), {"NOTIFY_SOCKET": str(tmp_path / "nothing")})
     assert notifier is not None
     Hooks(notifier).emit(DaemonReady())

@@ -270,7 +270,7 @@ def test_the_command_line(
 ) -> None:
     first_days(sqlite_recorder)
     write_config(database_url=sqlite_recorder.url, base_url="http://127.0.0.1:9/trade-api/v2")
-    for place in ("polls/", "polls"):  # first by its slash, then because it exists
+    for place in ("polls/", "polls"):  # a slash names a directory; the second one exists
         done = run_cli("export", "polls", "--format", "parquet", "-o", place)
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert len(read(tmp_path / "polls")) == 4

@@ -62,7 +62,7 @@ def test_a_device_is_written_to_and_not_replaced() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("no"), OSError(28, "No space")])
-def test_nothing_is_left_behind(directory: Path, error: BaseException) -> None:
+def test_an_error_leaves_no_partial_file(directory: Path, error: BaseException) -> None:
     def fail() -> None:
         with opened(directory / "x") as sink:
             sink.write(b"half")

@@ -253,7 +253,7 @@ def test_without_an_account_sqlite_scans_the_table_once(sqlite: Database, name: 
 
 @pytest.mark.usefixtures("statistics")
 def test_changes_since_an_instant_use_the_time_indexes_on_sqlite(sqlite: Database) -> None:
-    # This is the query of `status`. Postgres chooses its plan by the number of rows.
+    # This is the query of `status`. Postgres is left out: its plan depends on the number of rows.
     plan = plan_on_sqlite(
         sqlite, f"SELECT * FROM order_group_changes WHERE changed_at >= '{to_text(at(DAYS - 1))}'"
     )

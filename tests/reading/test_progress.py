@@ -23,7 +23,7 @@ def directory(sqlite_recorder: Any, write_config: Callable[..., Path], tmp_path:
 
 
 def run(directory: Path, *arguments: str) -> tuple[str, bytes]:
-    """Return what an export shows on stderr, a terminal, and what it writes to stdout."""
+    """Run an export with a terminal as stderr, and return what stderr and stdout receive."""
     ours, theirs = pty.openpty()
     output = directory / "stdout"
     with (

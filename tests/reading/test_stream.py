@@ -146,7 +146,7 @@ def test_changes_say_when_the_event_happened(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("what", ["events", "triggers", "stream-gaps"])
-def test_an_export_says_that_nobody_listens_now(recorder: Any, tmp_path: Path, what: What) -> None:
+def test_an_export_notes_that_no_daemon_listens(recorder: Any, tmp_path: Path, what: What) -> None:
     write_history(recorder)
 
     def notices(seconds: float, until: float | None = None) -> list[str]:
@@ -171,7 +171,7 @@ def test_an_export_says_that_nobody_listens_now(recorder: Any, tmp_path: Path, w
     assert notices(300, until=100) == []
 
 
-def test_status_says_whether_somebody_listens(recorder: Any) -> None:
+def test_status_says_whether_a_daemon_listens(recorder: Any) -> None:
     write_history(recorder)
 
     def stream(seconds: float, account: str = "main") -> tuple[Any, str]:

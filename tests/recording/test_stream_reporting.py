@@ -22,7 +22,7 @@ class Collector:
         self.events: list[Event] = []
 
     def receive(self, event: Event) -> None:
-        """Keep an event."""
+        """Collect an event."""
         self.events.append(event)
 
 

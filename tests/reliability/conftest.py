@@ -28,7 +28,7 @@ from soak.witness import Witness, broken_promises, differences, record_of
 if TYPE_CHECKING:
     from tests.conftest import KeyPair
 
-TIMEOUT = 60.0  # seconds; what a test waits for normally takes one or two
+TIMEOUT = 60.0  # seconds; a test normally waits one or two
 
 
 def lateness(asked: Sequence[float], interval: float) -> list[float]:

@@ -36,7 +36,7 @@ def _refused(link: "Link", _admin: psycopg.Connection[Any]) -> Iterator[None]:
 
 @contextmanager
 def _read_only(_link: "Link", admin: psycopg.Connection[Any]) -> Iterator[None]:
-    """Make the database read-only, as a standby after a failover is."""
+    """Make the database read-only, as on a standby after a failover."""
     name = admin.info.dbname
     admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     _terminate_backends(admin)

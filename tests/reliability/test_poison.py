@@ -23,7 +23,7 @@ _GROUP = "group-🦉"
 
 @pytest.fixture
 def latin_url(postgres_server: str) -> Iterator[str]:
-    """Yield the URL of a Postgres database with the encoding LATIN1, which has no owls."""
+    """Yield the URL of a Postgres database in LATIN1, which cannot encode an owl."""
     with psycopg.connect(postgres_server, autocommit=True) as admin:
         admin.execute(
             "CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"

@@ -214,7 +214,7 @@ def test_past_gaps_raise_no_alarm(browser: Browser, make: Make) -> None:
     )
     red = tuple(int(alarm.strip()[at : at + 2], 16) for at in (1, 3, 5))
     assert f"rgb{red}" not in colored
-    # A gap takes the same share of the strip's height as of its time.
+    # In each column of the strip, the height of a gap is its share of the time.
     browser.open(path, "#account=main")
     heights = browser.run(
         "[...document.querySelectorAll('.picture .exchange')]"
@@ -224,7 +224,7 @@ def test_past_gaps_raise_no_alarm(browser: Browser, make: Make) -> None:
     assert max(heights) < 6
 
 
-def test_a_first_poll_draws(browser: Browser, sqlite_recorder: Any, tmp_path: Path) -> None:
+def test_a_first_poll_is_visible(browser: Browser, sqlite_recorder: Any, tmp_path: Path) -> None:
     sqlite_recorder.ok(0, [OrderGroup("first", False)])
     path = tmp_path / "report.html"
     report(sqlite_recorder.url, path, intervals={"main": 60.0}, now=sqlite_recorder.at(0))
@@ -249,15 +249,15 @@ def test_hovering_shows_details(browser: Browser, desks: Path, row: int) -> None
         f".at({[2, 4, 5, 6].index(row) + (row > 2)}).classList.add('looked-at')"
     )
     x, y, width, height = browser.place(".looked-at")
-    told = set()
+    tips = set()
     for share in range(2, 99):
         browser.mouse("mouseMoved", x + width * share / 100, y + height / 2)
         if not browser.run("tip.hidden"):
-            told.add(browser.run("tip.textContent"))
-    assert told
-    assert all("2026-03-" in each for each in told)
+            tips.add(browser.run("tip.textContent"))
+    assert tips
+    assert all("2026-03-" in each for each in tips)
     words = {2: "the exchange failed", 4: "told by the exchange", 5: "groups", 6: "appeared"}
-    assert any(words[row] in each for each in told)
+    assert any(words[row] in each for each in tips)
 
 
 def test_dragging_zooms_everything_and_the_address_keeps_it(browser: Browser, desks: Path) -> None:
@@ -283,7 +283,7 @@ def test_dragging_zooms_everything_and_the_address_keeps_it(browser: Browser, de
     assert browser.problems() == []
 
 
-def test_a_time_is_typed(browser: Browser, desks: Path) -> None:
+def test_a_time_can_be_typed(browser: Browser, desks: Path) -> None:
     browser.open(desks, "#account=main")
     choose(browser, ".toolbar input", "2026-03-18 22:00:00")
     whole = browser.run("view.to")

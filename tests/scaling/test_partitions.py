@@ -57,7 +57,7 @@ def go_through_events(history: "History") -> None:
     stream.hear(1000, 1023, cause="not_kept")
     stream.hear(1030, 1031)
     stream.hear(1000, 1032)
-    # A subaccount hears of its own groups, of others', and of groups that only a poll decides.
+    # A subaccount hears of its own groups, of others, and of some that only a poll can tell apart.
     stream.hear(1030, 1040, stream.event(1033, "created", "new"), own_groups_only=True)
     history.observe(1041, history.group("new"))
     stream.hear(1030, 1050, stream.event(1042, "created", "foreign"), own_groups_only=True)
@@ -98,7 +98,7 @@ def test_each_write_uses_one_partition(history: "History") -> None:
         go_through_events(history)
     looked = of_accounts(seen)
     assert len({each.statement for each in looked}) > 40
-    # The accounts differ, because pruning visits all of them, but a statement has only one.
+    # Pruning visits every account, so partitions differ between statements, but not within one.
     assert [each for each in looked if len(each.numbers) > 1] == []
     touched = {table for each in looked for table in each.partitions}
     assert touched >= {

@@ -200,7 +200,7 @@ def test_a_full_spool_keeps_the_oldest_within_its_size_and_counts_the_rest(
         loss = Loss(polls=2, last_started_at=START + timedelta(minutes=kept + 1))
         assert spool.loss("main") == loss
     with opened(tmp_path) as spool:
-        # Another process reads the loss too, until it forgets the loss.
+        # Another process sees the loss too, until it is forgotten.
         assert spool.loss("main") == loss
         spool.forget_loss("main")
         assert spool.loss("main") is None

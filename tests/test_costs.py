@@ -204,8 +204,7 @@ def test_extending_a_stretch_of_stream_coverage_writes_one_row(
         rows = rows_written(engine)
         extend(1)
         assert rows_written(engine) - rows == 1
-        # On SQLite, BEGIN is a separate statement.
-        assert len(sent) - before == (2 if database.is_sqlite else 1)
+        assert len(sent) - before == 1
 
 
 def test_an_unchanged_poll_writes_the_same_bytes_with_many_groups_and_a_long_history(

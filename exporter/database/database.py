@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from exporter.database import sqlite, wal
 from exporter.database.circuit_breaker import CircuitBreaker
 from exporter.database.errors import translated_errors
+from exporter.database.prepared import execute_prepared
 from exporter.database.sqlite_file import SqliteFile
 from exporter.database.turn import FairLock
 from exporter.errors import ConfigurationError, DatabaseError
@@ -141,8 +142,8 @@ class Database:
         Round trips dominate the time that a small statement takes there.
 
         Args:
-            statement: with the time-outs of `transaction`. Build it once: on Postgres its compiled
-                text is cached.
+            statement: with the time-outs of `transaction`. Build it once: its compiled text is
+                cached.
             parameters: of the statement.
             durable: whether it must survive a power cut. If not, the commit does not wait for the
                 disk; later durable transactions make it durable too.
@@ -160,8 +161,7 @@ class Database:
                 )
                 return row
             with sqlite.synchronous(connection, durable=durable), connection.begin():
-                found = connection.execute(statement, parameters).first()
-        return None if found is None else tuple(found)
+                return execute_prepared(connection, statement, parameters)
 
     def _begin_on_postgres(self, connection: Connection) -> None:
         _postgres().begin(connection)

@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 
 from exporter.clock import elapsed
 from exporter.database import wal
+from exporter.database.prepared import sqlite_driver
 
 _BUSY_SECONDS = 10.0  # how long SQLite waits for another process that writes
 
@@ -43,7 +44,7 @@ def make_engine(url: URL) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A writer takes the lock at the start, so another writer cannot make it fail halfway.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        sqlite_driver(connection).execute("BEGIN IMMEDIATE")
 
     return engine
 
@@ -83,6 +84,4 @@ def enable_wal(connection: Connection) -> None:
 
 def _pragma(connection: Connection, setting: str) -> None:
     """Run a pragma on the driver's connection, outside SQLAlchemy's transaction."""
-    driver = connection.connection.driver_connection
-    assert driver is not None  # noqa: S101  # a connection in use has one
-    driver.execute(f"PRAGMA {setting}")
+    sqlite_driver(connection).execute(f"PRAGMA {setting}")

@@ -42,15 +42,17 @@ class SqliteFile:
         self.generation = 0
         self._path = path
         self._key: _Key | None = None  # None while nothing is open
-        self._real = path  # where links led when it was opened: SQLite keeps the log there
-        self._companions: dict[Path, _Key] = {}  # the -wal and the -shm that belong to the file
+        # Each poll compares these paths, and plain texts cost it a third of what `Path`s do.
+        self._name = os.fspath(path)
+        self._real = self._name  # where links led when it was opened: SQLite keeps the log there
+        self._companions: dict[str, _Key] = {}  # the -wal and the -shm that belong to the file
         self._seen: tuple[bytes, bytes] | None = None  # header, and state of the log
         self._descriptors: dict[_Key, int] = {}  # SQLite's own
 
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the file that is open, if one is."""
         return self._key is None or (
-            _key_of(self._path) == self._key and self._path.resolve() == self._real
+            _key_of(self._name) == self._key and os.path.realpath(self._name) == self._real
         )
 
     def require(self) -> None:
@@ -84,7 +86,7 @@ class SqliteFile:
         if not self.is_in_place():
             self._save_log(engine)
             self._let_go(engine)
-            if _key_of(self._path) is None:
+            if _key_of(self._name) is None:
                 raise DatabaseError(self._gone())
             raise DatabaseError(
                 f"database {self._path}: another file has taken the place of the one that was in"
@@ -94,12 +96,12 @@ class SqliteFile:
             self._save_log(engine)
             self._let_go(engine)
             raise DatabaseError(
-                f"database {self._path}: its write-ahead log, {self._beside('-wal').name}, was"
+                f"database {self._path}: its write-ahead log, {Path(self._real).name}-wal, was"
                 " deleted or moved while it was in use; the next poll opens the database again"
             )
         if self._was_overwritten():
             # The log belongs to the former content, and must never be applied to the new one.
-            log = self._beside("-wal")
+            log = f"{self._real}-wal"
             if _key_of(log) == self._companions.get(log):
                 with suppress(OSError):
                     os.truncate(log, 0)
@@ -120,8 +122,8 @@ class SqliteFile:
         """Note which file has just been opened, if none was open before."""
         if self._key is not None:
             return
-        self._key = _key_of(self._path)
-        self._real = self._path.resolve()
+        self._key = _key_of(self._name)
+        self._real = os.path.realpath(self._name)
         self._companions.clear()
         self._descriptors.clear()
         self._seen = None
@@ -129,8 +131,7 @@ class SqliteFile:
     def used(self) -> None:
         """Note the files that belong to the database, once a connection has used it."""
         if self._key is not None and not self._companions:
-            for suffix in ("-wal", "-shm"):
-                path = self._beside(suffix)
+            for path in (f"{self._real}-wal", f"{self._real}-shm"):
                 if (key := _key_of(path)) is not None:
                     self._companions[path] = key
 
@@ -157,7 +158,7 @@ class SqliteFile:
         for path, key in self._companions.items():
             if _key_of(path) == key:
                 with suppress(OSError):
-                    path.unlink()
+                    Path(path).unlink()
         self._key = None
         self.generation += 1
 
@@ -166,7 +167,7 @@ class SqliteFile:
 
         Whoever opened the database now would get a log of their own beside it.
         """
-        log = self._beside("-wal")
+        log = f"{self._real}-wal"
         key = self._companions.get(log)
         return key is not None and _key_of(log) != key and self._descriptor(key) is not None
 
@@ -179,7 +180,7 @@ class SqliteFile:
         """
         if self._key is None:
             return False
-        index = self._companions.get(self._beside("-shm"))
+        index = self._companions.get(f"{self._real}-shm")
         if index is None:
             return False
         shared = self._read(index, _INDEX)
@@ -214,13 +215,10 @@ class SqliteFile:
             self._descriptors[key] = descriptor
         return descriptor
 
-    def _beside(self, suffix: str) -> Path:
-        return self._real.with_name(self._real.name + suffix)
 
-
-def _key_of(path: Path) -> _Key | None:
+def _key_of(path: str) -> _Key | None:
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116  # as above
     except OSError:
         return None
     return status.st_dev, status.st_ino

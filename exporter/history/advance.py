@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 from exporter.database.database import Database
+from exporter.database.prepared import execute_prepared
 from exporter.history.gap_cause import present_cause
 from exporter.history.head import Head, unless_owned
 from exporter.history.schema import accounts, coverage, gap_outcomes, polls
@@ -62,7 +63,7 @@ def advance(
     Args:
         connection: in a transaction.
         head: as it was read.
-        poll: parameters of `INSERT_POLL`; `observed_at` as `next_instant` gave it.
+        poll: as `insert_poll` takes it; `observed_at` as `next_instant` gave it.
         owner: who polls.
         interval: seconds between polls of this account.
 
@@ -74,8 +75,8 @@ def advance(
     ends_gap = _ends_gap(head, poll, interval)
     step = _step(head, poll, owner=owner)
     step["since"] = observed_at if ends_gap else head.coverage_started_at
-    poll_id = connection.execute(INSERT_POLL, poll).scalar_one()
-    if connection.execute(_ADVANCE, step | {"poll_id": poll_id}).rowcount == 0:
+    poll_id = insert_poll(connection, poll)
+    if execute_prepared(connection, _ADVANCE, step | {"poll_id": poll_id}) is None:
         return poll_id, False
     if ends_gap:
         first = head.observed_at is None
@@ -89,9 +90,15 @@ def advance(
         }
         connection.execute(insert(coverage), row)
     else:
-        connection.execute(_EXTEND, step)
-    connection.execute(_FORGET_OUTCOMES, step)
+        execute_prepared(connection, _EXTEND, step)
+    execute_prepared(connection, _FORGET_OUTCOMES, step)
     return poll_id, True
+
+
+def insert_poll(connection: Connection, poll: Mapping[str, Any]) -> int:
+    """Insert a poll, given as `exporter.history.rows.row_of` gives it; return its id."""
+    (poll_id,) = execute_prepared(connection, _INSERT_POLL, poll) or ()
+    return int(poll_id)
 
 
 def _ends_gap(head: Head, poll: Mapping[str, Any], interval: float) -> bool:
@@ -118,7 +125,7 @@ def _step(head: Head, poll: Mapping[str, Any], *, owner: str) -> dict[str, Any]:
 
 _POLL = {column.name: column.type for column in polls.columns if column.name != "id"}
 _PARAMETERS = [bindparam(f"poll_{name}", type_=kind) for name, kind in _POLL.items()]
-INSERT_POLL = insert(polls).from_select(list(_POLL), select(*_PARAMETERS)).returning(polls.c.id)
+_INSERT_POLL = insert(polls).from_select(list(_POLL), select(*_PARAMETERS)).returning(polls.c.id)
 _ADVANCE = (
     update(accounts)
     .where(accounts.c.account == bindparam("of"), accounts.c.version == bindparam("from_version"))
@@ -132,6 +139,7 @@ _ADVANCE = (
         refused_polls=0,
         claimed_until=unless_owned(),
     )
+    .returning(accounts.c.account)
 )
 _EXTEND = (
     update(coverage)
@@ -146,11 +154,7 @@ _FORGET_OUTCOMES = delete(gap_outcomes).where(gap_outcomes.c.account == bindpara
 @cache
 def _one_statement() -> Executable:
     new = select(func.nextval(func.pg_get_serial_sequence("polls", "id")).label("id")).cte("new")
-    advanced = (
-        _ADVANCE.values(last_poll_id=select(new.c.id).scalar_subquery())
-        .returning(accounts.c.account)
-        .cte("advanced")
-    )
+    advanced = _ADVANCE.values(last_poll_id=select(new.c.id).scalar_subquery()).cte("advanced")
     there = exists(select(advanced.c.account))
     poll = insert(polls).from_select(["id", *_POLL], select(new.c.id, *_PARAMETERS).where(there))
     return select(there).add_cte(

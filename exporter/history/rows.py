@@ -85,7 +85,7 @@ def superseded(connection: Connection, poll: Poll) -> WriteResult:
 
 
 def row_of(poll: Poll, **values: Any) -> dict[str, Any]:
-    """Return the parameters of `INSERT_POLL`; `values` override the poll's own."""
+    """Return a poll's row as `advance.insert_poll` takes it; `values` override the poll's own."""
     row = {
         "account": poll.account,
         "started_at": poll.started_at,

@@ -12,7 +12,7 @@ from exporter.errors import DatabaseError, SchemaError
 from exporter.history import claim as claims
 from exporter.history import head as heads
 from exporter.history import snapshots, undecided_events
-from exporter.history.advance import INSERT_POLL, advance, advance_in_one_statement
+from exporter.history.advance import advance, advance_in_one_statement, insert_poll
 from exporter.history.claim import ALWAYS, ClaimPolicy
 from exporter.history.diff import OpenSnapshots, after, compare
 from exporter.history.head import Head
@@ -186,7 +186,7 @@ class Store:
                 # request came after the last observation in the database.
                 late = head.observed_at is not None and head.observed_at >= poll.started_at
             if poll.observation is None:
-                connection.execute(INSERT_POLL, row_of(poll))
+                insert_poll(connection, row_of(poll))
                 cooled_down_at = poll.finished_at + timedelta(seconds=cooldown)
                 heads.count_failure(
                     connection,
@@ -202,7 +202,7 @@ class Store:
                 poll.observation.groups is None and poll.observation.digest != head.digest
             )
             if late or repeats_another:
-                connection.execute(INSERT_POLL, row_of(poll, outcome="superseded"))
+                insert_poll(connection, row_of(poll, outcome="superseded"))
                 return superseded(connection, poll)
             written, known = self._write_observation(
                 connection,

@@ -1,14 +1,14 @@
 """Counts the statements that are sent to databases, and the rows that databases report written."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from sqlalchemy import Connection, Engine, Executable, event
 
-from exporter.database import postgres
+from exporter.database import postgres, prepared
 
 
 class Sent(NamedTuple):
@@ -34,10 +34,22 @@ def recorded_statements() -> Iterator[list[Sent]]:
         sent.append(Sent(connection.engine, str(compiled(statement, connection.dialect))))
         return execute_one(connection, statement, *args, **kw)
 
+    execute_on_sqlite = prepared.execute_on_sqlite
+
+    def note_execute_on_sqlite(
+        connection: Connection, statement: Executable, parameters: Mapping[str, Any]
+    ) -> Any:
+        query = prepared.compiled(statement, connection.dialect)
+        sent.append(Sent(connection.engine, query.text))
+        return execute_on_sqlite(connection, statement, parameters)
+
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        # `execute_one` bypasses SQLAlchemy, and therefore its events.
-        with patch.object(postgres, "execute_one", note_execute_one):
+        # Both bypass SQLAlchemy, and therefore its events.
+        with (
+            patch.object(postgres, "execute_one", note_execute_one),
+            patch.object(prepared, "execute_on_sqlite", note_execute_on_sqlite),
+        ):
             yield sent
     finally:
         event.remove(Engine, "before_cursor_execute", note)

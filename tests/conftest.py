@@ -276,6 +276,6 @@ def run_cli(tmp_path: Path) -> RunCli:
 
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
-    """Start daemons that log JSON; those that still run at the end are killed."""
+    """Yield a function that starts daemons that log JSON, and kill those that run at the end."""
     with daemons(tmp_path) as start:
         yield start

@@ -1,4 +1,4 @@
-"""Each fault in what the command line is given is one helpful line, and nothing is changed."""
+"""Every mistake of an operator is reported in one helpful line, and nothing is changed."""
 
 import os
 import sqlite3

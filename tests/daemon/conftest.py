@@ -1,4 +1,4 @@
-"""Pollers that poll nothing, for the rules about when a poller may."""
+"""Fake pollers, for tests of when a poller may poll."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Account:
-    """A poller of which a test decides how its polls go.
+    """A poller whose polls a test defines.
 
     Attributes:
-        act: what a poll does, and its exit code; None if it was no poll.
-        calls: the arguments of each `poll_if_due`.
+        act: runs instead of a poll, and returns its exit code; None if there was no poll.
+        calls: the arguments of each call of `poll_if_due`.
     """
 
     account: str
@@ -34,7 +34,7 @@ class Account:
 
 @dataclass(eq=False)
 class Accounts:
-    """A recorder of such pollers, which knows whether it was closed."""
+    """A recorder of such pollers that remembers whether it was closed."""
 
     pollers: tuple[Account, ...]
     closed: bool = False
@@ -45,5 +45,5 @@ class Accounts:
 
 @pytest.fixture
 def recorder_of_accounts() -> "Callable[..., Recorder]":
-    """A recorder of some `Account`s."""
-    return lambda *accounts: Accounts(accounts)  # type: ignore[return-value]  # all that is used
+    """Return a function that makes a recorder of some `Account`s."""
+    return lambda *accounts: Accounts(accounts)  # type: ignore[return-value]  # it has all that the tests use

@@ -1,4 +1,4 @@
-"""Polls that events ask for, on a clock and with a scheduler that the test moves."""
+"""Events cause extra polls; the test controls the clock and the scheduler."""
 
 import threading
 from collections.abc import Callable
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Setting:
-    """One account whose polls come from events.
+    """One account that is polled only because of events.
 
     Attributes:
-        now: what the clock reads, in seconds.
-        polls: when each poll began.
+        now: the time on the clock, in seconds.
+        polls: when each poll began, on that clock.
     """
 
     def __init__(self, make_recorder: "Callable[..., Recorder]") -> None:
@@ -42,8 +42,8 @@ class Setting:
     def _run_later(self, delay: float, function: Callable[[], None]) -> None:
         self._due.append((self.now + delay, function))
 
-    def go_on_until(self, end: float) -> None:
-        """Let time pass, and run what is due meanwhile."""
+    def advance_to(self, end: float) -> None:
+        """Advance the clock, and run what becomes due on the way."""
         while self._due and min(at for at, _ in self._due) <= end:
             index = min(range(len(self._due)), key=lambda each: self._due[each][0])
             self.now, function = self._due.pop(index)
@@ -55,48 +55,49 @@ class Setting:
 def setting(
     recorder_of_accounts: "Callable[..., Recorder]", monkeypatch: pytest.MonkeyPatch
 ) -> Setting:
+    """Return the setting, whose clock replaces the real one."""
     made = Setting(recorder_of_accounts)
     for module in (extra_polls, pollers):
         monkeypatch.setattr(module, "elapsed", lambda: made.now)
     return made
 
 
-def test_an_event_makes_a_poll_due_at_once_and_a_storm_makes_one_a_second(
+def test_an_event_causes_a_poll_at_once_and_many_events_cause_one_a_second(
     setting: Setting,
 ) -> None:
     for number in range(30):
-        setting.go_on_until(100.0 + 0.1 * number)
+        setting.advance_to(100.0 + 0.1 * number)
         setting.extra.request("main")
-    setting.go_on_until(110.0)
+    setting.advance_to(110.0)
     assert setting.polls == pytest.approx([100.0, 101.0, 102.0, 103.0])
 
 
 def test_events_until_the_poll_begins_count_as_one(setting: Setting) -> None:
     for _ in range(1_000):
         setting.extra.request("main")
-    setting.go_on_until(110.0)
+    setting.advance_to(110.0)
     assert setting.polls == [100.0]
 
 
-def test_a_poll_that_began_before_the_event_does_not_answer_it(setting: Setting) -> None:
+def test_a_poll_that_began_before_the_event_does_not_count_for_it(setting: Setting) -> None:
     (poller, _) = setting.pollers.begin("main", is_tick=True)
     assert poller is not None
-    setting.go_on_until(100.05)
+    setting.advance_to(100.05)
     setting.extra.request("main")
-    setting.go_on_until(100.9)
+    setting.advance_to(100.9)
     assert setting.polls == []
     setting.pollers.end(poller)
-    setting.go_on_until(101.2)
+    setting.advance_to(101.2)
     assert len(setting.polls) == 1
 
 
-def test_a_poll_that_began_after_the_event_answers_it(setting: Setting) -> None:
+def test_a_poll_that_began_after_the_event_counts_for_it(setting: Setting) -> None:
     setting.extra.request("main")
     (poller, _) = setting.pollers.begin("main", is_tick=True)
     assert poller is not None
-    setting.go_on_until(110.0)
+    setting.advance_to(110.0)
     setting.pollers.end(poller)
-    setting.go_on_until(120.0)
+    setting.advance_to(120.0)
     assert setting.polls == []
 
 
@@ -106,14 +107,14 @@ def test_it_tries_three_times_while_another_exporter_polls_the_account(setting: 
 
     setting.account.act = busy
     setting.extra.request("main")
-    setting.go_on_until(110.0)
+    setting.advance_to(110.0)
     assert setting.polls == pytest.approx([100.0, 101.0, 102.0])
 
 
-def test_neither_an_unknown_account_nor_a_stop_makes_a_poll_due(setting: Setting) -> None:
+def test_no_poll_follows_for_an_unknown_account_or_after_a_stop(setting: Setting) -> None:
     setting.extra.request("gone")
     setting.extra.request("main")
     setting.stop.set()
     setting.extra.request("main")
-    setting.go_on_until(110.0)
+    setting.advance_to(110.0)
     assert setting.polls == []

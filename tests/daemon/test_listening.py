@@ -343,8 +343,8 @@ def test_sigterm_writes_the_last_stretch_even_while_a_poll_hangs(  # noqa: PLR09
     exchange.groups(key_id).create("a")
     wait_for_events(sqlite_url, 1)
     before = exchange_now(exchange)
-    # This leaves time for a ping, for its pong, and for the second that an event may be under way
-    # before it arrives.
+    # The pause leaves time for a ping and its pong, and for the second that an event may take to
+    # arrive.
     time.sleep(3.0)
     assert daemon.stop() == 0
     assert covered_since(sqlite_url, before)()

@@ -1,4 +1,4 @@
-"""Which poller may poll: one at a time of an account, and none of a recorder that was closed."""
+"""An account is polled by one poller at a time, and never by one of a closed recorder."""
 
 import threading
 from collections.abc import Callable
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 MakeRecorder = Callable[..., "Recorder"]
 
 
-def test_a_poll_begins_once_the_one_before_has_ended(recorder_of_accounts: MakeRecorder) -> None:
+def test_a_poll_begins_only_after_the_previous_one_has_ended(
+    recorder_of_accounts: MakeRecorder,
+) -> None:
     recorder = recorder_of_accounts(Account("one"), Account("other"))
     one, other = recorder.pollers
     pollers = Pollers(recorder, threading.Event())
@@ -31,7 +33,7 @@ def test_a_poll_begins_once_the_one_before_has_ended(recorder_of_accounts: MakeR
 
 
 @pytest.mark.parametrize("is_tick", [True, False])
-def test_only_a_tick_is_made_up_for_and_once(
+def test_only_a_missed_tick_is_caught_up_and_only_once(
     recorder_of_accounts: MakeRecorder, is_tick: bool
 ) -> None:
     pollers = Pollers(recorder_of_accounts(Account("main")), threading.Event())
@@ -44,7 +46,7 @@ def test_only_a_tick_is_made_up_for_and_once(
     assert not pollers.take_late_tick(poller)
 
 
-def test_nothing_begins_after_the_stop_or_for_an_account_that_is_gone(
+def test_no_poll_begins_after_a_stop_or_for_a_removed_account(
     recorder_of_accounts: MakeRecorder,
 ) -> None:
     stop = threading.Event()
@@ -59,7 +61,7 @@ def test_nothing_begins_after_the_stop_or_for_an_account_that_is_gone(
     assert pollers.begin("main", is_tick=True) == Turn(None)
 
 
-def test_a_recorder_that_is_replaced_is_closed_once_its_last_poll_has_ended(
+def test_a_replaced_recorder_is_closed_after_its_last_poll(
     recorder_of_accounts: MakeRecorder,
 ) -> None:
     first, second, third = (recorder_of_accounts(Account("main")) for _ in range(3))
@@ -67,19 +69,19 @@ def test_a_recorder_that_is_replaced_is_closed_once_its_last_poll_has_ended(
     (poller, _) = pollers.begin("main", is_tick=True)
     assert poller is not None
     pollers.replace(second)
-    # The new poller does not wait for the old one, whose recorder must stay open meanwhile.
+    # The new poller does not wait for the old one, whose recorder stays open until it has ended.
     assert pollers.begin("main", is_tick=True).poller is second.pollers[0]
     pollers.end(second.pollers[0])
     pollers.replace(third)
-    assert [each.closed for each in (first, second, third)] == [False, True, False]  # type: ignore[attr-defined]  # a recorder to this test
+    assert [each.closed for each in (first, second, third)] == [False, True, False]  # type: ignore[attr-defined]  # `Accounts` stands in for a recorder
     assert pollers.recorder is third
     assert pollers.wait_until_idle(0.0) == 1
     pollers.end(poller)
-    assert [each.closed for each in (first, second, third)] == [True, True, False]  # type: ignore[attr-defined]  # as said
+    assert [each.closed for each in (first, second, third)] == [True, True, False]  # type: ignore[attr-defined]  # likewise
     assert pollers.wait_until_idle(60.0) == 0
 
 
-def test_waiting_ends_with_the_poll(recorder_of_accounts: MakeRecorder) -> None:
+def test_waiting_until_idle_ends_with_the_poll(recorder_of_accounts: MakeRecorder) -> None:
     pollers = Pollers(recorder_of_accounts(Account("main")), threading.Event())
     (poller, _) = pollers.begin("main", is_tick=True)
     assert poller is not None
@@ -89,7 +91,7 @@ def test_waiting_ends_with_the_poll(recorder_of_accounts: MakeRecorder) -> None:
     ending.join()
 
 
-def test_a_poll_hangs_if_it_takes_minutes_longer_than_its_deadline(
+def test_a_poll_minutes_past_its_deadline_counts_as_hanging(
     recorder_of_accounts: MakeRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]

@@ -96,7 +96,7 @@ def test_a_corrected_key_is_tried_at_once(
         poll=SOON, log={"format": "json"}, account={"private_key_file": str(file)}
     )
     daemon = start_daemon(config)
-    wait_until(lambda: len(exchange.requests) >= 3, "three polls that are refused")
+    wait_until(lambda: len(exchange.requests) >= 3, "three refused polls")
     file.write_bytes(key_pair.private_key_file.read_bytes())
     daemon.reload()
     # Without the reload, the next poll would be five minutes away.
@@ -135,7 +135,7 @@ def test_a_faulty_configuration_is_refused_and_the_current_one_stays(
     assert reason in line["message"]
     assert line["message"].endswith("; the configuration in force stays")
     before = len(exchange.requests)
-    wait_until(lambda: len(exchange.requests) > before + 1, "polls that go on")
+    wait_until(lambda: len(exchange.requests) > before + 1, "further polls")
     config.write_text(good)
     daemon.reload()
     daemon.wait_for_line("reloaded")

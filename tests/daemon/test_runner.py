@@ -1,4 +1,4 @@
-"""What becomes of a poll that a thread of the scheduler runs."""
+"""A thread of the scheduler runs a poll, and handles its result."""
 
 import signal
 import threading
@@ -20,17 +20,17 @@ MakeRecorder = Callable[..., "Recorder"]
 
 @pytest.fixture
 def account() -> Account:
-    """An account to poll."""
+    """Return an account to poll."""
     return Account("main")
 
 
 @pytest.fixture
 def pollers(recorder_of_accounts: MakeRecorder, account: Account) -> Pollers:
-    """The account's poller, in force."""
+    """Return the pollers in force: the account's alone."""
     return Pollers(recorder_of_accounts(account), threading.Event())
 
 
-def test_polls_count_as_the_first_until_one_of_them_asked(
+def test_polls_count_as_the_first_until_one_has_sent_a_request(
     pollers: Pollers, account: Account, recorder_of_accounts: MakeRecorder
 ) -> None:
     runner = PollRunner(pollers)
@@ -39,14 +39,14 @@ def test_polls_count_as_the_first_until_one_of_them_asked(
     for _ in range(3):
         runner.tick("main")
     assert [each["first"] for each in account.calls] == [True, True, False]
-    # After a reload too: the key may be another one.
+    # The same holds after a reload, because the key may have changed.
     successor = Account("main")
     pollers.replace(recorder_of_accounts(successor))
     runner.tick("main")
     assert successor.calls == [{"first": True, "requested": None}]
 
 
-def test_a_tick_during_an_extra_poll_is_made_up_for_by_the_same_thread(
+def test_a_tick_missed_during_an_extra_poll_runs_on_the_same_thread(
     pollers: Pollers, account: Account
 ) -> None:
     runner = PollRunner(pollers)
@@ -66,7 +66,7 @@ def test_a_tick_during_an_extra_poll_is_made_up_for_by_the_same_thread(
     assert requested[1:] == [None]
 
 
-def test_whether_it_was_a_poll(pollers: Pollers, account: Account) -> None:
+def test_a_run_returns_whether_it_was_a_poll(pollers: Pollers, account: Account) -> None:
     runner = PollRunner(pollers)
     exits: list[Exit | None] = [None, Exit.OK, Exit.UNAVAILABLE]
     account.act = lambda: exits.pop(0)

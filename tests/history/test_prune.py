@@ -23,7 +23,7 @@ ALL_BUT_POLLS = (*(set(metadata.tables) - {"polls"}), *VIEWS)
 
 
 def eventful(history: Any) -> None:
-    """Write changes, removals, gaps with causes, and failures at the end."""
+    """Write polls with changes, removals, gaps with causes, and failures at the end."""
     group = history.group
     history.observe(0, group("a"), group("b"))
     history.observe(60, group("a"), group("b", "20.00"))

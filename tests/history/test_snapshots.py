@@ -130,7 +130,7 @@ def test_an_identical_response_confirms_a_removal(history: "History") -> None:
     assert history.observe(120, digest="without").removed == 1
 
 
-def test_a_blink_leaves_no_trace(history: "History") -> None:
+def test_a_group_that_one_poll_misses_leaves_no_trace(history: "History") -> None:
     history.observe(0, history.group("a"))
     before = snapshots(history)
     history.observe(60)
@@ -139,7 +139,7 @@ def test_a_blink_leaves_no_trace(history: "History") -> None:
     assert snapshots(history) == before
 
 
-def test_two_blinks_are_no_removal(history: "History") -> None:
+def test_two_separate_misses_are_no_removal(history: "History") -> None:
     for number in range(6):
         history.observe(60 * number, *[history.group("a")] * (number % 2 == 0))
 

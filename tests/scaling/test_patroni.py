@@ -25,7 +25,7 @@ __all__ = ["witness"]  # pytest finds fixtures by name
 
 _INTERVAL = 0.5  # seconds
 # The page has 20, 5 and 5; these are the shortest times with which Patroni works.
-_HURRY = (8, 1, 3)
+_TIMINGS = (8, 1, 3)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def cluster() -> Iterator[Cluster]:
     """Yield hosts a and b under Patroni, one of which is the primary, and host c."""
     if (command := missing()) is not None:
         pytest.skip(f"SKIPPED LOUDLY: no Patroni with etcd and Postgres here: {command}")
-    with run_cluster(hurry=_HURRY) as running:
+    with run_cluster(timings=_TIMINGS) as running:
         yield running
 
 

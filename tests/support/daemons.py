@@ -37,9 +37,9 @@ def wait_until(
     """Wait until a condition holds, and fail with the text `what` if it takes too long.
 
     Args:
-        condition: a cheap question is asked often; one that takes time, in proportion less often.
-        what: is awaited.
-        unless: returns why it will never hold; None as long as it may.
+        condition: checked every 20 ms, or less often in proportion to the time that a check takes.
+        what: names the condition.
+        unless: returns why the condition can never hold; None as long as it may.
     """
     until = time.monotonic() + PATIENCE
     while True:
@@ -62,7 +62,7 @@ class Daemon:
         log: the log file.
         options: command-line options that go before the command.
         env: environment variables besides `PATH` and `HOME`.
-        before: a command that runs the daemon, such as `prlimit`.
+        before: a command that starts the daemon, such as `prlimit`.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Daemon:
         return self._log.read_text()
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until a condition holds; the daemon must run until then."""
+        """Wait until a condition holds, and fail if the daemon ends before."""
         wait_until(condition, lambda: f"{what}: {self.text[-3000:]}", unless=self._why_it_ended)
 
     def _why_it_ended(self) -> str | None:
@@ -146,7 +146,7 @@ class Daemon:
 
 
 class StartDaemon(Protocol):
-    """Starts a daemon."""
+    """The type of the function that `daemons` yields."""
 
     def __call__(
         self, config: Path, *, env: Mapping[str, str] | None = None, before: Sequence[str] = ()
@@ -161,8 +161,8 @@ def daemons(
     """Yield a function that starts daemons, and kill those that still run when the block ends.
 
     Args:
-        directory: for their logs.
-        options: command-line options of all of them, before the command.
+        directory: where the daemons' logs go.
+        options: command-line options of all daemons that go before the command.
     """
     started: list[Daemon] = []
 

@@ -48,13 +48,13 @@ class Cluster:
 
     Args:
         directory: holds the data, settings and logs of all hosts.
-        hurry: seconds that replace the page's `ttl`, `loop_wait` and `retry_timeout`; None keeps
+        timings: seconds that replace the page's `ttl`, `loop_wait` and `retry_timeout`; None keeps
             the page's values.
     """
 
-    def __init__(self, directory: Path, *, hurry: tuple[int, int, int] | None = None) -> None:
+    def __init__(self, directory: Path, *, timings: tuple[int, int, int] | None = None) -> None:
         self._directory = directory
-        self._hurry = hurry
+        self._timings = timings
         self._network = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -101,7 +101,7 @@ class Cluster:
             text = text.replace(place, str(own))
         text = text.replace("/usr/lib/postgresql/15/bin", str(_BINARIES))
         names = ("ttl", "loop_wait", "retry_timeout")
-        for name, seconds in zip(names, self._hurry or (), strict=False):
+        for name, seconds in zip(names, self._timings or (), strict=False):
             text = re.sub(rf"{name}: \d+", f"{name}: {seconds}", text)
         path = own / "config.yml"
         path.write_text(text)
@@ -214,12 +214,12 @@ class Cluster:
 
 
 @contextmanager
-def run_cluster(*, hurry: tuple[int, int, int] | None = None) -> Iterator[Cluster]:
+def run_cluster(*, timings: tuple[int, int, int] | None = None) -> Iterator[Cluster]:
     """Start the hosts of the page, and yield once a or b is primary and the other can take over."""
     directory = Path(tempfile.mkdtemp(prefix="exporter-patroni-"))
     if _USER is not None:
         shutil.chown(directory, _USER)
-    cluster = Cluster(directory, hurry=hurry)
+    cluster = Cluster(directory, timings=timings)
     try:
         for host in HOSTS:
             cluster.start_etcd(host)

@@ -1,4 +1,4 @@
-"""Helpers for tests that start processes: a free port, and a certain end."""
+"""Helpers for tests that start processes."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The two clocks: instants that never run backwards, and elapsed time that no step changes."""
+"""The clocks: instants that never run backwards, elapsed time, and a wall clock without steps."""
 
 import threading
 import time
@@ -32,3 +32,52 @@ class Clock:
         with self._lock:
             self._last = max(datetime.now(UTC), self._last + _TICK)
             return self._last
+
+
+class SteadyClock:
+    """The wall clock in UTC as it was at first, continued by elapsed time: no step moves it.
+
+    It follows what a time server corrects little by little. Once the wall clock was set, or the
+    machine slept, `step` says so, and a new `SteadyClock` is needed. Not for several threads.
+    """
+
+    TOLERANCE = 1.0
+    """Seconds that the wall clock may be set by, or the machine sleep, without a `step`."""
+
+    def __init__(self) -> None:
+        self._wall, self._monotonic = _readings()
+        self._last = self._wall
+
+    def now(self) -> datetime:
+        """Return the present instant in UTC, never an earlier one than before."""
+        self._last = max(self._last, self._at(time.monotonic()))
+        return self._last
+
+    def step(self) -> float:
+        """Return the seconds by which the wall clock was set forward since the last call, or back.
+
+        The time that the machine slept counts as set forward. 0.0 if it was neither.
+        """
+        wall, monotonic = _readings()
+        drift = (wall - self._at(monotonic)).total_seconds()
+        ahead = (self._last - wall).total_seconds()
+        if abs(drift) > self.TOLERANCE:
+            return drift
+        if ahead > self.TOLERANCE:  # it was set back several times, by a little each time
+            return -ahead
+        self._wall, self._monotonic = wall, monotonic
+        return 0.0
+
+    def _at(self, monotonic: float) -> datetime:
+        return self._wall + timedelta(seconds=monotonic - self._monotonic)
+
+
+def _readings() -> tuple[datetime, float]:
+    """Return the wall clock and the monotonic clock, which stops while the machine sleeps."""
+    while True:
+        before = time.monotonic()
+        wall = datetime.now(UTC)
+        after = time.monotonic()
+        # The process may have been stopped between two readings.
+        if after - before < SteadyClock.TOLERANCE / 10:
+            return wall, after

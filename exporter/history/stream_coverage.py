@@ -9,7 +9,7 @@ and the same span may be written again.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -28,13 +28,12 @@ from sqlalchemy import (
 from exporter.causes import NOT_KEPT, NOT_LISTENING, StreamGapCause
 from exporter.history.schema import Instant, accounts, stream_coverage
 from exporter.history.stream_stretches import (
+    TICK,
     Stretch,
     beginning_at,
     read_stretches,
     reported_cause,
 )
-
-_TICK = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +57,8 @@ class Span:
 _table = stream_coverage
 
 
-def begin(connection: Connection, account: str, now: datetime) -> datetime:
-    """Return the instant since which a connection that subscribed now may claim to listen.
+def begin(connection: Connection, account: str, since: datetime) -> datetime:
+    """Return the instant since which a connection that subscribed at `since` may claim to listen.
 
     It is later than every earlier claim: after a clock was set back, the span in which nobody
     listened must not vanish in a stretch that ends in the future.
@@ -67,7 +66,7 @@ def begin(connection: Connection, account: str, now: datetime) -> datetime:
     ended_at = connection.execute(
         select(_table.c.ended_at).where(_table.c.account == account, _table.c.is_latest)
     ).scalar()
-    return now if ended_at is None else max(now, ended_at + _TICK)
+    return since if ended_at is None else max(since, ended_at + TICK)
 
 
 def extend_latest(connection: Connection, account: str, span: Span) -> bool:
@@ -154,56 +153,6 @@ def claim(connection: Connection, account: str, span: Span) -> None:
     connection.execute(insert(_table), {"account": account} | dataclasses.asdict(merged))
     if not merged.is_latest:
         _begin_gap_after(connection, account, merged, span)
-
-
-def take_back(
-    connection: Connection,
-    account: str,
-    *,
-    after: datetime,
-    until: datetime,
-    cause: StreamGapCause,
-) -> None:
-    """Take back what a connection has claimed, because a message was lost in that span.
-
-    Another connection that listened all the time claims its part again with its next span.
-
-    Args:
-        connection: in a transaction that locks the account and its latest stretch.
-        account: whose stream.
-        after: the last instant that is certain.
-        until: the last instant that was claimed.
-        cause: of the gap between them.
-    """
-    found = read_stretches(
-        connection, account, _table.c.started_at <= after, _table.c.ended_at > after
-    )
-    if until <= after or not found:
-        return
-    [stretch] = found
-    rest = stretch.ended_at > until  # which another connection has claimed
-    connection.execute(
-        update(_table)
-        .where(_table.c.account == account, beginning_at(stretch.started_at))
-        .values(ended_at=after, is_latest=stretch.is_latest and not rest)
-    )
-    if rest:
-        following = replace(
-            stretch,
-            started_at=until + _TICK,
-            events=0,
-            last_event_at=None,
-            gap_started_at=after,
-            gap_cause=cause,
-        )
-        connection.execute(insert(_table), {"account": account} | dataclasses.asdict(following))
-    elif not stretch.is_latest:
-        [next_one] = read_stretches(connection, account, _table.c.started_at > after, oldest=True)
-        connection.execute(
-            update(_table)
-            .where(_table.c.account == account, beginning_at(next_one.started_at))
-            .values(gap_started_at=after, gap_cause=cause)
-        )
 
 
 def _merged(span: Span, since: datetime, touched: Sequence[Stretch]) -> Stretch:

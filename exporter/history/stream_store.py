@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 
 from msgspec.structs import replace
@@ -10,13 +10,13 @@ from sqlalchemy import Connection, Executable, text
 
 from exporter.causes import NOT_KEPT
 from exporter.database.database import Database, set_statement_timeout
-from exporter.history import events, stream_coverage, undecided_events
+from exporter.history import events, stream_corrections, stream_coverage, undecided_events
 from exporter.history import head as heads
 from exporter.history.schema import order_group_events
 from exporter.history.stream_coverage import Span
+from exporter.history.stream_stretches import TICK
 from exporter.model import OrderGroupEvent, StreamBatch
 
-_TICK = timedelta(microseconds=1)
 _FEW = 10_000  # events that are written within the time that a statement has
 
 
@@ -43,18 +43,28 @@ class StreamStore:
         self._database = database
         self._prepare = prepare or (lambda: None)
 
-    def begin(self, account: str, now: datetime) -> datetime:
-        """Return the `since` of a connection that has just subscribed for an account.
+    def begin(self, account: str, since: datetime, *, now: datetime) -> datetime:
+        """Return the `since` of a connection that has subscribed for an account.
 
-        It is `now`, but later than what is claimed already: should the clock have been set back
-        while nobody listened, that gap still shows. If the database is away, use `now`.
+        It is as given, but later than what is claimed already. What is claimed of the future is
+        taken back: it was dated by a clock that has been set back since. If the database is away,
+        use `since` as it is, and call this later.
+
+        Args:
+            account: whose stream.
+            since: when the connection subscribed, UTC.
+            now: the present instant, UTC, by a clock that the exchange has just accepted.
 
         Raises:
             DatabaseError: the database failed.
         """
         self._prepare()
         with self._database.transaction() as connection:
-            return stream_coverage.begin(connection, account, now)
+            if stream_corrections.is_dated_ahead(connection, account, now):
+                heads.lock(connection, account)
+                stream_coverage.lock_latest(connection, account)
+                stream_corrections.take_back_ahead(connection, account, now)
+            return stream_coverage.begin(connection, account, since)
 
     def write(self, batch: StreamBatch) -> StreamWritten:
         """Write a batch, whole or not at all; a batch that is written already adds nothing.
@@ -143,8 +153,8 @@ def _up_to_what_is_decided(connection: Connection, batch: StreamBatch) -> Stream
     if undecidable is not None:
         start = replace(batch, until=batch.since, cause=None)
         _claim(connection, start, added=0, ended_at=batch.since)
-        since = stream_coverage.begin(connection, account, undecidable + _TICK)
-        stream_coverage.report_end(connection, account, NOT_KEPT, since - _TICK)
+        since = stream_coverage.begin(connection, account, undecidable + TICK)
+        stream_coverage.report_end(connection, account, NOT_KEPT, since - TICK)
         batch = replace(batch, since=since, until=max(batch.until, since))
     if undecided_events.are_waiting(connection, account):
         assert batch.since is not None  # noqa: S101  # as above
@@ -157,7 +167,7 @@ def _claim(connection: Connection, batch: StreamBatch, *, added: int, ended_at: 
         stream_coverage.claim(connection, batch.account, _span(batch, added=added))
     if batch.cause is not None:
         if batch.claimed_until is not None:
-            stream_coverage.take_back(
+            stream_corrections.take_back(
                 connection,
                 batch.account,
                 after=ended_at,

@@ -1,11 +1,14 @@
 """The stretches of stream coverage as rows: read and locked in their order."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, select
 
 from exporter.history.schema import accounts, stream_coverage
+
+TICK = timedelta(microseconds=1)
+"""The least time between two stretches."""
 
 
 @dataclass(frozen=True, slots=True)

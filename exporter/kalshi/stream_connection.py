@@ -60,7 +60,8 @@ class StreamConnection:
         url: of the WebSocket.
         key_id: only its last four characters are ever shown.
         key: signs the handshake.
-        now: returns the instant in UTC, never an earlier one than before.
+        now: returns the instant in UTC that dates events, never an earlier one than before.
+        steady: the same for what is certain, on a clock that is never set; None to use `now`.
         tls: for wss; connections share it, because it takes a megabyte.
         proxy: the URL of an HTTP proxy that tunnels to the server; None for none. It may hold a
             password.
@@ -82,6 +83,7 @@ class StreamConnection:
         key_id: str,
         key: SigningKey,
         now: Callable[[], datetime],
+        steady: Callable[[], datetime] | None = None,
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
         open_timeout: float = 10.0,
@@ -93,6 +95,7 @@ class StreamConnection:
         self._key_id = key_id
         self._key = key
         self._now = now
+        self._steady = steady
         is_tls = url.startswith("wss:")
         self._tls = tls if is_tls else None
         self._proxy = proxy
@@ -126,6 +129,11 @@ class StreamConnection:
         """Close the connection with a goodbye; do nothing if it is closed."""
         if self._socket is not None:
             await self._socket.close()
+
+    def give_up(self, reason: str) -> None:
+        """Drop the connection at once, because of something on this machine."""
+        if self._socket is not None:
+            self._socket.give_up(reason, "not_listening")
 
     @property
     def certain_until(self) -> datetime:
@@ -210,7 +218,7 @@ class StreamConnection:
         except ConnectionClosed as error:
             raise self._closed(socket, error) from error
         self.subscribed_at = self._received_at
-        socket.watch(self._silence_timeout, self._now)
+        socket.watch(self._silence_timeout, self._steady or self._now)
 
     async def _receive(self, socket: StreamSocket) -> Output:
         try:
@@ -218,8 +226,9 @@ class StreamConnection:
         except ConnectionClosed as error:
             raise self._closed(socket, error) from error
         self._taken += 1
-        self._received_at = self._now()
-        output = self._protocol.receive(message, self._received_at)
+        now = self._now()
+        self._received_at = now if self._steady is None else self._steady()
+        output = self._protocol.receive(message, now, self._received_at)
         if isinstance(output, Ignored):
             _log.debug("ignored %s", output.reason)
         if socket.proof is not None:
@@ -246,12 +255,12 @@ class StreamConnection:
         )
 
     def _closed(self, socket: StreamSocket, error: ConnectionClosed) -> StreamError:
-        cause: Literal["disconnected", "invalid_message"] = "disconnected"
+        cause: Literal["disconnected", "invalid_message", "not_listening"] = "disconnected"
         if error.sent and error.sent.code in _INVALID and not error.rcvd_then_sent:
             cause = "invalid_message"
             reason = f"a message was not valid: {sanitize(str(error.sent), _MAX_TEXT)}"
         elif socket.verdict is not None:
-            reason = socket.verdict
+            reason, cause = socket.verdict, socket.verdict_cause
         elif error.rcvd:
             reason = f"the exchange closed the connection: {sanitize(str(error.rcvd), _MAX_TEXT)}"
         else:

@@ -122,12 +122,13 @@ class StreamProtocol:
         """Return the message that asks for the subscription, to be sent once."""
         return f'{{"id":{_SUBSCRIBE_ID},"cmd":"subscribe","params":{{"channels":["{CHANNEL}"]}}}}'
 
-    def receive(self, message: bytes, received_at: datetime) -> Output:
+    def receive(self, message: bytes, received_at: datetime, at: datetime | None = None) -> Output:
         """Take one message and return what it means; never raises.
 
         Args:
             message: as received: JSON, or anything else.
-            received_at: UTC, not before that of the message before it.
+            received_at: UTC, not before that of the message before it; goes into the event.
+            at: the same instant by the clock that dates what is intact; None if by the same clock.
 
         Returns:
             After an `End`, that one again.
@@ -135,7 +136,7 @@ class StreamProtocol:
         if self.end is not None:
             return self.end
         try:
-            output = self._receive(message, received_at)
+            output = self._receive(message, received_at, at or received_at)
         except InvalidResponseError as error:
             output = InvalidMessage(error.reason)
         if isinstance(output, SequenceGap | ChannelError | InvalidMessage):
@@ -143,13 +144,13 @@ class StreamProtocol:
             self.end = output
         return output
 
-    def _receive(self, message: bytes, received_at: datetime) -> Output:
+    def _receive(self, message: bytes, received_at: datetime, at: datetime) -> Output:
         decoded = decode(message, received_at)
         if isinstance(decoded, EventMessage):
-            return self._in_sequence(decoded.sid, decoded.seq, decoded.event, received_at)
+            return self._in_sequence(decoded.sid, decoded.seq, decoded.event, at)
         match decoded:
             case SubscribedMessage():
-                return self._acknowledged(decoded, received_at)
+                return self._acknowledged(decoded, at)
             case ErrorMessage():
                 end = self._end_by_error(decoded)
                 ignored = Ignored(f"error {decoded.code}: {decoded.text}")
@@ -165,14 +166,14 @@ class StreamProtocol:
         if sid is None or decoded.seq is None:
             return ignored
         # Every message on a subscription takes a number of its sequence.
-        return self._in_sequence(sid, decoded.seq, ignored, received_at)
+        return self._in_sequence(sid, decoded.seq, ignored, at)
 
-    def _acknowledged(self, message: SubscribedMessage, received_at: datetime) -> Output:
+    def _acknowledged(self, message: SubscribedMessage, at: datetime) -> Output:
         if self.subscribed or message.channel not in {CHANNEL, None} or not _is_ours(message.id):
             return Ignored("an acknowledgement of another subscription")
         self.subscribed = True
         self._sid = message.sid
-        self._intact_until = received_at
+        self._intact_until = at
         return Subscribed(message.sid)
 
     def _end_by_error(self, message: ErrorMessage) -> ChannelError | None:
@@ -200,7 +201,7 @@ class StreamProtocol:
         return None
 
     def _in_sequence(
-        self, sid: int, seq: int, output: OrderGroupEvent | Ignored, received_at: datetime
+        self, sid: int, seq: int, output: OrderGroupEvent | Ignored, at: datetime
     ) -> Output:
         """Return `output` if its message is the next of our subscription."""
         if sid != self._sid or self._intact_until is None:
@@ -213,8 +214,8 @@ class StreamProtocol:
         self._seq = seq
         # A later message may have been sent before this one arrived, but it reports nothing that
         # happened before the event in this one.
-        happened_at = event.event_at if event and event.event_at else received_at
-        self._intact_until = max(self._intact_until, min(happened_at, received_at))
+        happened_at = event.event_at if event and event.event_at else at
+        self._intact_until = max(self._intact_until, min(happened_at, at))
         return output
 
 

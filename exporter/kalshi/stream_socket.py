@@ -6,7 +6,7 @@ included.
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
@@ -45,6 +45,7 @@ class StreamSocket(ClientConnection):
         proof: a number of messages, and the sending of the ping whose pong came after them. The
             reader takes it away once it has read that many messages.
         verdict: why this side gave the connection up; None if it did not.
+        verdict_cause: of the gap that begins then.
     """
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
@@ -52,6 +53,7 @@ class StreamSocket(ClientConnection):
         self.messages = 0
         self.proof: tuple[int, datetime] | None = None
         self.verdict: str | None = None
+        self.verdict_cause: Literal["disconnected", "not_listening"] = "disconnected"
         self._now: Callable[[], datetime] | None = None
         self._silence_timeout = 0.0
         self._silent_since = 0.0
@@ -101,7 +103,7 @@ class StreamSocket(ClientConnection):
 
         Args:
             silence_timeout: seconds without a message or a ping after which to give up.
-            now: returns the instant in UTC.
+            now: returns the instant in UTC at which pings are dated.
         """
         self._now = now
         self._silence_timeout = silence_timeout
@@ -124,9 +126,12 @@ class StreamSocket(ClientConnection):
         finally:
             self._waiting = False
 
-    def give_up(self, verdict: str) -> None:
+    def give_up(
+        self, verdict: str, cause: Literal["disconnected", "not_listening"] = "disconnected"
+    ) -> None:
         """Drop the connection at once."""
-        self.verdict = self.verdict or verdict
+        if self.verdict is None:
+            self.verdict, self.verdict_cause = verdict, cause
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -100,6 +100,7 @@ class _Latest(NamedTuple):
     started_at: datetime | None = None
     ended_at: datetime | None = None
     last_event_at: datetime | None = None
+    gap_started_at: datetime | None = None
     stream_ended_at: datetime | None = None
     stream_end_cause: str | None = None
 
@@ -111,6 +112,7 @@ def _latest(connection: Connection, account: str) -> _Latest:
             stream_coverage.c.started_at,
             stream_coverage.c.ended_at,
             stream_coverage.c.last_event_at,
+            stream_coverage.c.gap_started_at,
             accounts.c.stream_ended_at,
             accounts.c.stream_end_cause,
         )
@@ -130,9 +132,15 @@ def _gap(latest: _Latest, now: datetime) -> StreamGap | None:
         latest.stream_ended_at is not None and latest.stream_ended_at >= latest.ended_at
     )
     cause = latest.stream_end_cause if holds else None
-    if latest.ended_at is None or cause is not None or now - latest.ended_at > RECENT:
-        return StreamGap(since=latest.ended_at, cause=cause or NOT_LISTENING)
-    return None
+    since = latest.ended_at
+    if since is not None and since - now > RECENT:
+        # A clock that has been set back dated this stretch: its end is unknown. Whoever listens
+        # next takes it back.
+        is_past = latest.started_at is not None and latest.started_at <= now
+        since = latest.started_at if is_past else latest.gap_started_at
+    elif since is not None and cause is None and now - since <= RECENT:
+        return None
+    return StreamGap(since=since, cause=cause or NOT_LISTENING)
 
 
 def unheard(

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from exporter.clock import Clock, elapsed
+from exporter.clock import Clock, SteadyClock, elapsed
 from exporter.hooks import Hooks
 from exporter.http.tls import ssl_context
 from exporter.recording.recorder import Recorder
@@ -25,6 +25,8 @@ _SPREAD_SECONDS = 5.0  # over which the first handshakes of many connections are
 # A stretch is extended this often if there is anything new: pings come every ten seconds.
 _EXTEND_SECONDS = 1.0
 _EXTENSIONS_PER_SECOND = 10  # of all connections; with many, each stretch is extended less often
+
+_CLOCK_SECONDS = 1.0  # between two looks whether the wall clock was set
 
 _CLOSE_SECONDS = 3.0  # for all connections
 _WRITE_SECONDS = 4.0  # for what they heard last
@@ -54,6 +56,8 @@ class Streams:
         self._recorder = recorder
         self._asked_at: float | None = None  # whether the event loop moves; None: it does
         self._listeners: dict[tuple[str, str, str | None], Listener] = {}
+        self._steady = SteadyClock()
+        self._clock_watch: asyncio.Task[None] | None = None
         self._queue = StreamQueue()
         self._writer = StreamWriter(
             self._queue, recorder.stream.target, hooks=hooks, clock=clock, poll_soon=poll_soon
@@ -63,6 +67,7 @@ class Streams:
         self._shared = Shared(
             queue=self._queue,
             clock=clock,
+            steady=lambda: self._steady,
             hooks=hooks,
             tls=ssl_context(),
             handshakes=asyncio.Semaphore(_MAX_HANDSHAKES),
@@ -74,6 +79,7 @@ class Streams:
         """Begin to listen, in threads of its own."""
         self._writer.start()
         self._thread.start()
+        self._loop.call_soon_threadsafe(self._begin_to_watch_the_clock)
         self._listen_to(self._recorder.stream.sources)
 
     def use(self, recorder: Recorder) -> None:
@@ -132,7 +138,22 @@ class Streams:
                 listener.start(delay=random.uniform(0.0, spread))  # noqa: S311  # no secret
         await asyncio.gather(*(listener.stop() for listener in leaving))
 
+    def _begin_to_watch_the_clock(self) -> None:
+        self._clock_watch = self._loop.create_task(self._watch_clock())
+
+    async def _watch_clock(self) -> None:
+        """Make all connections again once the wall clock was set, or the machine slept."""
+        while True:
+            await asyncio.sleep(_CLOCK_SECONDS)
+            step = self._steady.step()
+            if step:
+                self._steady = SteadyClock()
+                for listener in self._listeners.values():
+                    listener.clock_was_set(step)
+
     async def _stop(self) -> None:
+        if self._clock_watch is not None:
+            self._clock_watch.cancel()
         await asyncio.gather(*(listener.stop() for listener in self._listeners.values()))
         self._loop.stop()
 

@@ -6,9 +6,10 @@ import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from exporter.clock import Clock, elapsed
+from exporter.causes import NOT_LISTENING
+from exporter.clock import Clock, SteadyClock, elapsed
 from exporter.errors import StreamError
 from exporter.history.claim import UNAUTHORIZED_THRESHOLD
 from exporter.history.occurrences import Occurrences
@@ -41,6 +42,8 @@ class Shared:
     Attributes:
         queue: for the writer.
         clock: dates what is heard.
+        steady: returns the clock that dates how far it is certain: another after the wall clock
+            was set, when every connection must be made again.
         hooks: receive `StreamChanged`.
         tls: which certificates to trust.
         handshakes: bounds how many there are at the same time.
@@ -50,6 +53,7 @@ class Shared:
 
     queue: StreamQueue
     clock: Clock
+    steady: Callable[[], SteadyClock]
     hooks: Hooks
     tls: ssl.SSLContext
     handshakes: asyncio.Semaphore
@@ -71,6 +75,7 @@ class Listener:
         self._reporter = StreamReporter(shared.hooks, shared.clock)
         self._backoff = Backoff()
         self._unauthorized = 0
+        self._connection: StreamConnection | None = None
         self._subscription: Subscription | None = None
         self._is_reported = False  # that nobody listens, and why
         self._wake = asyncio.Event()
@@ -87,6 +92,14 @@ class Listener:
             await asyncio.wait([self._task])
             self._reporter.ended(self._source)
 
+    def clock_was_set(self, seconds: float) -> None:
+        """Connect again after the wall clock was set: each connection dates by one clock alone.
+
+        The exchange accepts no handshake if the clock is wrong now.
+        """
+        if self._connection is not None:
+            self._connection.give_up(_describe(seconds))
+
     def replace(self, source: StreamSource) -> None:
         """Listen for other accounts; the next handshake is signed with the source's key."""
         before = {account.name for account in self._source.accounts}
@@ -98,7 +111,7 @@ class Listener:
             self._unauthorized = 0
             self._wake.set()
             return
-        now = self._shared.clock.now()
+        now = self._shared.steady().now()
         self._shared.queue.replace(self._subscription, source.accounts, now)
         for name in sorted(before - after):
             self._reporter.left(name)
@@ -125,13 +138,15 @@ class Listener:
     async def _listen(self) -> float:
         """Listen over one connection; return the seconds to wait before the next."""
         source = self._source
+        steady = self._shared.steady()
         subscribed_at: float | None = None
         async with AsyncExitStack() as stack:
-            connection = StreamConnection(
+            self._connection = connection = StreamConnection(
                 source.url,
                 key_id=source.key_id,
                 key=source.key,
                 now=self._shared.clock.now,
+                steady=steady.now,
                 tls=self._shared.tls,
                 proxy=source.proxy,
                 close_timeout=_CLOSE_SECONDS,
@@ -140,7 +155,7 @@ class Listener:
                 async with self._shared.handshakes:
                     await stack.enter_async_context(connection)
                 subscribed_at = elapsed()
-                await self._hear(connection)
+                await self._hear(connection, steady)
             except StreamError as error:
                 if subscribed_at is not None:
                     self._backoff.connected(elapsed() - subscribed_at)
@@ -148,12 +163,16 @@ class Listener:
                 self._lost(error, was_connected=subscribed_at is not None, wait=wait)
         return wait
 
-    async def _hear(self, connection: StreamConnection) -> None:
-        """Pass on what a connection hears.
+    async def _hear(self, connection: StreamConnection, steady: SteadyClock) -> None:
+        """Pass on what a connection hears, whose instants are by this clock.
 
         Raises:
             StreamError: always, in the end.
         """
+        if steady is not self._shared.steady():
+            raise StreamError(
+                "this machine's clock was set during the handshake", cause=NOT_LISTENING
+            )
         queue = self._shared.queue
         occurrences = Occurrences()
         subscription = queue.open(self._source.accounts, connection.subscribed_at)
@@ -172,7 +191,7 @@ class Listener:
             self._is_reported = True
             raise
         except BaseException:
-            queue.end(subscription, _certain_until(connection), "not_listening")
+            queue.end(subscription, _certain_until(connection), NOT_LISTENING)
             raise
         finally:
             self._subscription = None
@@ -206,13 +225,15 @@ class Listener:
             self._shared.queue.report(
                 NotListening(
                     accounts=self._source.accounts,
-                    at=self._shared.clock.now(),
+                    at=datetime.now(UTC),
                     cause=error.cause,
                 )
             )
 
     def _wait_after(self, error: StreamError) -> float:
         self._unauthorized = self._unauthorized + 1 if error.cause == "unauthorized" else 0
+        if error.cause == NOT_LISTENING:
+            self._backoff = Backoff()  # the exchange is not to blame
         wait = self._backoff.next_wait(at_least=error.retry_after or 0.0)
         return max(wait, COOLDOWN) if self._unauthorized >= UNAUTHORIZED_THRESHOLD else wait
 
@@ -226,6 +247,13 @@ class Listener:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
+
+
+def _describe(step: float) -> str:
+    """Return what a step of the wall clock means, in one line."""
+    if step < 0:
+        return f"this machine's clock was set back by {-step:.0f} s"
+    return f"this machine slept, or its clock was set forward: by {step:.0f} s"
 
 
 def _certain_until(connection: StreamConnection) -> datetime:

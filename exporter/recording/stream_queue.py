@@ -26,12 +26,14 @@ class Member:
     Attributes:
         joined_at: no event after this instant is missing, UTC; as is the next, the writer's.
         since: where the span that is claimed for it begins; None if none is claimed yet.
+        has_begun: whether the database knows that the span begins.
         database: in which it is claimed.
     """
 
     account: StreamAccount
     joined_at: datetime
     since: datetime | None = None
+    has_begun: bool = False
     database: str | None = None
 
 

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from exporter.clock import Clock, elapsed
 from exporter.errors import ExporterError, PoisonPollError, SpoolError
@@ -142,8 +142,7 @@ class StreamWriter:
         is_reachable = self._is_reachable(member.account.name)
         self._end_if_broken(member)
         is_new = member.since is None
-        since = self._begin(member, is_reachable) if member.since is None else member.since
-        member.since = since
+        since = member.since = self._begin(member, is_reachable)
         batch = StreamBatch(
             account=member.account.name,
             own_groups_only=member.account.own_groups_only,
@@ -189,13 +188,20 @@ class StreamWriter:
             member.joined_at = broken_at + _TICK
 
     def _begin(self, member: Member, is_reachable: bool) -> datetime:
-        """Return the instant since which a member's span may be claimed."""
-        if is_reachable:
+        """Return the instant since which a member's span is claimed."""
+        if member.since is None:
+            member.has_begun = False
+        since = member.since or member.joined_at
+        if is_reachable and not member.has_begun:
             try:
-                return self._target.store.begin(member.account.name, member.joined_at)
+                begun = self._target.store.begin(member.account.name, since, now=datetime.now(UTC))
             except ExporterError as error:
                 self._is_away(error)
-        return member.joined_at
+            else:
+                member.has_begun = True
+                # A span that is in the database already, from the spool, stays as it is.
+                return member.since or begun
+        return since
 
     def _keep(self, batch: StreamBatch, is_reachable: bool) -> bool:
         """Write a batch, or spool it; return whether it is kept."""

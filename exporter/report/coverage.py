@@ -132,12 +132,15 @@ def heard(connection: Connection, account: str, span: Span, *, now: datetime) ->
         span: what the report is about.
         now: the present instant.
     """
-    first, last = connection.execute(
+    first, latest, last = connection.execute(
         select(
             func.min(stream_coverage.c.started_at, type_=Instant),
+            func.max(stream_coverage.c.started_at, type_=Instant),
             func.max(stream_coverage.c.ended_at, type_=Instant),
         ).where(stream_coverage.c.account == account)
     ).one()
+    if last is not None and last - now > RECENT and latest <= now:
+        last = latest  # as in `stream_gap`: the real end is unknown
     gap = stream_gap(connection, account, now)
     cause = None if gap is None else gap.cause
     if first is None and cause == NOT_LISTENING:

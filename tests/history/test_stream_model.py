@@ -6,6 +6,7 @@ are lost, repeated, and reordered within a millisecond; batches are spooled, wri
 processes are killed; and the machine's clock is set forward and back.
 """
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from hypothesis.stateful import (
 )
 from msgspec.structs import replace
 from sqlalchemy import delete
+from sqlalchemy.event import listen, remove
 
 from exporter.causes import StreamGapCause
 from exporter.history import schema
@@ -39,6 +41,14 @@ MILLISECOND = timedelta(milliseconds=1)
 
 Content = tuple[Any, ...]
 
+# The exchange refuses a handshake if the clock is so wrong, and smaller errors are possible.
+ACCEPTED = timedelta(seconds=30)
+SMALL = timedelta(seconds=6)
+
+
+class Killed(Exception):  # noqa: N818  # no fault
+    """The process is killed before its next statement."""
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -46,6 +56,7 @@ class Sent:
 
     event: OrderGroupEvent
     label: datetime | None  # None while the clock repeats instants, which are ambiguous
+    at: datetime | None = None  # by a clock that is right
 
     @property
     def content(self) -> Content:
@@ -72,18 +83,24 @@ class Connection:
     number: Occurrences
     expected: int
     intact_until: datetime
+    has_begun: bool = True
     on_its_way: list[Message] = field(default_factory=list)
     lost: list[Content] = field(default_factory=list)
 
 
 @dataclass
 class Daemon:
-    """A process with a clock that never goes back, and with a spool that outlives it."""
+    """A process with its spool, which outlives it, and two clocks.
+
+    One dates what it hears and never runs back. The other is as wrong as the machine's was when
+    the process looked last, and dates how far it is certain.
+    """
 
     connection: Connection | None = None
     heard: list[OrderGroupEvent] = field(default_factory=list)
     spool: list[StreamBatch] = field(default_factory=list)
     last: datetime | None = None
+    offset: timedelta = timedelta()
 
     def now(self, wall: datetime) -> datetime:
         """Return the time on the daemon's clock."""
@@ -130,11 +147,21 @@ class Listeners(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0004, 0.01, 3.0, 20.0, 90.0]))
     def wait(self, seconds: float) -> None:
-        self.true += timedelta(seconds=seconds)
+        self.true += timedelta(seconds=min(seconds, 1.0))
+        if seconds > 1.0:
+            for daemon in self.daemons.values():
+                self._look_at_the_clock(daemon)
+        self.true += timedelta(seconds=max(seconds - 1.0, 0.0))
 
-    @rule(seconds=st.sampled_from([-100.0, -5.0, 100.0]))
+    @rule(seconds=st.sampled_from([-100.0, -5.0, 0.0, 5.0, 100.0]))
     def set_clock(self, seconds: float) -> None:
-        self.offset += timedelta(seconds=seconds)
+        self.offset = timedelta(seconds=seconds)
+
+    def _look_at_the_clock(self, daemon: Daemon) -> None:
+        """Every second a daemon looks whether the clock was set: then it connects again."""
+        if daemon.offset != self.offset:
+            self._end(daemon, "not_listening")
+            daemon.offset = self.offset
 
     @rule(
         some=st.lists(st.tuples(groups, kinds), min_size=1, max_size=4),
@@ -159,7 +186,7 @@ class Listeners(RuleBasedStateMachine):
                 contracts_limit="5.00" if kind == "limit_updated" else None,
                 received_at=at,
             )
-            self.sent.append(Sent(event, self._new_label()))
+            self.sent.append(Sent(event, self._new_label(), self.true))
             self.sequence += 1
             messages.append((event, self.label))
         for index, daemon in enumerate(self.daemons.values()):
@@ -179,6 +206,12 @@ class Listeners(RuleBasedStateMachine):
         return self.label if is_new else None
 
     def _now(self, daemon: Daemon) -> datetime:
+        now = self.true + daemon.offset
+        self.label = max(self.label, now)
+        self.true += TICK
+        return now
+
+    def _heard_at(self, daemon: Daemon) -> datetime:
         now = daemon.now(self.wall)
         self.label = max(self.label, now)
         self.true += TICK
@@ -186,21 +219,36 @@ class Listeners(RuleBasedStateMachine):
 
     # These rules make the daemons act.
 
-    @rule(name=names, begin=st.booleans())
-    def connect(self, name: str, begin: bool) -> None:
+    @rule(name=names, flush=st.booleans(), away=st.booleans())
+    def connect(self, name: str, flush: bool, away: bool) -> None:
         daemon = self.daemons[name]
         if daemon.connection is not None:
             return
+        self._look_at_the_clock(daemon)
+        if abs(self.offset) > ACCEPTED:
+            refused = StreamBatch(
+                account="main",
+                own_groups_only=self.own_groups_only,
+                since=None,
+                until=self.wall,
+                cause="unauthorized",
+            )
+            self._keep(daemon, refused)
+            return
         now = self._now(daemon)
-        since = self.store.begin("main", now)
+        away = away or bool(daemon.spool)
+        since = now if away else self.store.begin("main", now, now=self.wall)
         daemon.connection = Connection(
             since=since,
             until=since,
             number=Occurrences(),
             expected=self.sequence + 1,
             intact_until=since,
+            has_begun=not away,
         )
-        if begin:
+        if away:
+            self.flush_without_database(name)
+        elif flush:
             self._flush(daemon)
 
     @rule(name=names)
@@ -227,7 +275,7 @@ class Listeners(RuleBasedStateMachine):
             connection.expected += 1
             assert message.label is not None
             connection.intact_until = max(connection.intact_until, message.label)
-            event = _heard(message.event, self._now(daemon))
+            event = _heard(message.event, self._heard_at(daemon))
             daemon.heard.append(connection.number.number(event))
         del connection.on_its_way[:count]
         if flush:
@@ -236,7 +284,7 @@ class Listeners(RuleBasedStateMachine):
     @rule(name=names)
     def receive_everything(self, name: str) -> None:
         """Receive and write all messages, which is the normal case."""
-        self.connect(name, begin=True)
+        self.connect(name, flush=True, away=False)
         self.ping(name)
         self.receive(name, count=1000, flush=True)
 
@@ -250,6 +298,28 @@ class Listeners(RuleBasedStateMachine):
                 content = Sent(event, None).content
                 connection.lost.append(content)
                 self.unnoticed[content] += 1
+
+    @rule(name=names, claims=st.booleans(), away=st.booleans(), notices=st.booleans())
+    def lose_what_pings_do_not_show(
+        self, name: str, claims: bool, away: bool, notices: bool
+    ) -> None:
+        """Lose a message, answer pings, and let only the next message show the loss."""
+        daemon = self.daemons[name]
+        self.receive(name, count=1000, flush=True)
+        if daemon.connection is None:
+            return
+        self.send([("a", "created"), ("a", "triggered")], shuffled=False)
+        while daemon.connection.on_its_way:
+            self.lose_a_message(name, 0)
+        if claims:
+            self.true += timedelta(seconds=3)
+            self.ping(name)
+            self.receive(name, count=1, flush=not away)
+            if away:
+                self.flush_without_database(name)
+        if notices:
+            self.send([("a", "triggered")], shuffled=False)
+            self.receive(name, count=1000, flush=True)
 
     @rule(name=names)
     def flush(self, name: str) -> None:
@@ -295,7 +365,40 @@ class Listeners(RuleBasedStateMachine):
 
     @rule(name=names)
     def kill(self, name: str) -> None:
-        self.daemons[name] = Daemon(spool=self.daemons[name].spool)
+        self.daemons[name] = Daemon(spool=self.daemons[name].spool, offset=self.offset)
+
+    @rule(
+        name=names,
+        statement=st.integers(1, 8),
+        act=st.sampled_from(["connect", "flush", "drain", "end"]),
+    )
+    def kill_at_a_statement(self, name: str, statement: int, act: str) -> None:
+        """Kill the process before a statement of what it writes, or before a commit."""
+        count = itertools.count(1)
+
+        def die(*_: Any) -> None:
+            if next(count) == statement:
+                raise Killed
+
+        daemon = self.daemons[name]
+        engine = self.history.database.engine
+        for moment in ("before_cursor_execute", "commit"):
+            listen(engine, moment, die)
+        try:
+            match act:
+                case "connect":
+                    self.connect(name, flush=True, away=False)
+                case "flush":
+                    self._flush(daemon)
+                case "drain":
+                    self.drain(name, forget=True)
+                case "end":
+                    self._end(daemon, "disconnected")
+        except Killed:
+            self.kill(name)
+        finally:
+            for moment in ("before_cursor_execute", "commit"):
+                remove(engine, moment, die)
 
     @rule(late=st.sampled_from([0.0, 1.0, 6.0]))
     def poll(self, late: float) -> None:
@@ -330,17 +433,21 @@ class Listeners(RuleBasedStateMachine):
             if intact_until < batch.until:
                 batch = replace(batch, until=intact_until, claimed_until=batch.until)
             self.noticed.append((batch, daemon.connection.lost))
+        self._keep(daemon, batch)
         daemon.connection = None
-        if daemon.spool:
-            daemon.spool.append(batch)
-        else:
-            self._write(batch)
 
     def _flush(self, daemon: Daemon) -> None:
-        if daemon.connection is None:
+        connection = daemon.connection
+        if connection is None:
             return
-        batch = self._batch(daemon)
-        if daemon.spool:  # the batch queues behind those that wait
+        if not connection.has_begun and not daemon.spool:
+            self.store.begin("main", connection.since, now=self.wall)
+            connection.has_begun = True
+        self._keep(daemon, self._batch(daemon))
+
+    def _keep(self, daemon: Daemon, batch: StreamBatch) -> None:
+        """Write a batch, or spool it behind what waits."""
+        if daemon.spool:
             daemon.spool.append(batch)
         else:
             self._write(batch)
@@ -387,6 +494,13 @@ class Listeners(RuleBasedStateMachine):
             for each in ours
             if each.label is not None
             and any(start <= each.label <= end for start, end in stretches)
+        }
+        # Whatever the clock was set to: what lies well inside of a stretch.
+        claimed |= {
+            each.content
+            for each in ours
+            if each.at is not None
+            and any(start + SMALL < each.at < end - SMALL for start, end in stretches)
         }
         for content in claimed - (+self.unnoticed).keys():
             assert content in recorded, f"claimed, but not listed: {content}"

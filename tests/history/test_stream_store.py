@@ -60,6 +60,13 @@ class Stream:
         )
         return self.store.write(batch).added
 
+    def begin(self, since: float, *, now: float | None = None) -> float:
+        """Return since when a connection that subscribed at this second may claim."""
+        at = self.history.at
+        return self.seconds(
+            self.store.begin("main", at(since), now=at(since if now is None else now))
+        )
+
     def stretches(self) -> list[tuple[float, float, int]]:
         """Return the start, the end and the events of each stretch."""
         return [
@@ -256,17 +263,66 @@ def test_no_connection_fills_a_gap_whose_events_were_not_kept(stream: Stream) ->
     assert stream.gaps() == [(10, 20, "not_kept")]
 
 
-def test_a_connection_begins_after_the_claimed_coverage(stream: Stream) -> None:
-    at = stream.history.at
-    assert stream.store.begin("main", at(5)) == at(5)
+def test_a_connection_begins_after_what_is_claimed(stream: Stream) -> None:
+    assert stream.begin(5) == 5
     stream.hear(0, 10)
-    assert stream.store.begin("main", at(12)) == at(12)
-    # The clock was set back between two connections.
-    since = (stream.store.begin("main", at(5)) - at(0)).total_seconds()
-    assert since > 10
-    stream.hear(since, 8)
-    stream.hear(since, 20)
+    assert stream.begin(12) == 12
+    # Another machine's clock is a little ahead.
+    assert stream.begin(8.5) == 10
+    since = stream.store.begin("main", stream.history.at(8.5), now=stream.history.at(8.5))
+    assert since > stream.history.at(10)
+    after = (since - stream.history.at(0)).total_seconds()
+    stream.hear(after, 9)
+    stream.hear(after, 20)
     assert stream.gaps() == [(10, 10, "not_listening")]
+    # The database was away when it subscribed.
+    assert stream.begin(12, now=30) == 20
+
+
+def test_what_a_clock_claimed_of_the_future_is_taken_back(stream: Stream) -> None:
+    stream.hear(0, 10, cause="not_listening")  # the clock was set forward
+    stream.hear(3600, 3700, stream.event(3650), cause="not_listening")  # and set back
+    assert stream.begin(70) == 70
+    assert stream.stretches() == [(0, 10, 0)]
+    # The end of listening must not be later than what follows.
+    row = stream.history.row("accounts")
+    assert row["stream_ended_at"] == stream.history.at(70)
+    stream.hear(70, 80)
+    assert stream.gaps() == [(10, 70, "not_listening")]
+    stream.hear(70, 90)
+    assert stream.stretches() == [(0, 10, 0), (70, 90, 0)]
+    assert len(stream.heard()) == 1  # it was sent, whatever the clock showed
+
+
+def test_without_any_other_stretch_what_is_claimed_of_the_future_is_all_gone(
+    stream: Stream,
+) -> None:
+    stream.hear(3600, 3700)
+    stream.hear(3800, 3900)
+    assert stream.begin(70) == 70
+    assert stream.stretches() == []
+    stream.hear(70, 80)
+    assert stream.stretches() == [(70, 80, 0)]
+    assert stream.gaps() == []
+
+
+def test_a_clock_that_was_a_little_ahead_costs_what_it_may_have_been_wrong_by(
+    stream: Stream,
+) -> None:
+    stream.hear(0, 1000)
+    assert stream.begin(970) == 970
+    assert stream.stretches() == [(0, 910, 0)]
+    stream.hear(970, 980)
+    assert stream.gaps() == [(910, 970, "not_listening")]
+
+
+def test_of_a_clock_that_was_more_wrong_than_the_exchange_accepts_nothing_is_believed(
+    stream: Stream,
+) -> None:
+    stream.hear(0, 10)
+    stream.hear(20, 3600)
+    assert stream.begin(970) == 970
+    assert stream.stretches() == [(0, 10, 0), (20, 20, 0)]
 
 
 def test_any_order_of_spans_gives_the_same_stretches(stream: Stream) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.clock import Clock
+from exporter.clock import Clock, SteadyClock
 from exporter.demo.answers import Answer
 from exporter.demo.exchange import Exchange
 from exporter.hooks import Hooks
@@ -35,9 +35,11 @@ def source(exchange: Exchange, key_pair: "KeyPair") -> StreamSource:
 
 
 def shared(queue: StreamQueue, *, cooldown: Callable[[str], float] = lambda _: 0.0) -> Shared:
+    steady = SteadyClock()
     return Shared(
         queue=queue,
         clock=Clock(),
+        steady=lambda: steady,
         hooks=Hooks(),
         tls=ssl_context(),
         handshakes=asyncio.Semaphore(8),

@@ -38,8 +38,8 @@ class FakeStore:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def begin(self, _account: str, now: datetime) -> datetime:
-        return now
+    def begin(self, _account: str, since: datetime, *, now: datetime) -> datetime:
+        return min(since, now)
 
     def write(self, batch: StreamBatch) -> StreamWritten:
         self.may_go_on.wait(30)

@@ -1,9 +1,6 @@
 """Test a daemon whose clocks are stepped, whose machine sleeps, or that is suspended."""
 
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,6 +12,7 @@ import pytest
 from exporter.demo import exchange
 from soak.witness import broken_promises, record_of
 from tests.reliability.conftest import lateness
+from tests.support.clocks import Clocks
 from tests.support.daemons import Daemon, StartDaemon
 
 if TYPE_CHECKING:
@@ -30,26 +28,6 @@ _HOUR = 3600  # seconds
 def _tolerant_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the exchange accept every clock; other tests cover its refusals."""
     monkeypatch.setattr(exchange, "CLOCK_TOLERANCE", 10.0**10)
-
-
-class Clocks:
-    """The clocks of a process that is started with `environment`, on Linux only."""
-
-    def __init__(self, directory: Path) -> None:
-        compiler = shutil.which("cc")
-        if sys.platform != "linux" or compiler is None:
-            pytest.skip("SKIPPED LOUDLY: setting a daemon's clocks needs Linux and a C compiler")
-        source, library = Path(__file__).with_name("clocks.c"), directory / "clocks.so"
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-        self._shifts = directory / "shifts"
-        self.environment = {"LD_PRELOAD": str(library), "SHIFTED_CLOCKS": str(self._shifts)}
-        self.shift()
-
-    def shift(self, *, wall: int = 0, asleep: int = 0) -> None:
-        """Shift the wall clock by `wall` seconds, and pretend a sleep of `asleep` seconds."""
-        new = self._shifts.with_suffix(".new")
-        new.write_text(f"{wall} {asleep}")
-        new.replace(self._shifts)
 
 
 @pytest.fixture

@@ -41,8 +41,7 @@ def fill_all(history: "History") -> None:
 def go_through_events(history: "History") -> None:
     """Write every kind of batch that a connection can produce."""
     stream = Stream(history)
-    at = history.at
-    stream.store.begin("main", at(1000))
+    stream.begin(1000)
     # These extend a first stretch, with one statement or with several.
     stream.hear(1000, 1001)
     stream.hear(1000, 1002, stream.event(1001.5))
@@ -57,6 +56,9 @@ def go_through_events(history: "History") -> None:
     stream.hear(1000, 1023, cause="not_kept")
     stream.hear(1030, 1031)
     stream.hear(1000, 1032)
+    # The clock was ahead, and came back.
+    stream.hear(2000, 2010)
+    stream.begin(1033)
     # A subaccount hears of its own groups, of others, and of some that only a poll can tell apart.
     stream.hear(1030, 1040, stream.event(1033, "created", "new"), own_groups_only=True)
     history.observe(1041, history.group("new"))

@@ -1,0 +1,28 @@
+"""Sets the clocks of a process while it runs."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+class Clocks:
+    """The clocks of a process that is started with `environment`, on Linux only."""
+
+    def __init__(self, directory: Path) -> None:
+        compiler = shutil.which("cc")
+        if sys.platform != "linux" or compiler is None:
+            pytest.skip("SKIPPED LOUDLY: setting a daemon's clocks needs Linux and a C compiler")
+        source, library = Path(__file__).with_name("clocks.c"), directory / "clocks.so"
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        self._shifts = directory / "shifts"
+        self.environment = {"LD_PRELOAD": str(library), "SHIFTED_CLOCKS": str(self._shifts)}
+        self.shift()
+
+    def shift(self, *, wall: int = 0, asleep: int = 0) -> None:
+        """Shift the wall clock by `wall` seconds, and pretend a sleep of `asleep` seconds."""
+        new = self._shifts.with_suffix(".new")
+        new.write_text(f"{wall} {asleep}")
+        new.replace(self._shifts)

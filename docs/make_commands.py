@@ -23,8 +23,7 @@ _EXIT_CODES = {
     Exit.INVALID_RESPONSE: "the response was not valid; nothing was concluded from it",
     Exit.UNAVAILABLE: "the exchange was unreachable, too slow, rate-limited, failing, or refused"
     " the request",
-    Exit.DATABASE: "the database is damaged, or database and disk failed and the observation is"
-    " lost",
+    Exit.DATABASE: "the database failed, or database and disk failed and the observation is lost",
     Exit.TEMPORARY: "try again later: another exporter is polling the account, or the observation"
     " waits in the spool",
     Exit.UNAUTHORIZED: "the exchange refused the credentials",

@@ -94,6 +94,7 @@ class DatabaseSetupError(DatabaseError):
 class DatabaseDamagedError(DatabaseError):
     """The database's file or index is damaged, and must be restored or repaired."""
 
+    exit_code = Exit.CONFIGURATION
     retryable = False
     until = "until it is mended"
 

@@ -145,7 +145,7 @@ def _drop_revision(place: Place) -> None:
         (_protect_directory, 78, "data may not be written to by"),
         (_close_index, 78, "order_groups.db-wal may not be read or written by"),
         (_become_directory, 78, "order_groups.db is a directory"),
-        (_damage_page, 74, "is damaged"),
+        (_damage_page, 78, "is damaged"),
         (_damage_header, 78, "not a SQLite database, or its beginning is damaged"),
         (_drop_table, 78, "no such table"),
         (_drop_revision, 78, "alembic_version, which holds the schema's revision, is gone"),

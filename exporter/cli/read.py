@@ -48,7 +48,7 @@ def status(context: Context, as_json: bool, max_age: float | None) -> Exit:
         # An analyst may read the database, but not the spool, which belongs to the exporter.
         forbidden = isinstance(error.__cause__, PermissionError)
         place = f"the spool {configuration.spool.directory} is for the exporter's user alone"
-        click.echo(f"{place if forbidden else error}: what waits there is not counted", err=True)
+        streams.warn(f"{place if forbidden else error}: what waits there is not counted")
         spooled = {}
     try:
         statuses = read(

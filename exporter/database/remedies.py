@@ -45,16 +45,28 @@ def _grant(said: str, url: URL, *, write: bool) -> str:
             "database": "CONNECT",
         }
         return f"GRANT {rights[kind]} ON {kind.upper()} {name} TO {role}"
-    if found := re.search(r"permission denied for (?:table|view|relation) (\S+)", said):
-        rights_on_table = "SELECT, INSERT, UPDATE, DELETE" if write else "SELECT"
-        return f"GRANT {rights_on_table} ON {found[1]} TO {role}"
+    if found := re.search(r"permission denied for (table|view|relation) (\S+)", said):
+        kind, name = found.groups()
+        # Nothing writes to a view.
+        needed = "SELECT, INSERT, UPDATE, DELETE" if write and kind != "view" else "SELECT"
+        return f"GRANT {needed} ON {name} TO {role}"
     return f"give the right to {role}"
 
 
 def _role(url: URL) -> str:
     """Return the role that connects, as SQL writes it."""
-    role = url.username or os.environ.get("PGUSER") or getpass.getuser()
+    role = url.username or url.query.get("user") or os.environ.get("PGUSER") or _user()
+    if not isinstance(role, str):
+        return "the role"
     return role if re.fullmatch("[a-z_][a-z0-9_]*", role) else '"' + role.replace('"', '""') + '"'
+
+
+def _user() -> str | None:
+    """Return the name of this process's user; None if it has none, as in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the error of Python before and since 3.13
+        return None
 
 
 def remedy_of_connection(said: str, url: URL) -> str | None:
@@ -88,6 +100,10 @@ _CONNECTIONS = (
     (
         r'role ".*" does not exist|no such user',
         "CREATE ROLE {role} LOGIN, or correct the user in database.url",
+    ),
+    (
+        r"local user with ID \d+ does not exist",
+        "name the user in database.url, as in //user@host/database, or in PGUSER",
     ),
     (r"not permitted to log in", "ALTER ROLE {role} LOGIN, or use another role in database.url"),
     (r"permission denied for database", "GRANT CONNECT ON DATABASE {database} TO {role}"),

@@ -62,6 +62,11 @@ def load_private_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
     """
     content = read_secret_file(path, "private key")
     text = pem.plain(pem.decoded(content))
+    if pem.count_private_keys(text) > 1:
+        # Only the exchange could tell which of them belongs to the key's id.
+        raise PrivateKeyError(
+            f"{path} holds several private keys: leave only the one that belongs to key_id"
+        )
     try:
         key = _parse(content, text, passphrase)
     except TypeError:
@@ -83,7 +88,7 @@ def load_private_key(path: Path, passphrase: bytes | None = None) -> SigningKey:
         case _:
             kind = type(key).__name__.removesuffix("PrivateKey")
             raise PrivateKeyError(
-                f"{path} holds a {kind} key: the exchange takes RSA and Ed25519 keys"
+                f"{path} holds a key of the kind {kind}: the exchange takes RSA and Ed25519 keys"
             )
 
 

@@ -51,6 +51,21 @@ def der_of(text: str) -> bytes | None:
     return _from_base64(block["body"] if block else text)
 
 
+def count_private_keys(text: str) -> int:
+    """Return how many different private keys a PEM file holds.
+
+    Args:
+        text: as `plain` returns it.
+    """
+    return len(
+        {
+            "".join(block["body"].split())
+            for block in _BLOCK.finditer(text)
+            if "PRIVATE KEY" in block["label"]
+        }
+    )
+
+
 def damage(text: str) -> str:
     """Return what is wrong with a text that should be a private key in PEM, without quoting it.
 

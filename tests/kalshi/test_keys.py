@@ -116,6 +116,14 @@ def test_a_file_without_a_private_key_is_refused(keys: "Keys", content: bytes, w
         load_private_key(path)
 
 
+def test_a_file_with_several_private_keys_is_refused(keys: "Keys") -> None:
+    rsa, ed25519 = keys.rsa.read_bytes(), (keys.directory / "ed25519.pem").read_bytes()
+    path = keys.write("two.pem", rsa + ed25519)
+    with pytest.raises(PrivateKeyError, match="holds several private keys: leave only the one"):
+        load_private_key(path)
+    load_private_key(keys.write("twice.pem", rsa + rsa))
+
+
 def _relabelled(pem: bytes, label: str) -> bytes:
     """Return a PEM file with another label in its first and last lines."""
     _, *body, _ = pem.strip().splitlines()

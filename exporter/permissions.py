@@ -27,6 +27,14 @@ def is_missing(path: Path) -> bool:
     return False
 
 
+def real_path(path: Path) -> Path:
+    """Return where a path leads, whether or not there is anything.
+
+    `Path.resolve()` raises RuntimeError for a loop of links before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
+
+
 def explain_file(path: Path, *, write: bool) -> str | None:
     """Return why a file cannot be opened, and what to do; None if nothing is found.
 

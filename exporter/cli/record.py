@@ -96,14 +96,14 @@ def prune(context: Context, older_than: float, dry_run: bool) -> None:
     from contextlib import closing
     from datetime import UTC, datetime, timedelta
 
-    from exporter.history.migrate import ensure_current
+    from exporter.history.migrate import require_current
     from exporter.history.prune import prune as drop
     from exporter.wiring import database_of
 
     configuration = context.history()
     before = datetime.now(UTC) - timedelta(seconds=older_than)
     with closing(database_of(configuration)) as database:
-        ensure_current(database, auto_migrate=False)
+        require_current(database)
         dropped = drop(database, before=before, dry_run=dry_run)
     verb = "would be dropped" if dry_run else "dropped"
     streams.answer(f"{dropped} polls from before {before:%Y-%m-%dT%H:%M:%SZ} {verb}.")

@@ -72,12 +72,29 @@ def ensure_current(database: Database, *, auto_migrate: bool) -> None:
         return
     refuse_newer(revision)
     if not auto_migrate:
-        state = "has no tables yet" if revision is None else f"is at revision {revision}"
-        raise SchemaError(
-            f"the database {state}, this version needs {REVISION}, and database.auto_migrate is"
-            " false: run `kalshi-exporter migrate`"
-        )
+        raise _outdated(revision, " and database.auto_migrate is false")
     migrate(database)
+
+
+def require_current(database: Database) -> None:
+    """Make sure that the schema is this version's, without migrating it.
+
+    Raises:
+        SchemaError: the schema is newer, or older.
+        DatabaseError: the database failed.
+    """
+    revision = current_revision(database)
+    refuse_newer(revision)
+    if revision != REVISION:
+        raise _outdated(revision)
+
+
+def _outdated(revision: str | None, reason: str = "") -> SchemaError:
+    state = "has no tables yet" if revision is None else f"is at revision {revision}"
+    return SchemaError(
+        f"the database {state}, this version needs {REVISION}{reason and ','}{reason}:"
+        " run `kalshi-exporter migrate`"
+    )
 
 
 def migrate(database: Database, *, to: str = REVISION) -> tuple[str | None, Path | None]:

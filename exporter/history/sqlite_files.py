@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exporter.database.database import Database
 from exporter.errors import DatabaseDamagedError, DatabaseError, DatabaseSetupError
-from exporter.permissions import explain_directory, explain_file, is_missing
+from exporter.permissions import explain_directory, explain_file, is_missing, real_path
 
 
 def file_size(path: Path) -> int:
@@ -49,7 +49,7 @@ def _cannot_create(path: Path, error: OSError | sqlite3.Error) -> DatabaseError:
         return DatabaseDamagedError(
             f"database: cannot create {path}: the database is damaged ({error}): restore a backup"
         )
-    reason = explain_directory(path.parent, write=True)
+    reason = explain_directory(real_path(path).parent, write=True)
     if reason is not None:
         return DatabaseSetupError(f"database: cannot create {path}: {reason}")
     said = error.strerror if isinstance(error, OSError) else error

@@ -151,6 +151,16 @@ CASES = {
         config={"database": {"url": "sqlite:///none.db", "auto_migrate": False}},
         says=(("has no tables yet", "auto_migrate is false", "kalshi-exporter migrate"),),
     ),
+    "no database to prune": Case(
+        config={"database_url": "sqlite:///none.db"},
+        command=("prune", "--older-than", "1d"),
+        says=(("has no tables yet, this version needs", ": run `kalshi-exporter migrate`"),),
+    ),
+    "a link for the database that leads nowhere": Case(
+        config={"database_url": "sqlite:///dangling.db"},
+        command=("migrate",),
+        says=(("dangling.db", "nowhere does not exist", "create it"),),
+    ),
     "no directory for the database": Case(
         config={"database_url": "sqlite:///nowhere/order_groups.db"},
         says=(("nowhere does not exist", "create it"),),
@@ -216,6 +226,7 @@ def workplace(tmp_path: Path, key_pair: "KeyPair") -> Path:
         (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o644 if name.startswith("open") else 0o600)
     (tmp_path / "a-directory").mkdir()
+    (tmp_path / "dangling.db").symlink_to("nowhere/order_groups.db")
     for name in ("newer.db", "empty.db"):
         with closing(sqlite3.connect(tmp_path / name)) as connection:
             if name == "newer.db":
@@ -229,7 +240,7 @@ def contents(directory: Path) -> dict[str, object]:
     """Return the mode and the bytes of everything below a directory, by relative path."""
     return {
         str(path.relative_to(directory)): (
-            path.stat().st_mode,
+            path.lstat().st_mode,
             path.is_file() and path.read_bytes(),
         )
         for path in directory.rglob("*")

@@ -9,9 +9,10 @@ from exporter.doctor.filesystem import network_filesystem_of
 from exporter.doctor.finding import Finding, failed
 from exporter.doctor.rehearsal import RehearsalDatabase, rehearse, try_directory
 from exporter.errors import DatabaseError, DatabaseSetupError, Exit, ExporterError
+from exporter.history.exchange import settle
 from exporter.history.migrate import current_revision, refuse_newer, require_ownership, upgrade
 from exporter.history.schema import REVISION
-from exporter.permissions import explain_directory, is_missing
+from exporter.permissions import explain_directory, is_missing, real_path
 
 
 def check_database(configuration: Configuration) -> Iterator[Finding]:
@@ -47,6 +48,7 @@ def _schema(configuration: Configuration, database: RehearsalDatabase) -> Findin
     refuse_newer(revision)
     if revision == REVISION:
         with database.rehearsal() as connection:
+            settle(database, {each.name: each.exchange for each in configuration.accounts})
             rehearse(database, connection)
         return _finding(f"{where}; schema {revision}; writable")
     if not configuration.database.auto_migrate:
@@ -78,10 +80,11 @@ def _try_directory(path: Path) -> None:
     Raises:
         DatabaseError: the directory cannot be written.
     """
+    directory = real_path(path).parent
     try:
-        try_directory(path.parent)
+        try_directory(directory)
     except OSError as error:
-        reason = explain_directory(path.parent, write=True)
+        reason = explain_directory(directory, write=True)
         if reason is not None:
             raise DatabaseSetupError(f"{path}: {reason}") from error
-        raise DatabaseError(f"{path.parent}: {error.strerror}: make room there") from error
+        raise DatabaseError(f"{directory}: {error.strerror}: make room there") from error

@@ -11,6 +11,7 @@ from exporter.doctor.rehearsal import try_directory
 from exporter.errors import SpoolError
 from exporter.permissions import explain_place
 from exporter.spool.spool import Spool
+from exporter.text import counted
 
 _TRIAL_SIZE = 4096  # bytes
 
@@ -32,24 +33,29 @@ def check_spool(configuration: Configuration) -> Iterator[Finding]:
     waiting = sum(pending.values())
     yield Finding(
         subject=subject,
-        text=f"{directory}; " + (f"{waiting} polls wait for the database" if waiting else "empty"),
+        text=f"{directory}; "
+        + (f"{_polls_wait(waiting)} for the database" if waiting else "empty"),
     )
     # No exporter with this configuration would ever write these to the database.
     configured = {account.name for account in configuration.accounts}
     for account in sorted(pending.keys() - configured):
         yield Finding(
             subject=subject,
-            text=f"{pending[account]} polls of the account {account} wait, which is not configured:"
-            " configure it again for one run-once, which writes them",
+            text=f"{_polls_wait(pending[account])} for the account {account}, which is not"
+            " configured: configure it again for one run-once, which writes what waits",
             doubtful=True,
         )
     for url, count in sorted(elsewhere.items()):
         yield Finding(
             subject=subject,
-            text=f"{count} polls wait for another database, {url}: one run-once with that as"
-            " database.url writes them",
+            text=f"{_polls_wait(count)} for another database, {url}: one run-once with that as"
+            " database.url writes what waits",
             doubtful=True,
         )
+
+
+def _polls_wait(count: int) -> str:
+    return counted(count, "poll waits", "polls wait")
 
 
 class _Undo(Exception):  # noqa: N818  # not an error

@@ -227,7 +227,7 @@ def test_spooled_polls_are_counted_and_stranded_ones_are_a_warning(
     said = [line for line in finished.stdout.splitlines() if "spool: " in line]
     assert [line[:5] for line in said] == ["ok   ", "warn ", "warn "]
     assert said[0].endswith("; 5 polls wait for the database")
-    assert "3 polls of the account former wait, which is not configured" in said[1]
+    assert "3 polls wait for the account former, which is not configured" in said[1]
     assert "4 polls wait for another database, postgresql+psycopg://me:***@old/db" in said[2]
 
 
@@ -245,6 +245,18 @@ def test_an_older_schema_is_a_failure_only_without_auto_migrate(
     finished = run_cli("check", "--offline")
     assert finished.returncode == 78
     assert "run `kalshi-exporter migrate`" in lines(finished)["database"]
+
+
+def test_an_account_whose_exchange_was_changed_is_a_failure(
+    write_config: "WriteConfig", run_cli: "RunCli"
+) -> None:
+    write_config()
+    assert run_cli("run-once").returncode == 0
+    write_config(account={"exchange": "margin"})
+    finished = run_cli("check", "--offline")
+    assert finished.returncode == 78
+    assert 'its history comes from exchange = "predictions"' in lines(finished)["database"]
+    assert run_cli("run-once").returncode == 78
 
 
 @pytest.fixture

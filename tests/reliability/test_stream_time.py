@@ -1,4 +1,4 @@
-"""The wall clock is set under a daemon that listens, or its machine sleeps."""
+"""Test a listening daemon whose wall clock is set, or whose machine sleeps."""
 
 import json
 from collections.abc import Callable
@@ -21,13 +21,13 @@ _HOUR = 3600  # seconds
 
 
 @pytest.fixture(autouse=True)
-def _a_patient_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the exchange accept every clock: the real one refuses the handshake instead."""
+def _tolerant_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the exchange accept every clock, whereas the live one would refuse the handshake."""
     monkeypatch.setattr(exchange_module, "CLOCK_TOLERANCE", 10.0**10)
 
 
 class Watched:
-    """A daemon that listens, its clocks, and what it recorded."""
+    """A listening daemon, its clocks, and its records."""
 
     def __init__(self, daemon: Daemon, clocks: Clocks, channel: "Channel", url: str) -> None:
         self.daemon = daemon
@@ -46,7 +46,7 @@ class Watched:
 
     @property
     def recorded(self) -> list[str]:
-        """The groups of the events that are in the database."""
+        """Return the groups of the recorded events."""
         return [
             row["id"]
             for row in rows(self._url, "SELECT order_group_id AS id FROM order_group_events")
@@ -54,7 +54,7 @@ class Watched:
 
     @property
     def stretches(self) -> list[dict[str, Any]]:
-        """Those of stream coverage, in their order."""
+        """Return the stretches of stream coverage in order."""
         found = rows(
             self._url,
             "SELECT started_at, ended_at, gap_cause FROM stream_coverage ORDER BY started_at",
@@ -66,7 +66,7 @@ class Watched:
         return found
 
     def wait_for_coverage(self, *, ahead: int = 0) -> None:
-        """Return once the daemon has claimed what its clock shows now."""
+        """Return once coverage includes the daemon's present; its clock is `ahead` seconds fast."""
         shown = datetime.now(UTC) + timedelta(seconds=ahead)
         wait_until(
             lambda: any(
@@ -77,15 +77,15 @@ class Watched:
         )
 
     def set_clocks(self, *, wall: int = 0, asleep: int = 0) -> None:
-        """Set them, and return once the daemon listens again and an event came."""
+        """Set the clocks, and return once the daemon has reconnected and recorded an event."""
         connected = self.daemon.events.count("stream_connected")
         self.clocks.shift(wall=wall, asleep=asleep)
         self.daemon.wait_for_event("stream_connected", connected + 1)
         self.send()
         self.wait_for_coverage(ahead=wall)
 
-    def see_that_nothing_is_claimed_wrongly(self) -> None:
-        """Check that no stretch ends in the future, and all that was sent is there."""
+    def assert_claims_are_right(self) -> None:
+        """Check that every event is recorded, and that no stretch ends in the future."""
         assert self.recorded == [group for group, _at in self.sent]
         assert all(each["ended_at"] <= datetime.now(UTC) for each in self.stretches)
         assert {each["gap_cause"] for each in self.stretches[1:]} == {"not_listening"}
@@ -118,22 +118,22 @@ def watch(
     return start
 
 
-def test_no_step_of_the_clock_claims_what_nobody_heard(watch: Watch, database_url: str) -> None:
+def test_the_hour_that_a_clock_skips_is_a_gap(watch: Watch, database_url: str) -> None:
     watched = watch(database_url)
     watched.send()
     watched.wait_for_coverage()
     watched.set_clocks(wall=_HOUR)
     began, ahead = watched.stretches
-    # The hour that was skipped is a gap.
+    # The stretches leave out the skipped hour.
     assert (ahead["started_at"] - began["ended_at"]).total_seconds() > _HOUR - 60
-    watched.set_clocks()  # it was wrong
-    watched.see_that_nothing_is_claimed_wrongly()
+    watched.set_clocks()  # this corrects the clock
+    watched.assert_claims_are_right()
     assert watched.stretches[0] == began
     watched.daemon.kill()
-    watched.see_that_nothing_is_claimed_wrongly()
+    watched.assert_claims_are_right()
 
 
-def test_what_a_dead_daemon_claimed_of_the_future_is_not_believed(
+def test_coverage_that_a_dead_daemon_claimed_in_the_future_is_ignored(
     watch: Watch, run_cli: "RunCli", tmp_path: Path, sqlite_url: str
 ) -> None:
     watched = watch(sqlite_url)
@@ -150,10 +150,10 @@ def test_what_a_dead_daemon_claimed_of_the_future_is_not_believed(
     gap = account["stream"]["gap"]
     assert gap["cause"] == "not_listening"
     assert datetime.fromisoformat(gap["since"]) == began["ended_at"]
-    # Whoever listens next takes it back.
+    # The next daemon that listens removes that coverage.
     next_one = watch(sqlite_url)
     next_one.sent = watched.sent
     next_one.send()
     next_one.wait_for_coverage()
-    next_one.see_that_nothing_is_claimed_wrongly()
+    next_one.assert_claims_are_right()
     assert next_one.stretches[0] == began

@@ -56,7 +56,7 @@ def go_through_events(history: "History") -> None:
     stream.hear(1000, 1023, cause="not_kept")
     stream.hear(1030, 1031)
     stream.hear(1000, 1032)
-    # The clock was ahead, and came back.
+    # The clock was ahead, and is then corrected.
     stream.hear(2000, 2010)
     stream.begin(1033)
     # A subaccount hears of its own groups, of others, and of some that only a poll can tell apart.

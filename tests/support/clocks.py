@@ -1,4 +1,4 @@
-"""Sets the clocks of a process while it runs."""
+"""Shift the clocks of a running process."""
 
 import shutil
 import subprocess

@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
@@ -85,8 +84,26 @@ class _Place:
         )
         return path
 
-    def run(self, config: Path, *arguments: str, seconds: float | None = None) -> int:
-        """Run the command to its end or for some seconds, alternating the log format."""
+    def run(self, config: Path, *arguments: str) -> int:
+        """Run the command to its end; one run after another takes another log format."""
+        with self._started(config, *arguments) as (process, what):
+            return self._finish(process, what)
+
+    def run_daemon(self, config: Path) -> None:
+        """Run a daemon until it has polled a few times, and look at it from the outside."""
+        requests_before = len(self._witness.requests)
+        with self._started(config, "daemon") as (process, what):
+            # The endpoint opens before the first poll.
+            self._witness.wait_for_requests(requests_before + 5, seconds=60)
+            self.look(f"/proc/{process.pid}")
+            self.scrape()
+            process.send_signal(signal.SIGTERM)
+            self._finish(process, what)
+
+    @contextmanager
+    def _started(
+        self, config: Path, *arguments: str
+    ) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
         log_format = next(self._formats)
         process = subprocess.Popen(
             [sys.executable, "-m", "exporter", f"--config={config}", "--log-level=DEBUG",
@@ -100,13 +117,12 @@ class _Place:
                 "DB_PASSWORD": _PASSWORD,
             },
         )  # fmt: skip
-        if seconds is not None:
-            time.sleep(seconds)
-            self.look(f"/proc/{process.pid}")
-            self.scrape()
-            process.send_signal(signal.SIGTERM)
+        with ending(process):
+            yield process, f"{arguments} {log_format}"
+
+    def _finish(self, process: "subprocess.Popen[bytes]", what: str) -> int:
         output, _ = process.communicate(timeout=120)
-        self.seen.append((f"{arguments} {log_format}", output))
+        self.seen.append((what, output))
         return process.returncode
 
     def look(self, process: str) -> None:
@@ -178,11 +194,11 @@ def test_no_command_leaks_a_secret_whatever_fails(
             assert place.run(config, "run-once") == 0
             place.run(config, "status")
             place.run(config, "check")
-            place.run(config, "daemon", seconds=3.0)
+            place.run_daemon(config)
         for _ in range(4):
             witness.script(_KEY_ID, Answer.server_error(), Answer(ending="reset"), _echo)
         place.run(on_sqlite, "run-once")
-        place.run(on_sqlite, "daemon", seconds=3.0)
+        place.run_daemon(on_sqlite)
         for config in (on_sqlite, on_postgres):
             # By now, the errors that repeat the key id and signature are recorded.
             assert place.run(config, "report") == 0
@@ -192,7 +208,7 @@ def test_no_command_leaks_a_secret_whatever_fails(
         link.refuse()
         place.run(on_postgres, "run-once")
         place.run(on_postgres, "check")
-        place.run(on_postgres, "daemon", seconds=3.0)
+        place.run_daemon(on_postgres)
     nobody = place.config("nobody", "sqlite:///o.db", base_url="http://127.0.0.1:9/trade-api/v2")
     place.run(nobody, "run-once")
     for name, url in (("wrong", "mysql://u:{}@h/d"), ("fault", "postgresql://u:{}@h:port/d")):

@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 
 from exporter.demo.exchange import Exchange
 from soak.grid import measure
+from tests.support.contention import measured_contention
 from tests.support.daemons import StartDaemon
 
 if TYPE_CHECKING:
@@ -24,19 +25,20 @@ _INTERVAL = 1.0  # seconds
 
 
 def test_a_hundred_accounts_keep_their_grid(tmp_path: Path) -> None:
-    figures = measure(
-        tmp_path,
-        accounts=100,
-        interval=3.0,
-        seconds=5.5,
-        daemons=1,
-        url=f"sqlite:///{tmp_path / 'order_groups.db'}",
-    )
-    print(figures)  # noqa: T201  # pytest -rP shows it
+    with measured_contention() as contention:
+        figures = measure(
+            tmp_path,
+            accounts=100,
+            interval=5.0,
+            seconds=9.0,
+            daemons=1,
+            url=f"sqlite:///{tmp_path / 'order_groups.db'}",
+        )
+    print(f"{figures}; contention {contention.factor:.1f}")  # noqa: T201  # pytest -rP shows it
     assert figures.polls >= 100
     assert (figures.missed, figures.doubled, figures.failed) == (0, 0, 0)
-    # An idle machine takes milliseconds; the rest is for a busy one.
-    assert figures.quantile(0.5) < 0.5
+    # An idle machine takes milliseconds.
+    assert figures.quantile(0.5) < 0.5 * contention.factor
 
 
 def owners(libpq: str) -> dict[str, str]:

@@ -142,8 +142,8 @@ class Database:
         Round trips dominate the time that a small statement takes there.
 
         Args:
-            statement: with the time-outs of `transaction`. Build it once: its compiled text is
-                cached.
+            statement: it returns rows, and has the time-outs of `transaction`. Build it once: its
+                compiled text is cached.
             parameters: of the statement.
             durable: whether it must survive a power cut. If not, the commit does not wait for the
                 disk; later durable transactions make it durable too.
@@ -156,10 +156,11 @@ class Database:
         """
         with self.connected() as connection:
             if not self.is_sqlite:
-                row: tuple[Any, ...] | None = _postgres().execute_one(
+                from exporter.database import postgres_message  # noqa: PLC0415  # as `_postgres`
+
+                return postgres_message.execute_one(
                     connection, statement, parameters, durable=durable
                 )
-                return row
             with sqlite.synchronous(connection, durable=durable), connection.begin():
                 return execute_prepared(connection, statement, parameters)
 

@@ -4,26 +4,13 @@ Nothing here relies on session state, because a pooler in transaction mode may b
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import cache
 from typing import Any, cast
 
 import psycopg
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
-from sqlalchemy import (
-    ClauseElement,
-    Connection,
-    Dialect,
-    Engine,
-    Executable,
-    create_engine,
-    event,
-    text,
-)
-from sqlalchemy.engine import URL, Compiled
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -110,8 +97,8 @@ def begin(connection: Connection) -> None:
     set_client_timeout(connection)
     # One message, because each takes a round trip.
     connection.exec_driver_sql(
-        f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_settings(connection)};"
-        f" {_statement_timeout()};"
+        f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {settings(connection)};"
+        f" {poll_timeout()};"
         f" SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS * 1000:.0f}ms'"
     )
 
@@ -123,19 +110,19 @@ def begin_reading(connection: Connection) -> None:
         connection: to Postgres.
     """
     connection.exec_driver_sql(
-        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_settings(connection)};"
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {settings(connection)};"
         " SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0;"
         " SET LOCAL idle_in_transaction_session_timeout = 0"
     )
 
 
-def _settings(connection: Connection) -> str:
+def settings(connection: Connection) -> str:
     """Return the statements that make a transaction independent of everybody's settings.
 
     Server, database, role and environment have defaults of their own. The settings are LOCAL,
     because the session may be a pooler's; for the same reason, startup parameters would not do.
     """
-    newest = _driver(connection).info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT
+    newest = driver(connection).info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT
     return ("SET LOCAL transaction_timeout = 0; " if newest else "") + _SETTINGS
 
 
@@ -151,64 +138,9 @@ _SETTINGS = "; ".join(
 _FIRST_WITH_TRANSACTION_TIMEOUT = 170000
 
 
-def _statement_timeout() -> str:
+def poll_timeout() -> str:
+    """Return the statement that gives each later one of the transaction a poll's time-out."""
     return f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms'"
-
-
-class _InstantLoader(Loader):
-    """A loader of instants in ISO style, whatever style the session had before the message.
-
-    The driver's own loader refuses any other style, and does not see that the message changes it.
-    """
-
-    def load(self, data: Buffer) -> datetime:
-        """Return the instant; psycopg calls this."""
-        return datetime.fromisoformat(bytes(data).decode())
-
-
-def execute_one(
-    connection: Connection, statement: Executable, parameters: Mapping[str, Any], *, durable: bool
-) -> tuple[Any, ...] | None:
-    """Do for Postgres what `Database.execute_one` says.
-
-    Parameters and values pass unchanged, without SQLAlchemy's types; instants come back in UTC.
-
-    Raises:
-        DBAPIError: SQLAlchemy's, as from its own statements.
-    """
-    set_client_timeout(connection)
-    settings = (
-        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
-        f" {_settings(connection)}; {_statement_timeout()}"
-    )
-    if not durable:
-        settings += "; SET LOCAL synchronous_commit = off"
-    query = compiled(statement, connection.dialect)
-    # This bypasses SQLAlchemy, which would take a tenth of a small poll's time. A message of
-    # several statements has no parameters, so a client-side cursor writes them into the text.
-    with (
-        _sqlalchemy_s_errors(connection, str(query)),
-        psycopg.ClientCursor(_driver(connection)) as cursor,
-    ):
-        cursor.adapters.register_loader("timestamptz", _InstantLoader)
-        # One message is one transaction, which the server commits at its end.
-        cursor.execute(f"{settings}; {query}", query.construct_params(parameters))
-        while cursor.description is None and cursor.nextset():
-            pass
-        row = cursor.fetchone()
-    return None if row is None else tuple(_in_utc(value) for value in row)
-
-
-@cache
-def compiled(statement: Executable, dialect: Dialect) -> Compiled:
-    """Return a statement's text, cached: compiling takes longer than Postgres takes to run it."""
-    query: Compiled = cast("ClauseElement", statement).compile(dialect=dialect)
-    return query
-
-
-def _in_utc(value: Any) -> Any:
-    """Return an instant in UTC, and any other value as it is."""
-    return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
 def copy_in(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -223,25 +155,26 @@ def copy_in(connection: Connection, statement: str, rows: Iterable[Sequence[Any]
         DBAPIError: SQLAlchemy's, as from its own statements.
     """
     with (
-        _sqlalchemy_s_errors(connection, statement),
-        _driver(connection).cursor() as cursor,
+        sqlalchemy_errors(connection, statement),
+        driver(connection).cursor() as cursor,
         cursor.copy(statement) as copy,
     ):
         for row in rows:
             copy.write_row(row)
 
 
-def _driver(connection: Connection) -> BoundedConnection:
+def driver(connection: Connection) -> BoundedConnection:
+    """Return the driver's connection."""
     return cast("BoundedConnection", connection.connection.driver_connection)
 
 
 @contextmanager
-def _sqlalchemy_s_errors(connection: Connection, statement: str) -> Iterator[None]:
+def sqlalchemy_errors(connection: Connection, statement: str) -> Iterator[None]:
     """Raise the driver's errors as SQLAlchemy does, and discard a connection that is lost."""
     try:
         yield
     except psycopg.Error as error:
-        if _driver(connection).closed:
+        if driver(connection).closed:
             connection.invalidate(error)
         raise DBAPIError.instance(
             statement, None, error, psycopg.Error, dialect=connection.dialect
@@ -257,7 +190,7 @@ def set_client_timeout(connection: Connection, seconds: float | None = None) -> 
         connection: to Postgres.
         seconds: the limit; that of a poll if None.
     """
-    _driver(connection).timeout = (seconds or _STATEMENT_SECONDS) + _LENIENCE_SECONDS
+    driver(connection).timeout = (seconds or _STATEMENT_SECONDS) + _LENIENCE_SECONDS
 
 
 def set_statement_timeout(connection: Connection, *, rows: int, seconds: float | None) -> None:

@@ -256,6 +256,28 @@ def test_a_statement_sent_in_one_round_trip_is_atomic(
     database.close()
 
 
+def test_a_statement_that_comes_again_is_planned_once(postgres_url: str) -> None:
+    database = Database(postgres_url, pool_size=1)
+    statement = text("SELECT CAST(:n AS integer) + 1")
+
+    def in_session(query: str) -> list[tuple[object, ...]]:
+        with database.transaction() as connection:
+            result = connection.execute(text(query))
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    plans = "SELECT generic_plans + custom_plans FROM pg_prepared_statements"
+    assert database.execute_one(statement, {"n": 1}) == (2,)
+    assert in_session(plans) == [], "it may never come again"
+    for number in range(7):
+        assert database.execute_one(statement, {"n": number}) == (number + 1,)
+    assert in_session(plans) == [(7,)]
+    in_session("DEALLOCATE ALL")  # as if a pooler had lent another session
+    for number in range(2):
+        assert database.execute_one(statement, {"n": number}) == (number + 1,)
+    assert in_session(plans) == []
+    database.close()
+
+
 def test_settings_of_one_round_trip_end_with_it(postgres_url: str) -> None:
     database = Database(postgres_url, pool_size=1)
     settings = text(

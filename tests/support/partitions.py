@@ -10,7 +10,7 @@ from unittest.mock import patch
 import psycopg
 from sqlalchemy import Connection, Engine, Executable, event, make_url
 
-from exporter.database import postgres
+from exporter.database import postgres_message
 from tests.support.recipes import ROOT
 
 COUNT = 8  # partitions of each table
@@ -78,7 +78,7 @@ def recorded_plans() -> Iterator[list[Planned]]:
             with driver.cursor() as cursor:
                 explain(cursor, statement, parameters)
 
-    execute_one, compiled = postgres.execute_one, postgres.compiled
+    execute_one, compiled = postgres_message.execute_one, postgres_message.compiled
 
     def execute_one_explained(
         connection: Connection, statement: Executable, parameters: Any, **kw: Any
@@ -92,7 +92,7 @@ def recorded_plans() -> Iterator[list[Planned]]:
     event.listen(Engine, "before_cursor_execute", before)
     try:
         # `execute_one` bypasses SQLAlchemy, and therefore its events.
-        with patch.object(postgres, "execute_one", execute_one_explained):
+        with patch.object(postgres_message, "execute_one", execute_one_explained):
             yield seen
     finally:
         event.remove(Engine, "before_cursor_execute", before)

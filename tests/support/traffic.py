@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from sqlalchemy import Connection, Engine, Executable, event
 
-from exporter.database import postgres, prepared
+from exporter.database import postgres_message, prepared
 
 
 class Sent(NamedTuple):
@@ -26,7 +26,7 @@ def recorded_statements() -> Iterator[list[Sent]]:
     def note(connection: Connection, _cursor: object, statement: str, *_: Any) -> None:
         sent.append(Sent(connection.engine, statement))
 
-    execute_one, compiled = postgres.execute_one, postgres.compiled
+    execute_one, compiled = postgres_message.execute_one, postgres_message.compiled
 
     def note_execute_one(
         connection: Connection, statement: Executable, *args: Any, **kw: Any
@@ -47,7 +47,7 @@ def recorded_statements() -> Iterator[list[Sent]]:
     try:
         # Both bypass SQLAlchemy, and therefore its events.
         with (
-            patch.object(postgres, "execute_one", note_execute_one),
+            patch.object(postgres_message, "execute_one", note_execute_one),
             patch.object(prepared, "execute_on_sqlite", note_execute_on_sqlite),
         ):
             yield sent

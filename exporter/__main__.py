@@ -2,7 +2,7 @@
 
 import gc
 
-_ALLOCATIONS = 100_000  # Python's own default is 700
+ALLOCATIONS = 100_000  # Python's own default is 700
 """How many new containers the garbage collector lets pass before it searches them for cycles."""
 
 
@@ -13,7 +13,7 @@ def main() -> None:
     thousands of containers, none of them garbage; by default Python searches them many times while
     it imports, and again when it ends. This saves 11 % of all instructions of `run-once`.
     """
-    gc.set_threshold(_ALLOCATIONS)
+    gc.set_threshold(ALLOCATIONS)
     from exporter.cli import main as run  # noqa: PLC0415  # see above
 
     try:

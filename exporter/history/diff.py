@@ -5,10 +5,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from operator import attrgetter
 
 import msgspec
 
 from exporter.model import OrderGroup
+
+_by_id = attrgetter("id")
 
 
 class OpenSnapshots(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,8 +67,8 @@ def compare(
     # Only this comprehension goes over all groups; the rest is proportional to the changes.
     before = groups.get
     other = [group for group_id, group in observed.items() if before(group_id) != group]
-    added = [group for group in other if group.id not in groups]
-    changed = [group for group in other if group.id in groups]
+    added = [group for group in other if group.id not in groups] if groups else other
+    changed = [group for group in other if group.id in groups] if groups else []
 
     missed = []
     removed = []
@@ -109,7 +112,3 @@ def after(
     # A group stays open if it was seen, or if it is missing but not removed.
     groups = {**observed, **{each: known.groups[each] for each in missing}} if missing else observed
     return OpenSnapshots(groups=groups, missing=missing)
-
-
-def _by_id(group: OrderGroup) -> str:
-    return group.id

@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 
 from exporter.errors import InvalidResponseError
 from exporter.kalshi import strict_json
-from exporter.kalshi.fields import identifier, int64, is_canonical, take_limit, wrong
+from exporter.kalshi.fields import are_canonical, identifier, int64, take_limit, wrong
 from exporter.kalshi.strict_json import Surrogates
 from exporter.model import OrderGroup
 from exporter.text import sanitize
@@ -125,7 +125,7 @@ def _decode_fast(body: bytes, bounds: ResponseLimits) -> Page | None:
     # without duplicates has exactly two quotes for each decoded string, keys included.
     strings = 1 + (page.cursor is not UNSET) + isinstance(page.cursor, str)
     strings += 6 * len(groups) - 2 * limits.count(None) - indexes.count(None)
-    if quotes != 2 * strings or not all(map(is_canonical, set(limits))):
+    if quotes != 2 * strings or not are_canonical(limits):
         return None
     bounds.take_groups(len(groups))
     return Page(groups, cursor)

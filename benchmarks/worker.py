@@ -4,6 +4,7 @@ Usage: python -m benchmarks.worker SUBJECT PLACE [--once], where PLACE is JSON. 
 polls once and exits, like a job that cron starts.
 """
 
+import gc
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from importlib import import_module
 from time import perf_counter, process_time
 
 from benchmarks.place import Place
+from exporter.__main__ import ALLOCATIONS
 
 
 def peak_memory() -> int:
@@ -30,6 +32,8 @@ def peak_memory() -> int:
 
 def main() -> None:
     """Run one subject."""
+    # The exporter's program sets its garbage collector so, and all subjects get the same.
+    gc.set_threshold(ALLOCATIONS)
     name, place = sys.argv[1], Place.from_json(sys.argv[2])
     with import_module(f"benchmarks.subjects.{name}").subject(place) as subject:
         if "--once" in sys.argv:

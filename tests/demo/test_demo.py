@@ -153,15 +153,18 @@ def test_the_sql_that_it_shows_gives_the_rows_that_it_shows(
     finished: tuple[str, Path],
 ) -> None:
     output, directory = finished
-    heading, query = next(each for each in blocks(output).items() if each[0].startswith("What st"))
+    heading, query = next(
+        each for each in blocks(output).items() if each[0].startswith("What existed")
+    )
     assert heading.endswith("(SQL for any client of SQLite)")
-    stood = rows(directory, query)
-    assert len(stood) > 5
+    existed = rows(directory, query)
+    assert len(existed) > 5
     shown = re.findall(r"^  ([0-9a-f-]{36}) +(\S+)  (triggered|active)$", output, re.MULTILINE)
     assert shown == [
-        (group_id, limit, "triggered" if flag else "active") for group_id, limit, flag in stood[:4]
+        (group_id, limit, "triggered" if flag else "active")
+        for group_id, limit, flag in existed[:4]
     ]
-    assert f"  and {len(stood) - 4} more rows\n" in output
+    assert f"  and {len(existed) - 4} more rows\n" in output
 
 
 def test_the_commands_that_it_names_work(finished: tuple[str, Path], tmp_path: Path) -> None:
@@ -182,8 +185,8 @@ def test_the_commands_that_it_names_work(finished: tuple[str, Path], tmp_path: P
 
     assert "order groups: " in run(report)
     assert (directory / "report.html").stat().st_size > 10_000
-    stood = run(as_of).splitlines()
-    assert len(stood) > 5
+    existed = run(as_of).splitlines()
+    assert len(existed) > 5
     assert history.split()[-1] in run(history)
     begun = blocks(output)["Record an account of your own"]
     assert begun.split()[-1] == "init"

@@ -16,13 +16,14 @@ from typing import Any, Protocol
 import hypothesis
 import psycopg
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from sqlalchemy import make_url
 
+from exporter.database.database import Database
 from exporter.demo.exchange import Exchange
 from exporter.logs import setup
 from tests.support.daemons import StartDaemon, daemons
+from tests.support.keys import write_key
 
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2_000)
@@ -77,15 +78,7 @@ def _quiet_libraries() -> None:
 def key_pair(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
     """Return a 2048-bit RSA key in a PEM file that only its owner can read."""
     private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    path = tmp_path_factory.mktemp("keys") / "kalshi.pem"
-    path.touch(mode=0o600)
-    path.write_bytes(
-        private_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    path = write_key(tmp_path_factory.mktemp("keys") / "kalshi.pem", private_key)
     return KeyPair("a952bcbe-ec3b-4b5b-b8f9-11dae589608c", private_key, path)
 
 
@@ -164,6 +157,16 @@ def database_url(request: pytest.FixtureRequest) -> str:
     # The fixture is looked up by name, so that a test on SQLite starts no Postgres.
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+@pytest.fixture
+def empty_database(database_url: str) -> Iterator[Database]:
+    """Yield a database of each kind, without any tables."""
+    database = Database(database_url)
+    if database.path is not None:
+        database.path.touch()
+    yield database
+    database.close()
 
 
 class WriteConfig(Protocol):

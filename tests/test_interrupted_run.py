@@ -43,7 +43,7 @@ def _wait(condition: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.parametrize("accounts", [1, 3])
-def test_a_run_that_a_signal_ends_releases_its_claims(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_run_that_a_signal_ends_releases_its_claims(
     number: signal.Signals,
     accounts: int,
     exchange: Exchange,

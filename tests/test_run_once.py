@@ -77,7 +77,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
-def test_each_failure_has_its_exit_code_its_row_and_each_attempt_one_line(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_each_failure_has_its_exit_code_its_row_and_each_attempt_one_line(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -397,7 +397,7 @@ def outage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outage]:
             yield _postgres_outage(stack)
 
 
-def test_an_outage_leaves_the_same_history_as_none(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_an_outage_leaves_the_same_history_as_none(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from exporter.demo.exchange import Exchange
+from tests.support.keys import pem
 
 if TYPE_CHECKING:
     from tests.conftest import KeyPair, RunCli, WriteConfig
@@ -199,16 +200,6 @@ CASES = {
 @pytest.fixture
 def workplace(tmp_path: Path, key_pair: "KeyPair") -> Path:
     """Return a directory with all the files that the cases name."""
-
-    def pem(key: rsa.RSAPrivateKey, passphrase: bytes | None = None) -> bytes:
-        return key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(passphrase)
-            if passphrase
-            else serialization.NoEncryption(),
-        )
-
     weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
     public = key_pair.public_key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -349,7 +340,7 @@ def run_without(
         ("postgresql://nobody:pass-word@127.0.0.1:1/kalshi", "onnection refused", 74),
     ],
 )
-def test_migrate_says_in_one_line_why_the_database_cannot_be_used(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_migrate_says_in_one_line_why_the_database_cannot_be_used(
     write_config: "WriteConfig", run_cli: "RunCli", workplace: Path, url: str, part: str, code: int
 ) -> None:
     config = write_config(base_url="http://127.0.0.1:1/trade-api/v2", database_url=url)

@@ -28,6 +28,7 @@ class Account:
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def poll_if_due(self, **arguments: Any) -> Exit | None:
+        """Do as the test says."""
         self.calls.append(arguments)
         return self.act()
 
@@ -40,6 +41,7 @@ class Accounts:
     closed: bool = False
 
     def close(self) -> None:
+        """Remember it."""
         self.closed = True
 
 

@@ -5,17 +5,19 @@ import signal
 import socket
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from exporter.demo.answers import Answer
 from exporter.demo.channel import Channel
 from exporter.demo.exchange import Exchange
+from exporter.demo.groups import Groups
 from tests.support.daemons import PATIENCE, Daemon, StartDaemon, rows, wait_until
 
 if TYPE_CHECKING:
@@ -73,7 +75,47 @@ def covered_since(database_url: str, instant: datetime) -> Callable[[], bool]:
     return is_covered
 
 
-def test_events_are_recorded_and_make_the_next_poll_due(  # noqa: PLR0917  # pytest passes fixtures by name
+class Listening(NamedTuple):
+    """A daemon that listens.
+
+    Attributes:
+        daemon: its process.
+        groups: the account's groups at the exchange. The first is "a", whose creation is recorded.
+    """
+
+    daemon: Daemon
+    groups: Groups
+
+
+@pytest.fixture
+def listening(
+    exchange: Exchange,
+    key_id: str,
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> Listening:
+    """Return a daemon that has recorded an event on SQLite."""
+    daemon = start_daemon(write_config(database_url=sqlite_url, poll=SLOW, stream=LISTEN))
+    channel.wait_for_subscribers(1, seconds=PATIENCE)
+    groups = exchange.groups(key_id)
+    groups.create("a")
+    wait_for_events(sqlite_url, 1)
+    return Listening(daemon, groups)
+
+
+@contextmanager
+def away(sqlite_url: str) -> Iterator[None]:
+    """Move the database away while the block runs."""
+    database = Path(sqlite_url.removeprefix("sqlite:///"))
+    elsewhere = database.with_name("away.db")
+    database.rename(elsewhere)
+    yield
+    elsewhere.rename(database)
+
+
+def test_events_are_recorded_and_make_the_next_poll_due(
     exchange: Exchange,
     key_id: str,
     channel: Channel,
@@ -113,7 +155,7 @@ def exchange_now(exchange: Exchange) -> datetime:
     return datetime.fromtimestamp(exchange.now(), UTC)
 
 
-def test_a_killed_daemon_claims_no_coverage_of_what_it_missed(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_killed_daemon_claims_no_coverage_of_what_it_missed(
     exchange: Exchange,
     key_id: str,
     channel: Channel,
@@ -142,7 +184,7 @@ def test_a_killed_daemon_claims_no_coverage_of_what_it_missed(  # noqa: PLR0917 
     assert first["ended_at"] < second["started_at"]
 
 
-def test_killing_one_of_two_daemons_loses_nothing(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_killing_one_of_two_daemons_loses_nothing(
     exchange: Exchange,
     key_id: str,
     channel: Channel,
@@ -171,19 +213,10 @@ def test_killing_one_of_two_daemons_loses_nothing(  # noqa: PLR0917  # pytest pa
     assert other.stop() == 0
 
 
-def test_lost_messages_cause_a_reconnection_and_a_gap_with_its_cause(  # noqa: PLR0917  # pytest passes fixtures by name
-    exchange: Exchange,
-    key_id: str,
-    channel: Channel,
-    write_config: "WriteConfig",
-    start_daemon: StartDaemon,
-    sqlite_url: str,
+def test_lost_messages_cause_a_reconnection_and_a_gap_with_its_cause(
+    listening: Listening, exchange: Exchange, channel: Channel, sqlite_url: str
 ) -> None:
-    daemon = start_daemon(write_config(database_url=sqlite_url, poll=SLOW, stream=LISTEN))
-    channel.wait_for_subscribers(1, seconds=PATIENCE)
-    groups = exchange.groups(key_id)
-    groups.create("a")
-    wait_for_events(sqlite_url, 1)
+    daemon, groups = listening
     lost_at = exchange_now(exchange)
     channel.skip()
     # Pings still arrive, so the daemon cannot know of the loss yet. The coverage that it claims now
@@ -228,7 +261,7 @@ def test_a_refused_handshake_disturbs_no_poll(
     assert daemon.events.count("stream_failed") == 1
 
 
-def test_sighup_applies_accounts_without_dropping_a_connection(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_sighup_applies_accounts_without_dropping_a_connection(
     exchange: Exchange,
     key_id: str,
     key_pair: "KeyPair",
@@ -324,7 +357,7 @@ def test_many_events_delay_no_tick_and_cause_at_most_one_extra_poll_a_second(
     assert max(gaps[2:]) < 1.0
 
 
-def test_sigterm_writes_the_last_stretch_even_while_a_poll_hangs(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_sigterm_writes_the_last_stretch_even_while_a_poll_hangs(
     exchange: Exchange,
     key_id: str,
     channel: Channel,
@@ -352,27 +385,15 @@ def test_sigterm_writes_the_last_stretch_even_while_a_poll_hangs(  # noqa: PLR09
     assert row["stream_end_cause"] == "not_listening"
 
 
-def test_events_wait_in_the_spool_while_the_database_is_away(  # noqa: PLR0917  # pytest passes fixtures by name
-    exchange: Exchange,
-    key_id: str,
-    channel: Channel,
-    write_config: "WriteConfig",
-    start_daemon: StartDaemon,
-    sqlite_url: str,
-    tmp_path: Path,
+def test_events_wait_in_the_spool_while_the_database_is_away(
+    listening: Listening, exchange: Exchange, sqlite_url: str
 ) -> None:
-    daemon = start_daemon(write_config(database_url=sqlite_url, poll=SLOW, stream=LISTEN))
-    channel.wait_for_subscribers(1, seconds=PATIENCE)
-    groups = exchange.groups(key_id)
-    groups.create("a")
-    wait_for_events(sqlite_url, 1)
-    database = Path(sqlite_url.removeprefix("sqlite:///"))
-    database.rename(tmp_path / "away.db")
-    for number in range(10):
-        groups.create(f"b-{number}")
-    daemon.wait_for_event("events_spooled")
-    time.sleep(0.5)
-    (tmp_path / "away.db").rename(database)
+    daemon, groups = listening
+    with away(sqlite_url):
+        for number in range(10):
+            groups.create(f"b-{number}")
+        daemon.wait_for_event("events_spooled")
+        time.sleep(0.5)
     wait_for_events(sqlite_url, 11)
     daemon.wait_for_event("events_drained")
     groups.create("c")
@@ -406,30 +427,20 @@ def test_a_cooldown_of_the_polls_applies_to_the_stream(
 
 
 @pytest.mark.parametrize("next_one", ["a daemon that does not listen", "cron"])
-def test_events_that_a_killed_daemon_left_in_the_spool_are_written_by_the_next_process(  # noqa: PLR0917  # pytest passes fixtures by name
-    exchange: Exchange,
-    key_id: str,
-    channel: Channel,
+def test_events_that_a_killed_daemon_left_in_the_spool_are_written_by_the_next_process(
+    listening: Listening,
     write_config: "WriteConfig",
     run_cli: "RunCli",
     start_daemon: StartDaemon,
     sqlite_url: str,
-    tmp_path: Path,
     next_one: str,
 ) -> None:
-    config = write_config(database_url=sqlite_url, poll=SLOW, stream=LISTEN)
-    daemon = start_daemon(config)
-    channel.wait_for_subscribers(1, seconds=PATIENCE)
-    groups = exchange.groups(key_id)
-    groups.create("a")
-    wait_for_events(sqlite_url, 1)
-    database = Path(sqlite_url.removeprefix("sqlite:///"))
-    database.rename(tmp_path / "away.db")
-    groups.create("b")
-    daemon.wait_for_event("events_spooled")
-    time.sleep(1.0)  # the line is logged before the batch is in the spool
-    daemon.kill()
-    (tmp_path / "away.db").rename(database)
+    daemon, groups = listening
+    with away(sqlite_url):
+        groups.create("b")
+        daemon.wait_for_event("events_spooled")
+        time.sleep(1.0)  # the line is logged before the batch is in the spool
+        daemon.kill()
     config = write_config(database_url=sqlite_url, poll=SLOW)
     if next_one == "cron":
         assert run_cli("--config", config, "run-once").returncode == 0

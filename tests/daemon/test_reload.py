@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from exporter.demo.exchange import Exchange
 from tests.support.daemons import StartDaemon, daemons, wait_until
+from tests.support.keys import write_key
 
 if TYPE_CHECKING:
     from tests.conftest import KeyPair, WriteConfig
@@ -83,15 +83,7 @@ def test_a_corrected_key_is_tried_at_once(
     key_pair: "KeyPair",
 ) -> None:
     wrong = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    file = tmp_path / "own.pem"
-    file.touch(mode=0o600)
-    file.write_bytes(
-        wrong.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    file = write_key(tmp_path / "own.pem", wrong)
     config = write_config(
         poll=SOON, log={"format": "json"}, account={"private_key_file": str(file)}
     )

@@ -33,7 +33,7 @@ def requested(exchange: Exchange, key_id: str) -> list[float]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_polls_soon_and_then_on_its_grid_until_a_signal(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_it_polls_soon_and_then_on_its_grid_until_a_signal(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -203,7 +203,7 @@ def active(database_url: str) -> int:
     return int(row["claimed_by"].split(":")[1])
 
 
-def test_three_daemons_write_one_history_and_take_over_from_each_other(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_three_daemons_write_one_history_and_take_over_from_each_other(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -250,7 +250,7 @@ def test_three_daemons_write_one_history_and_take_over_from_each_other(  # noqa:
     assert len(rows(database_url, "SELECT * FROM coverage")) == 1
 
 
-def test_a_process_paused_beyond_its_claim_writes_no_stale_state(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_process_paused_beyond_its_claim_writes_no_stale_state(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",

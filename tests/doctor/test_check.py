@@ -85,7 +85,7 @@ def test_offline_sends_no_request(
         ("scope", "the key may not read this: it needs the scope read, and this subaccount"),
     ],
 )
-def test_causes_of_a_refusal_are_told_apart(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_causes_of_a_refusal_are_told_apart(
     exchange: Exchange,
     key_pair: "KeyPair",
     write_config: "WriteConfig",

@@ -172,7 +172,7 @@ def test_a_check_leaves_no_tables_or_rows(
         assert administrator.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (0,)
 
 
-def test_a_separate_schema_works_beside_another_programs_tables(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_separate_schema_works_beside_another_programs_tables(
     administrator: Administrator,
     postgres_url: str,
     exchange: Exchange,
@@ -202,7 +202,7 @@ def test_a_separate_schema_works_beside_another_programs_tables(  # noqa: PLR091
     assert "another program's" in text
 
 
-def test_polls_wait_in_the_spool_until_a_missing_right_is_granted(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_polls_wait_in_the_spool_until_a_missing_right_is_granted(
     administrator: Administrator,
     lee: URL,
     exchange: Exchange,

@@ -35,7 +35,7 @@ def test_accounts_that_share_a_key_are_subscribed_once(
         (Answer.server_error(503), 69, "503"),
     ],
 )
-def test_a_refused_handshake_is_reported_with_a_remedy(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_refused_handshake_is_reported_with_a_remedy(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",

@@ -30,16 +30,6 @@ __all__ = ["recorder"]
 
 
 @pytest.fixture
-def empty_database(database_url: str) -> Iterator[Database]:
-    """Yield a database of each kind, without any tables."""
-    database = Database(database_url)
-    if database.path is not None:
-        database.path.touch()
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def database(empty_database: Database) -> Database:
     """Return a database of each kind, with the current schema."""
     migrate(empty_database)

@@ -29,6 +29,7 @@ from exporter.monitoring import healthchecks
 from exporter.monitoring.health import Health
 from exporter.monitoring.healthchecks import DaemonHealth, Healthcheck
 from tests.support.certificates import self_signed
+from tests.support.keys import write_key
 from tests.support.processes import ending
 
 if TYPE_CHECKING:
@@ -81,14 +82,7 @@ class Service:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def use_tls(self, certificate: Path, key: rsa.RSAPrivateKey) -> None:
-        key_file = certificate.with_suffix(".key")
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
+        key_file = write_key(certificate.with_suffix(".key"), key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key_file)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)

@@ -108,7 +108,7 @@ def test_a_failure_of_another_kind_resets_the_count_of_refusals(
 
 
 @pytest.mark.parametrize(("asked_for", "rest"), [("120", 120.0), ("86400", 300.0)])
-def test_a_rate_limit_is_honored_up_to_five_minutes(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_rate_limit_is_honored_up_to_five_minutes(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",
@@ -188,7 +188,7 @@ def test_polls_lost_to_a_full_spool_are_a_gap_with_its_cause(
     assert causes[-1] == "not_kept"
 
 
-def test_polls_kept_nowhere_are_a_gap_with_its_cause(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_polls_kept_nowhere_are_a_gap_with_its_cause(
     exchange: Exchange,
     key_id: str,
     write_config: "WriteConfig",

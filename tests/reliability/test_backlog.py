@@ -77,7 +77,7 @@ def _fill(spool: Spool, account: str, *, until: datetime) -> list[Served]:
     return served
 
 
-def test_draining_a_thousand_polls_delays_no_poll(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_draining_a_thousand_polls_delays_no_poll(
     away: Away,
     witness: "Witness",
     key_pair: "KeyPair",

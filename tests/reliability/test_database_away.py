@@ -108,7 +108,7 @@ def _terminate_backends(admin: psycopg.Connection[Any]) -> None:
 
 
 @pytest.mark.parametrize("fault", [_refused, _read_only, _full, _as_if_full, _locked, _hanging])
-def test_polls_continue_while_postgres_is_away_and_are_recorded_later(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_polls_continue_while_postgres_is_away_and_are_recorded_later(
     fault: Fault,
     link: "Link",
     admin: psycopg.Connection[Any],
@@ -148,7 +148,7 @@ def test_polls_continue_while_postgres_is_away_and_are_recorded_later(  # noqa: 
         assert "No space left on device" in daemon.text
 
 
-def test_terminated_backends_neither_lose_nor_double_a_poll(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_terminated_backends_neither_lose_nor_double_a_poll(
     admin: psycopg.Connection[Any],
     witness: "Witness",
     key_pair: "KeyPair",
@@ -232,7 +232,7 @@ def _sqlite_read_only(database: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("fault", [_sqlite_locked, _sqlite_full, _sqlite_read_only])
-def test_polls_continue_while_sqlite_cannot_be_written_and_are_recorded_later(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_polls_continue_while_sqlite_cannot_be_written_and_are_recorded_later(
     fault: Callable[[Path], AbstractContextManager[None]],
     small_disk: Path,
     witness: "Witness",

@@ -33,7 +33,7 @@ def latin_url(postgres_server: str) -> Iterator[str]:
         admin.execute("DROP DATABASE latin WITH (FORCE)")
 
 
-def test_polls_that_postgres_refuses_are_reported_lost_and_show_as_a_gap(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_polls_that_postgres_refuses_are_reported_lost_and_show_as_a_gap(
     latin_url: str,
     witness: "Witness",
     key_pair: "KeyPair",

@@ -17,7 +17,7 @@ _INTERVAL = 1.0  # seconds
 _BUSY = 8.0  # seconds that a busy machine may add
 
 
-def test_three_daemons_behind_a_pooler_write_one_history(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_three_daemons_behind_a_pooler_write_one_history(
     pooler: int,
     postgres_url: str,
     witness: "Witness",

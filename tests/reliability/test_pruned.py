@@ -46,7 +46,7 @@ def aged(database_url: str) -> Database:
     return database
 
 
-def test_a_daemon_keeps_polling_during_a_prune(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_daemon_keeps_polling_during_a_prune(
     aged: Database,
     database_url: str,
     witness: "Witness",

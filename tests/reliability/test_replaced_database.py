@@ -88,7 +88,7 @@ def observations(path: Path) -> int:
         (_overwrite, OVERWRITTEN, _nothing),
     ],
 )
-def test_it_reports_the_change_and_continues_with_the_new_file(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_it_reports_the_change_and_continues_with_the_new_file(
     act: Act,
     message: str,
     mend: Act,

@@ -45,7 +45,7 @@ def _process(config: Path) -> "AbstractContextManager[subprocess.Popen[str]]":
     )
 
 
-def test_a_stopped_exporter_that_holds_the_row_gives_it_up(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_stopped_exporter_that_holds_the_row_gives_it_up(
     exchange: "Exchange",
     key_id: str,
     postgres_url: str,

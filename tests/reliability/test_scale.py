@@ -47,7 +47,7 @@ def owners(libpq: str) -> dict[str, str]:
         return dict(other.execute("SELECT account, claimed_by FROM accounts").fetchall())
 
 
-def test_two_daemons_share_the_accounts_and_one_takes_over(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_two_daemons_share_the_accounts_and_one_takes_over(
     exchange: Exchange,
     key_pair: "KeyPair",
     write_config: "WriteConfig",

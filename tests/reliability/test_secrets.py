@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 import pytest
 import requests
-from cryptography.hazmat.primitives import serialization
 
 from exporter.demo.answers import Answer, Request
 from tests.reliability.conftest import Link
+from tests.support.keys import pem, write_key
 from tests.support.processes import ending
 
 if TYPE_CHECKING:
@@ -41,23 +41,16 @@ class _Place:
         self._witness = witness
         secrets = directory / "secrets"
         secrets.mkdir()
-        self._key_file = secrets / "key.pem"
+        self._key_file = write_key(secrets / "key.pem", key.private_key, _PASSPHRASE.encode())
+        self._pem = self._key_file.read_bytes()
         self._passphrase_file = secrets / "passphrase"
-        for path in (self._key_file, self._passphrase_file):
-            path.touch(mode=0o600)
-        pem = key.private_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.BestAvailableEncryption(_PASSPHRASE.encode()),
-        )
-        self._key_file.write_bytes(pem)
+        self._passphrase_file.touch(mode=0o600)
         self._passphrase_file.write_text(_PASSPHRASE)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = int(probe.getsockname()[1])
         self._formats = cycle(["text", "json", "json", "text"])
         self._private_key = key.private_key
-        self._pem = pem
 
     def config(self, name: str, database_url: str, *, base_url: str | None = None) -> Path:
         place = self.directory / name
@@ -138,12 +131,8 @@ class _Place:
 
     def forbidden(self) -> dict[str, list[bytes]]:
         """Return the secrets by kind, each in every form that it could take."""
-        plain = self._private_key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        keys = [line for pem in (plain, self._pem) for line in pem.splitlines()[1:-1]]
+        plain = pem(self._private_key)
+        keys = [line for each in (plain, self._pem) for line in each.splitlines()[1:-1]]
         numbers = self._private_key.private_numbers()
         signatures = [
             request.headers.get("kalshi-access-signature", "").encode()

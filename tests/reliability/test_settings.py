@@ -102,7 +102,7 @@ def errors_logged(administrator: psycopg.Connection[Any]) -> list[str]:
     ],
     indirect=["environment"],
 )
-def test_foreign_settings_change_nothing(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_foreign_settings_change_nothing(
     exchange: Exchange,
     key_pair: "KeyPair",
     write_config: "WriteConfig",

@@ -80,7 +80,7 @@ def _assert_nothing_is_lost(daemon: Daemon, witness: "Witness", url: str) -> Non
 
 
 @pytest.mark.parametrize("from_the_start", [True, False])
-def test_twenty_accounts_keep_their_grids_while_postgres_is_silent(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_twenty_accounts_keep_their_grids_while_postgres_is_silent(
     from_the_start: bool,
     link: "Link",
     config: Configure,

@@ -134,7 +134,7 @@ def pair(postgres_server: str) -> Iterator[tuple[Server, Server]]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_a_failover_loses_and_falsifies_nothing(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_failover_loses_and_falsifies_nothing(
     pair: tuple[Server, Server],
     witness: "Witness",
     key_pair: "KeyPair",

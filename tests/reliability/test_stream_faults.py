@@ -146,7 +146,7 @@ def test_events_lost_to_a_full_spool_are_a_gap_with_its_cause(
     assert set(causes[1:]) == {"not_kept"}
 
 
-def test_reloads_that_stop_listening_leave_gaps_with_a_cause(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_reloads_that_stop_listening_leave_gaps_with_a_cause(
     exchange: Exchange,
     sender: Sender,
     key_pair: "KeyPair",
@@ -231,7 +231,7 @@ def memory_of(daemon: Daemon) -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_events_before_the_first_successful_poll_are_kept(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_events_before_the_first_successful_poll_are_kept(
     exchange: Exchange,
     key_id: str,
     sender: Sender,

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.support.certificates import self_signed
+from tests.support.keys import write_key
 
 if TYPE_CHECKING:
     from soak.witness import Witness
@@ -19,15 +20,8 @@ if TYPE_CHECKING:
 def certificate(witness: "Witness", tmp_path: Path) -> Path:
     """Make the exchange use TLS with a self-signed certificate, and return the certificate."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    certificate, key_file = tmp_path / "certificate.pem", tmp_path / "exchange.pem"
+    certificate, key_file = tmp_path / "certificate.pem", write_key(tmp_path / "exchange.pem", key)
     certificate.write_bytes(self_signed(key).public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key_file)
     witness._server.socket = context.wrap_socket(witness._server.socket, server_side=True)

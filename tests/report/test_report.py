@@ -328,7 +328,7 @@ def test_without_a_database_the_old_report_stays(tmp_path: Path) -> None:
         (100, 10, 100, 850),
     ],
 )
-def test_a_hundred_thousand_snapshots_make_a_small_page(  # noqa: PLR0917  # pytest passes arguments by name
+def test_a_hundred_thousand_snapshots_make_a_small_page(  # pytest passes arguments by name
     sqlite_url: str, tmp_path: Path, names: int, groups: int, states: int, shown: int
 ) -> None:
     end = START + timedelta(days=100)

@@ -106,7 +106,7 @@ def test_a_partitioned_database_is_migrated(postgres_url: str) -> None:
     database.close()
 
 
-def test_a_database_moves_into_partitions_under_running_daemons(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_database_moves_into_partitions_under_running_daemons(
     postgres_url: str,
     witness: "Witness",  # the fixture
     key_pair: "KeyPair",

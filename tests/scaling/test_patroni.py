@@ -59,7 +59,7 @@ def url_of(cluster: Cluster) -> str:
     return url.replace("${DB_PASSWORD}", "of-the-exporter")
 
 
-def test_nothing_is_lost_when_the_primary_and_then_its_host_die(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_nothing_is_lost_when_the_primary_and_then_its_host_die(
     cluster: Cluster,
     witness: "Witness",  # the fixture
     key_pair: "KeyPair",

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from exporter.kalshi.keys import load_private_key
 from exporter.kalshi.session import SignedSession
 from tests.support.certificates import self_signed
+from tests.support.keys import pem
 
 PASSPHRASE = b"correct horse"
 
@@ -185,19 +186,6 @@ class Keys:
         path.write_bytes(content)
         path.chmod(mode)
         return path
-
-
-def pem(key: Any, passphrase: bytes | None = None, *, traditional: bool = False) -> bytes:
-    encoded: bytes = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.TraditionalOpenSSL
-        if traditional
-        else serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(passphrase)
-        if passphrase
-        else serialization.NoEncryption(),
-    )
-    return encoded
 
 
 @pytest.fixture(scope="session")

@@ -70,8 +70,6 @@ _TAIL = """\
 - **The report.** Its page shows every change of the groups for which there is room, so Python
   turns each of their rows into a point of a timeline. That takes half of the time; the rest is
   counting the changes of all groups by part of the span, and packing.
-- **`status` of many accounts.** It asks five questions for each account, through SQLAlchemy, where
-  the floor asks seven for all accounts. On Postgres each of them is a round trip.
 - **As of an instant, by the plain rule.** One condition is on the beginning of a state and one on
   its end, and an ordinary index serves one of them. In the middle of a history both databases
   read the table. [Queries](queries.md#as-of-an-instant) has a form for SQLite that uses indexes

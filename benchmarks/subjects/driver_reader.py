@@ -18,30 +18,39 @@ _REPORT = (
     "SELECT started_at, ended_at, gap_cause FROM coverage WHERE account = 'main'",
     "SELECT started_at, outcome FROM polls WHERE account = 'main'",
 )
+_POLL = "p.started_at, p.outcome, p.error_code, p.error_message"
+_LATEST = "FROM polls q WHERE q.account = a.account ORDER BY q.started_at DESC, q.id DESC LIMIT 1"
 _STATUS = (
     "SELECT account, observed_at, stream_ended_at, stream_end_cause FROM accounts",
-    (
-        "SELECT a.account, p.started_at, p.outcome, p.error_code, p.error_message"
-        " FROM accounts a JOIN polls p ON p.account = a.account AND p.started_at ="
-        " (SELECT MAX(started_at) FROM polls WHERE account = a.account)"
-    ),
     (
         "SELECT account, COUNT(*), COUNT(missing_since) FROM order_group_snapshots"
         " WHERE valid_to IS NULL GROUP BY account"
     ),
+    # The states that ended, each with the one that followed: what changed, and which flags.
     (
-        "SELECT account, order_group_id, valid_from FROM order_group_snapshots"
-        " WHERE valid_from >= '{day}'"
+        "SELECT p.account, p.order_group_id, p.valid_to, p.end_reason, p.is_auto_cancel_enabled,"
+        " s.not_before, s.is_auto_cancel_enabled FROM order_group_snapshots p"
+        " LEFT JOIN order_group_snapshots s ON s.account = p.account"
+        " AND s.order_group_id = p.order_group_id AND s.valid_from = p.valid_to"
+        " WHERE p.valid_to >= '{day}'"
     ),
     (
-        "SELECT account, order_group_id, valid_to FROM order_group_snapshots"
-        " WHERE valid_to >= '{day}' AND end_reason = 'removed'"
+        "SELECT account, order_group_id, valid_from FROM order_group_snapshots"
+        " WHERE valid_from >= '{day}' AND COALESCE(begin_reason, 'appeared') = 'appeared'"
     ),
     "SELECT account, started_at, ended_at, last_event_at FROM stream_coverage WHERE is_latest",
     (
-        "SELECT account, order_group_id, event_type, event_at FROM order_group_events"
+        "SELECT account, order_group_id, event_type, event_at, received_at FROM order_group_events"
         " WHERE event_at >= '{day}'"
     ),
+)
+_STATUS_ON_SQLITE = (
+    *_STATUS,
+    f"SELECT a.account, {_POLL} FROM accounts a JOIN polls p ON p.id = (SELECT q.id {_LATEST})",
+)
+_STATUS_ON_POSTGRES = (
+    *_STATUS,
+    f"SELECT a.account, {_POLL} FROM accounts a CROSS JOIN LATERAL (SELECT q.* {_LATEST}) p",
 )
 
 
@@ -81,5 +90,6 @@ def subject(place: Place) -> Iterator[Driver]:
     """Yield the reader that `detail` names: "report INSTANT" or "status INSTANT"."""
     what, now = place.detail.split()
     day = to_text(datetime.fromisoformat(now) - timedelta(days=1))
-    queries = _REPORT if what == "report" else [query.format(day=day) for query in _STATUS]
+    of_status = _STATUS_ON_SQLITE if place.postgres is None else _STATUS_ON_POSTGRES
+    queries = _REPORT if what == "report" else [query.format(day=day) for query in of_status]
     yield Driver(place, queries)

@@ -6,7 +6,7 @@ another exporter observes the account and ends the gap. `head` counts the polls 
 
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select, update
 
 from exporter.causes import NOT_KEPT, NOT_RUNNING
 from exporter.history.schema import coverage, gap_outcomes, polls
@@ -64,13 +64,22 @@ def present_cause(connection: Connection, account: str) -> str:
     This is the cause of the gap that the next observation may end. Of several outcomes with equally
     many polls, the one with the latest poll wins; without any polls it is `not_running`.
     """
-    return connection.execute(_MAIN_OUTCOME, {"of": account}).scalar() or NOT_RUNNING
+    return connection.scalar(_MAIN_OUTCOME, {"of": account}) or NOT_RUNNING
+
+
+def main_outcome(account: ColumnElement[str]) -> Select[tuple[str]]:
+    """Return the statement of `present_cause`, which finds nothing if it is `not_running`.
+
+    Args:
+        account: a parameter, or the column of another table's row.
+    """
+    return (
+        select(gap_outcomes.c.outcome)
+        .where(gap_outcomes.c.account == account)
+        .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
+        .limit(1)
+    )
 
 
 # The statement is built once, because SQLAlchemy takes longer to build it than to run it.
-_MAIN_OUTCOME = (
-    select(gap_outcomes.c.outcome)
-    .where(gap_outcomes.c.account == bindparam("of"))
-    .order_by(gap_outcomes.c.polls.desc(), gap_outcomes.c.last_started_at.desc())
-    .limit(1)
-)
+_MAIN_OUTCOME = main_outcome(bindparam("of"))

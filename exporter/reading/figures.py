@@ -8,19 +8,21 @@ the same definitions:
   it, as the history says for the present instant. `polls.group_count` is
   another figure: the groups that one poll saw.
 - A *change* is a row of the view `order_group_changes` with `not_before`. A group that was there at
-  the account's first observation did not change then: it was found.
+  the account's first observation did not change then: it was found. `exporter.reading.activity`
+  counts changes.
 - An account is observed *now* if its next poll can still follow without a gap: if its last
   observation is no older than `COVERAGE_INTERVALS` intervals.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import Connection, func, select
 
 from exporter.history.schema import coverage, order_group_snapshots
+from exporter.history.snapshots import among
 from exporter.model import COVERAGE_INTERVALS
-from exporter.reading import views
 
 _DEFAULT_INTERVAL = 60.0  # seconds, for an account that was never observed twice in a row
 
@@ -38,64 +40,20 @@ class Standing:
     missing: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changed:
-    """How many order groups of one account appeared, changed and disappeared in a span."""
-
-    appeared: int = 0
-    changed: int = 0
-    disappeared: int = 0
-
-    @property
-    def total(self) -> int:
-        """Return the number of all changes."""
-        return self.appeared + self.changed + self.disappeared
-
-
-def standing(connection: Connection, account: str) -> Standing:
-    """Count the order groups that stand.
+def standing(connection: Connection, names: Sequence[str]) -> dict[str, Standing]:
+    """Count the order groups of some accounts that stand; accounts without any are left out.
 
     Args:
         connection: from `exporter.reading.connect.read_only_transaction`.
-        account: its name.
+        names: of the accounts.
     """
     states = order_group_snapshots
-    groups, missing = connection.execute(
-        select(func.count(), func.count(states.c.missing_since)).where(
-            states.c.account == account, states.c.valid_to.is_(None)
-        )
-    ).one()
-    return Standing(groups=groups, missing=missing)
-
-
-def is_change() -> ColumnElement[bool]:
-    """Return the condition on the view `order_group_changes` that a row is a change."""
-    return views.order_group_changes.c.not_before.is_not(None)
-
-
-def changes_of_all(
-    connection: Connection, since: datetime, until: datetime | None = None
-) -> dict[str, Changed]:
-    """Count the changes of every account in a span; accounts without any are left out.
-
-    The query covers all accounts, because for a single one SQLite would scan all its history.
-
-    Args:
-        connection: from `exporter.reading.connect.read_only_transaction`.
-        since: the span's first instant.
-        until: its last; None for no end.
-    """
-    view = views.order_group_changes
-    end = () if until is None else (view.c.changed_at <= until,)
     rows = connection.execute(
-        select(view.c.account, view.c.change, func.count())
-        .where(view.c.changed_at >= since, *end, is_change())
-        .group_by(view.c.account, view.c.change)
+        select(states.c.account, func.count(), func.count(states.c.missing_since))
+        .where(among(connection, states.c.account, names), states.c.valid_to.is_(None))
+        .group_by(states.c.account)
     )
-    counts: dict[str, dict[str, int]] = {}
-    for account, change, count in rows:
-        counts.setdefault(account, {})[change] = count
-    return {account: Changed(**found) for account, found in counts.items()}
+    return {account: Standing(groups=groups, missing=missing) for account, groups, missing in rows}
 
 
 def recent(connection: Connection, account: str, interval: float | None) -> timedelta:

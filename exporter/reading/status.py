@@ -1,17 +1,21 @@
 """Read the status of each account from the history, for `status` and `report`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, FromClause, select, true
 
+from exporter.causes import NOT_RUNNING
 from exporter.database.database import set_statement_timeout
-from exporter.history.gap_cause import present_cause
+from exporter.history.gap_cause import main_outcome
 from exporter.history.schema import accounts, polls
+from exporter.history.snapshots import among
 from exporter.reading import figures
+from exporter.reading.activity import Activity, activity_since
 from exporter.reading.connect import read_only_transaction
-from exporter.reading.stream_status import StreamStatus, stream_status
+from exporter.reading.stream_status import StreamStatus, stream_statuses
 
 _DAY = timedelta(days=1)
 _SECONDS = 30.0  # for each statement on Postgres: monitoring waits for no hanging server
@@ -57,7 +61,8 @@ class AccountStatus:
         stale: whether it is older, or the account was never observed.
         groups: how many order groups stand; None if it was never observed.
         missing: those of them that the latest polls did not see, unconfirmed.
-        changes: of order groups in the last 24 hours. `exporter.reading.figures` defines these.
+        changes: of order groups in the last 24 hours. `exporter.reading.figures` defines these
+            figures.
         gap: None if the last observation is recent enough for the next to follow without a gap.
         spooled: observations that wait for the database.
         stream: the status of its stream of events.
@@ -102,51 +107,94 @@ def status(
         SchemaError: nothing is recorded yet, or the schema is another version's.
         DatabaseError: the database failed.
     """
+    accounts_ = list(configured)
+    names = [account for account, _ in accounts_]
+    # Some statements for all accounts: with some for each, SQLAlchemy and round trips dominate.
     with read_only_transaction(url) as connection:
         set_statement_timeout(connection, seconds=_SECONDS)
-        changes = figures.changes_of_all(connection, now - _DAY)
-        statuses = []
-        for account, interval in configured:
-            recent = figures.recent(connection, account, interval).total_seconds()
-            limit = recent if max_age is None else max_age
-            observed_at = connection.execute(
-                select(accounts.c.observed_at).where(accounts.c.account == account)
-            ).scalar()
-            groups = figures.standing(connection, account)
-            age = None if observed_at is None else _age(now, observed_at)
-            gap = None
-            if age is None or age > recent:
-                cause = present_cause(connection, account)
-                gap = Gap(since=observed_at, cause=cause)
-            statuses.append(
-                AccountStatus(
-                    account=account,
-                    last_poll=_last_poll(connection, account, now),
-                    observed_at=observed_at,
-                    age=age,
-                    max_age=limit,
-                    stale=age is None or age > limit,
-                    groups=None if observed_at is None else groups.groups,
-                    missing=groups.missing,
-                    changes=changes.get(account, figures.Changed()).total,
-                    gap=gap,
-                    spooled=(spooled or {}).get(account, 0),
-                    stream=stream_status(connection, account, now),
-                )
+        heads = _heads(connection, names, now)
+        standing = figures.standing(connection, names)
+        activity = activity_since(connection, now - _DAY)
+        streams = stream_statuses(connection, names, now, activity)
+        recents = [figures.recent(connection, *each).total_seconds() for each in accounts_]
+    statuses = []
+    for account, recent in zip(names, recents, strict=True):
+        limit = recent if max_age is None else max_age
+        head = heads.get(account, _NO_HEAD)
+        groups = standing.get(account, figures.Standing(groups=0, missing=0))
+        day = activity.get(account, Activity())
+        age = None if head.observed_at is None else _age(now, head.observed_at)
+        gap = None
+        if age is None or age > recent:
+            gap = Gap(since=head.observed_at, cause=head.cause)
+        statuses.append(
+            AccountStatus(
+                account=account,
+                last_poll=head.last_poll,
+                observed_at=head.observed_at,
+                age=age,
+                max_age=limit,
+                stale=age is None or age > limit,
+                groups=None if head.observed_at is None else groups.groups,
+                missing=groups.missing,
+                changes=day.changes,
+                gap=gap,
+                spooled=(spooled or {}).get(account, 0),
+                stream=streams[account],
             )
+        )
     return statuses
 
 
-def _last_poll(connection: Connection, account: str, now: datetime) -> LastPoll | None:
-    row = connection.execute(
-        select(polls.c.started_at, polls.c.outcome, polls.c.error_code, polls.c.error_message)
-        .where(polls.c.account == account)
+class _Head(NamedTuple):
+    """An account's last observation, its latest poll, and the cause of a gap since then."""
+
+    observed_at: datetime | None
+    cause: str
+    last_poll: LastPoll | None
+
+
+_NO_HEAD = _Head(observed_at=None, cause=NOT_RUNNING, last_poll=None)
+
+
+def _heads(connection: Connection, names: Sequence[str], now: datetime) -> dict[str, _Head]:
+    """Return what the heads of some accounts say; those that were never polled are left out."""
+    columns: tuple[ColumnElement[Any], ...] = (
+        polls.c.started_at,
+        polls.c.outcome,
+        polls.c.error_code,
+        polls.c.error_message,
+    )
+    latest = (
+        select(*columns)
+        .where(polls.c.account == accounts.c.account)
         .order_by(polls.c.started_at.desc(), polls.c.id.desc())
         .limit(1)
-    ).one_or_none()
-    if row is None:
-        return None
+    )
+    source: FromClause
+    if connection.dialect.name == "sqlite":  # which knows no LATERAL, and finds a poll by its id
+        latest_id = latest.with_only_columns(polls.c.id).correlate(accounts).scalar_subquery()
+        source = accounts.outerjoin(polls, polls.c.id == latest_id)
+    else:
+        poll = latest.lateral("poll")
+        source = accounts.outerjoin(poll, true())
+        columns = tuple(poll.c)
+    cause = main_outcome(accounts.c.account).correlate(accounts).scalar_subquery()
+    rows = connection.execute(
+        select(accounts.c.account, accounts.c.observed_at, cause, *columns)
+        .select_from(source)
+        .where(among(connection, accounts.c.account, names))
+    )
+    return {
+        account: _Head(observed_at, cause or NOT_RUNNING, _last_poll(poll, now))
+        for account, observed_at, cause, *poll in rows
+    }
+
+
+def _last_poll(row: Sequence[Any], now: datetime) -> LastPoll | None:
     started_at, outcome, code, message = row
+    if started_at is None:
+        return None
     error = ": ".join(part for part in (code, message) if part)
     return LastPoll(
         started_at=started_at, age=_age(now, started_at), outcome=outcome, error=error or None

@@ -1,6 +1,6 @@
 """Read from the history whether an account's events are being heard."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -8,13 +8,12 @@ from typing import NamedTuple
 from sqlalchemy import Connection, and_, func, select
 
 from exporter.causes import NOT_LISTENING, explain
-from exporter.history.schema import accounts, stream_coverage, to_text
-from exporter.reading import views
+from exporter.history.schema import Instant, accounts, stream_coverage, to_text
+from exporter.history.snapshots import among
+from exporter.reading.activity import Activity
 
 RECENT = timedelta(seconds=60)
 """A daemon that listens extends its stretch some times a minute."""
-
-_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,54 +46,47 @@ class StreamStatus:
     triggers: int
 
 
-def stream_status(connection: Connection, account: str, now: datetime) -> StreamStatus:
-    """Return the status of an account's stream of events.
+def stream_statuses(
+    connection: Connection, names: Sequence[str], now: datetime, activity: Mapping[str, Activity]
+) -> dict[str, StreamStatus]:
+    """Return the status of the stream of events of each of some accounts.
 
     Args:
         connection: in a read-only transaction.
-        account: its name.
+        names: of the accounts.
         now: the present instant.
+        activity: of the last 24 hours, by account.
     """
-    latest = _latest(connection, account)
-    gap = _gap(latest, now)
-    last_event_at = latest.last_event_at
-    if last_event_at is None and latest.started_at is not None:
-        # Nothing was heard in the latest stretch: look for an event in those before it.
-        last_event_at = connection.execute(
-            select(stream_coverage.c.last_event_at)
-            .where(
-                stream_coverage.c.account == account, stream_coverage.c.last_event_at.is_not(None)
-            )
-            .order_by(stream_coverage.c.started_at.desc())
-            .limit(1)
-        ).scalar()
-    triggers = views.order_group_triggers
-    count = select(func.count()).where(
-        triggers.c.account == account, triggers.c.triggered_at >= now - _DAY
-    )
-    return StreamStatus(
-        connected_since=None if gap else latest.started_at,
-        last_event_at=last_event_at,
-        gap=gap,
-        triggers=connection.execute(count).scalar_one(),
-    )
+    latest = _latest_of(connection, names)
+    found = {}
+    for account in names:
+        stretch = latest.get(account, _Latest())
+        gap = _gap(stretch, now)
+        found[account] = StreamStatus(
+            connected_since=None if gap else stretch.started_at,
+            last_event_at=stretch.last_event_at,
+            gap=gap,
+            triggers=activity.get(account, Activity()).triggers,
+        )
+    return found
 
 
 def stream_gap(connection: Connection, account: str, now: datetime) -> StreamGap | None:
-    """Tell why nobody hears an account's events now; return None if somebody does.
+    """Return why nobody hears an account's events now; None if somebody does.
 
     Args:
         connection: in a read-only transaction.
         account: its name.
         now: the present instant.
     """
-    return _gap(_latest(connection, account), now)
+    return _gap(_latest_of(connection, [account]).get(account, _Latest()), now)
 
 
 class _Latest(NamedTuple):
     """The latest stretch of stream coverage of an account, and the latest end of listening.
 
-    The stretch's columns are None if there is none; the others if listening never ended.
+    The stretch's instants are None if there is none; the others if listening never ended.
+    `last_event_at` is that of the latest stretch in which an event was heard.
     """
 
     started_at: datetime | None = None
@@ -105,25 +97,31 @@ class _Latest(NamedTuple):
     stream_end_cause: str | None = None
 
 
-def _latest(connection: Connection, account: str) -> _Latest:
-    """Read all of it at once: for many accounts on Postgres, round trips dominate."""
-    row = connection.execute(
+def _latest_of(connection: Connection, names: Sequence[str]) -> dict[str, _Latest]:
+    """Read the latest stretch of some accounts, all of them at once."""
+    latest, earlier = stream_coverage, stream_coverage.alias("earlier")
+    last_event_at = (
+        select(earlier.c.last_event_at)
+        .where(earlier.c.account == latest.c.account, earlier.c.last_event_at.is_not(None))
+        .order_by(earlier.c.started_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = connection.execute(
         select(
-            stream_coverage.c.started_at,
-            stream_coverage.c.ended_at,
-            stream_coverage.c.last_event_at,
-            stream_coverage.c.gap_started_at,
+            accounts.c.account,
+            latest.c.started_at,
+            latest.c.ended_at,
+            func.coalesce(latest.c.last_event_at, last_event_at, type_=Instant),
+            latest.c.gap_started_at,
             accounts.c.stream_ended_at,
             accounts.c.stream_end_cause,
         )
         .select_from(accounts)
-        .outerjoin(
-            stream_coverage,
-            and_(stream_coverage.c.account == accounts.c.account, stream_coverage.c.is_latest),
-        )
-        .where(accounts.c.account == account)
-    ).one_or_none()
-    return _Latest() if row is None else _Latest(*row)
+        .outerjoin(latest, and_(latest.c.account == accounts.c.account, latest.c.is_latest))
+        .where(among(connection, accounts.c.account, names))
+    )
+    return {account: _Latest(*latest) for account, *latest in rows}
 
 
 def _gap(latest: _Latest, now: datetime) -> StreamGap | None:
@@ -154,12 +152,13 @@ def unheard(
         until: the end of the span that is asked for; None for now.
         names: the accounts to look at; all that are recorded if empty.
     """
-    chosen = select(accounts.c.account).order_by(accounts.c.account)
-    if names:
-        chosen = chosen.where(accounts.c.account.in_(names))
+    chosen = sorted(names or connection.scalars(select(accounts.c.account)))
+    latest = _latest_of(connection, chosen)
     notices = []
-    for account in connection.scalars(chosen).all():
-        gap = stream_gap(connection, account, now)
+    for account in chosen:
+        if account not in latest:  # nothing of it is recorded
+            continue
+        gap = _gap(latest[account], now)
         if gap is None or (until is not None and gap.since is not None and until <= gap.since):
             continue
         since = "never listened"

@@ -4,12 +4,13 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
+from sqlalchemy.event import listen, remove
 
 from exporter.database.database import Database
 from exporter.history.migrate import migrate
@@ -21,6 +22,7 @@ from exporter.history.schema import (
     stream_coverage,
     to_text,
 )
+from exporter.reading.status import status
 from tests.support.recipes import standing_at
 
 GROUPS = 10_000
@@ -261,6 +263,53 @@ def test_changes_since_an_instant_use_the_time_indexes_on_sqlite(sqlite: Databas
     assert any("order_group_snapshots_valid_to (valid_to>?" in line for line in plan), plan
 
 
+@contextmanager
+def explained(how: str) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield a list that collects the plans of the statements that read order groups."""
+    plans: list[tuple[Any, ...]] = []
+
+    def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT") and "order_group" in statement:
+            cursor.execute(f"{how} {statement}", parameters)
+            plans.extend(cursor.fetchall())
+
+    listen(Engine, "before_cursor_execute", explain)
+    try:
+        yield plans
+    finally:
+        remove(Engine, "before_cursor_execute", explain)
+
+
+def read_status(database: Database) -> None:
+    configured = [(name, 60.0) for name in ("main", "hedge", "small")]
+    url = database.url.render_as_string(hide_password=False)
+    found = status(url, configured, now=at(DAYS))
+    assert sum(each.changes for each in found) > 20
+    assert sum(each.stream.triggers for each in found) > 20
+
+
+@pytest.mark.usefixtures("statistics")
+def test_status_reads_the_last_day_by_time_on_sqlite(sqlite: Database) -> None:
+    with explained("EXPLAIN QUERY PLAN") as rows:
+        read_status(sqlite)
+    plan = [row[3] for row in rows]
+    for index in (
+        "snapshots_valid_to (valid_to>?",
+        "snapshots_valid_from (valid_from>?",
+        "snapshots_open (account=?",
+        "events_event_at (event_at>?",
+    ):
+        assert any(f"order_group_{index}" in line for line in plan), plan
+    assert [line for line in plan if line.startswith("SCAN") and not _is_small(line)] == []
+
+
+def test_status_reads_the_last_day_by_time_on_postgres(postgres: Database) -> None:
+    with explained("EXPLAIN") as rows:
+        read_status(postgres)
+    assert rows
+    assert [row[0] for row in rows if "Seq Scan on order_group" in row[0]] == []
+
+
 @pytest.mark.usefixtures("statistics")
 def test_a_poll_reads_no_history_on_sqlite(sqlite: Database) -> None:
     plan = plan_on_sqlite(
@@ -275,8 +324,8 @@ def _is_small(line: str) -> bool:
     """Return whether a scan reads only accounts, a few wanted values, or open states."""
     return bool(
         re.fullmatch(
-            r"SCAN (a|wanted|ends|heard|order_group_(changes|triggers)|standing"
-            r"|CONSTANT ROW|\d+ .*ROWS?)",
+            r"SCAN (a|anon_1 VIRTUAL TABLE.*|wanted|ends|heard|order_group_(changes|triggers)"
+            r"|standing|CONSTANT ROW|\d+ .*ROWS?)",
             line,
         )
         or re.search(r"USING (COVERING )?INDEX order_group_snapshots_open$", line)

@@ -12,6 +12,7 @@ from exporter.model import OrderGroup
 from exporter.reading.status import AccountStatus, Gap, LastPoll, status
 from exporter.reading.status_text import render_table, to_json
 from exporter.reading.stream_status import StreamGap, StreamStatus
+from tests.support.traffic import recorded_statements
 
 A, A_OFF, B = OrderGroup("a", True), OrderGroup("a", False), OrderGroup("b", True)
 HOUR = 3_600
@@ -110,6 +111,27 @@ def test_changes_count_one_day_of_one_account(recorder: Any) -> None:
 def test_a_clock_that_is_ahead_makes_nothing_negative(recorder: Any) -> None:
     recorder.ok(60, [A])
     assert one(recorder, 0).age == 0.0
+
+
+def test_the_number_of_statements_does_not_depend_on_the_number_of_accounts(
+    recorder: Any,
+) -> None:
+    for number in range(10):
+        name = f"account-{number}"
+        recorder.ok(0, [A, B], account=name)
+        recorder.ok(60, [A_OFF, B], account=name)
+        recorder.fail(120, "timeout", account=name)
+    statements = {}
+    for count in (3, 300):
+        configured = [(f"account-{number}", 60.0) for number in range(count)]
+        with recorded_statements() as sent:
+            found = status(recorder.url, configured, now=recorder.at(HOUR))
+        statements[count] = len(sent)
+        assert [each.account for each in found] == [name for name, _ in configured]
+        assert {each.gap.cause for each in found[:10] if each.gap} == {"timeout"}
+        assert {(each.groups, each.changes) for each in found[:10]} == {(2, 1)}
+        assert all(each.groups is None and each.last_poll is None for each in found[10:])
+    assert statements[3] == statements[300]
 
 
 def test_a_missing_database_says_what_to_run(tmp_path: Path) -> None:

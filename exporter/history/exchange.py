@@ -8,7 +8,7 @@ from exporter.database.database import Database
 from exporter.errors import ExchangeChangedError
 from exporter.history.head import NOTHING_YET, insert_for
 from exporter.history.schema import accounts
-from exporter.history.snapshots import among
+from exporter.history.types import among
 
 
 def settle(database: Database, exchanges: Mapping[str, str]) -> None:

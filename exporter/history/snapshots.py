@@ -1,27 +1,16 @@
 """Open snapshots: read whole, and written in proportion to what changed."""
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    Connection,
-    Text,
-    any_,
-    cast,
-    func,
-    literal,
-    select,
-    update,
-)
+from sqlalchemy import Connection, Text, cast, func, literal, select, update
 
 from exporter.history.diff import Changes, OpenSnapshots
 from exporter.history.head import Head
 from exporter.history.schema import Instant, polls, to_text
 from exporter.history.schema import order_group_snapshots as snapshots
+from exporter.history.types import among
 from exporter.model import OrderGroup
 
 _TWICE = 2  # with this default no query is needed: the poll before this one is the head's
@@ -156,16 +145,6 @@ def _update(connection: Connection, account: str, group_ids: Sequence[str], **va
     connection.execute(
         update(snapshots).where(snapshots.c.account == account, _OPEN, is_among).values(values)
     )
-
-
-def among(
-    connection: Connection, column: ColumnElement[str], values: Sequence[str]
-) -> ColumnElement[bool]:
-    """Return the condition that a column holds one of any number of texts: one parameter."""
-    if connection.dialect.name == "sqlite":
-        listed = func.json_each(json.dumps(values)).table_valued("value")
-        return column.in_(select(listed.c.value))
-    return column == any_(literal(list(values), ARRAY(Text)))
 
 
 # Inserting bypasses SQLAlchemy, whose handling of each parameter takes longer than the databases

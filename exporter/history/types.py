@@ -1,10 +1,24 @@
-"""How the databases hold instants and exact decimals."""
+"""How the databases hold instants and exact decimals, and how they take many texts at once."""
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import TIMESTAMP, Dialect, Numeric, Text
+from sqlalchemy import (
+    ARRAY,
+    TIMESTAMP,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Numeric,
+    Text,
+    any_,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
@@ -69,3 +83,13 @@ def to_text(instant: datetime) -> str:
     # strftime would give years before 1000 fewer digits.
     in_utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
     return in_utc.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
+
+
+def among(
+    connection: Connection, column: ColumnElement[str], values: Sequence[str]
+) -> ColumnElement[bool]:
+    """Return the condition that a column holds one of any number of texts: one parameter."""
+    if connection.dialect.name == "sqlite":
+        listed = func.json_each(json.dumps(values)).table_valued("value")
+        return column.in_(select(listed.c.value))
+    return column == any_(literal(list(values), ARRAY(Text)))

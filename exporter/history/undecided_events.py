@@ -33,7 +33,7 @@ from exporter.history.schema import (
     undecided_events,
 )
 from exporter.history.schema import order_group_snapshots as snapshots
-from exporter.history.snapshots import among
+from exporter.history.types import among
 from exporter.model import OrderGroupEvent
 
 LISTING_LAG = timedelta(seconds=5)

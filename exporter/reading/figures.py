@@ -21,7 +21,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, func, select
 
 from exporter.history.schema import coverage, order_group_snapshots
-from exporter.history.snapshots import among
+from exporter.history.types import among
 from exporter.model import COVERAGE_INTERVALS
 
 _DEFAULT_INTERVAL = 60.0  # seconds, for an account that was never observed twice in a row

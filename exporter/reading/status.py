@@ -11,7 +11,7 @@ from exporter.causes import NOT_RUNNING
 from exporter.database.database import set_statement_timeout
 from exporter.history.gap_cause import main_outcome
 from exporter.history.schema import accounts, polls
-from exporter.history.snapshots import among
+from exporter.history.types import among
 from exporter.reading import figures
 from exporter.reading.activity import Activity, activity_since
 from exporter.reading.connect import read_only_transaction

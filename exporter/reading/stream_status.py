@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, func, select
 
 from exporter.causes import NOT_LISTENING, explain
 from exporter.history.schema import Instant, accounts, stream_coverage, to_text
-from exporter.history.snapshots import among
+from exporter.history.types import among
 from exporter.reading.activity import Activity
 
 RECENT = timedelta(seconds=60)

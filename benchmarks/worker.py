@@ -32,7 +32,7 @@ def peak_memory() -> int:
 
 def main() -> None:
     """Run one subject."""
-    # The exporter's program sets its garbage collector so, and all subjects get the same.
+    # The exporter's program uses this threshold; for a fair comparison, all subjects do.
     gc.set_threshold(ALLOCATIONS)
     name, place = sys.argv[1], Place.from_json(sys.argv[2])
     with import_module(f"benchmarks.subjects.{name}").subject(place) as subject:

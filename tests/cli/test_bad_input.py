@@ -157,7 +157,7 @@ CASES = {
         command=("prune", "--older-than", "1d"),
         says=(("has no tables yet, this version needs", ": run `kalshi-exporter migrate`"),),
     ),
-    "a link for the database that leads nowhere": Case(
+    "a dangling link as database": Case(
         config={"database_url": "sqlite:///dangling.db"},
         command=("migrate",),
         says=(("dangling.db", "nowhere does not exist", "create it"),),

@@ -256,7 +256,7 @@ def test_a_statement_sent_in_one_round_trip_is_atomic(
     database.close()
 
 
-def test_a_statement_that_comes_again_is_planned_once(postgres_url: str) -> None:
+def test_a_repeated_statement_is_prepared(postgres_url: str) -> None:
     database = Database(postgres_url, pool_size=1)
     statement = text("SELECT CAST(:n AS integer) + 1")
 
@@ -267,11 +267,11 @@ def test_a_statement_that_comes_again_is_planned_once(postgres_url: str) -> None
 
     plans = "SELECT generic_plans + custom_plans FROM pg_prepared_statements"
     assert database.execute_one(statement, {"n": 1}) == (2,)
-    assert in_session(plans) == [], "it may never come again"
+    assert in_session(plans) == [], "a statement is prepared before it is repeated"
     for number in range(7):
         assert database.execute_one(statement, {"n": number}) == (number + 1,)
     assert in_session(plans) == [(7,)]
-    in_session("DEALLOCATE ALL")  # as if a pooler had lent another session
+    in_session("DEALLOCATE ALL")  # a pooler that assigns another session has the same effect
     for number in range(2):
         assert database.execute_one(statement, {"n": number}) == (number + 1,)
     assert in_session(plans) == []

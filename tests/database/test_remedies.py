@@ -1,4 +1,4 @@
-"""Test what `exporter.database.remedies` tells an operator to do."""
+"""The remedies for database errors name the command or the setting that helps."""
 
 import getpass
 
@@ -17,7 +17,7 @@ from exporter.database.remedies import remedy_of_connection, remedy_of_statement
         ("postgresql+psycopg:///kalshi", "the role"),
     ],
 )
-def test_a_remedy_names_the_role_also_in_a_container_without_users(
+def test_a_remedy_names_the_role_even_if_the_system_knows_no_user(
     monkeypatch: pytest.MonkeyPatch, url: str, role: str
 ) -> None:
     def nobody() -> str:
@@ -30,7 +30,7 @@ def test_a_remedy_names_the_role_also_in_a_container_without_users(
     assert remedy == f"GRANT SELECT, INSERT, UPDATE, DELETE ON polls TO {role}"
 
 
-def test_a_view_is_only_read() -> None:
+def test_the_remedy_for_a_view_grants_only_select() -> None:
     url = make_url("postgresql+psycopg://lee@/kalshi")
     remedy = remedy_of_statement(
         "permission denied for view coverage_gaps", "42501", url, write=True
@@ -38,7 +38,7 @@ def test_a_view_is_only_read() -> None:
     assert remedy == "GRANT SELECT ON coverage_gaps TO lee"
 
 
-def test_a_user_whom_the_system_does_not_know_has_to_be_named() -> None:
+def test_the_remedy_for_an_unknown_system_user_is_to_name_one() -> None:
     url = make_url("postgresql+psycopg:///kalshi")
     remedy = remedy_of_connection("connection is bad: local user with ID 7 does not exist", url)
     assert remedy is not None

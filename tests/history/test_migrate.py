@@ -196,7 +196,7 @@ def test_killed_at_any_statement_it_leaves_the_old_schema_or_the_new(
 
     assert len(killed) > 3  # at least one change, the new revision, and the commit
     assert [path for path in killed if dump(path) != before] == []
-    # All that were killed hold the same, so the last one of them stands for all.
+    # All killed copies are equal, so it is enough to migrate one of them.
     for path in (killed[-1], whole):
         with closing(Database(f"sqlite:///{path}")) as database:
             assert (current_revision(database) == REVISION) == (path == whole)

@@ -41,12 +41,11 @@ MILLISECOND = timedelta(milliseconds=1)
 
 Content = tuple[Any, ...]
 
-# The exchange refuses a handshake if the clock is so wrong, and smaller errors are possible.
-ACCEPTED = timedelta(seconds=30)
-SMALL = timedelta(seconds=6)
+ACCEPTED = timedelta(seconds=30)  # the exchange refuses a handshake if the clock is more wrong
+SMALL = timedelta(seconds=6)  # more than the errors that the model gives an accepted clock
 
 
-class Killed(Exception):  # noqa: N818  # no fault
+class Killed(Exception):  # noqa: N818  # it is not an error
     """The process is killed before its next statement."""
 
 
@@ -56,7 +55,7 @@ class Sent:
 
     event: OrderGroupEvent
     label: datetime | None  # None while the clock repeats instants, which are ambiguous
-    at: datetime | None = None  # by a clock that is right
+    at: datetime | None = None  # the true time
 
     @property
     def content(self) -> Content:
@@ -90,10 +89,10 @@ class Connection:
 
 @dataclass
 class Daemon:
-    """A process with its spool, which outlives it, and two clocks.
+    """A process with a spool that outlives it, and with two clocks.
 
-    One dates what it hears and never runs back. The other is as wrong as the machine's was when
-    the process looked last, and dates how far it is certain.
+    One clock dates the events that arrive, and never goes back. The other dates how far coverage
+    is certain. Its error is that of the machine's clock when the process last checked it.
     """
 
     connection: Connection | None = None
@@ -150,15 +149,15 @@ class Listeners(RuleBasedStateMachine):
         self.true += timedelta(seconds=min(seconds, 1.0))
         if seconds > 1.0:
             for daemon in self.daemons.values():
-                self._look_at_the_clock(daemon)
+                self._check_clock(daemon)
         self.true += timedelta(seconds=max(seconds - 1.0, 0.0))
 
     @rule(seconds=st.sampled_from([-100.0, -5.0, 0.0, 5.0, 100.0]))
     def set_clock(self, seconds: float) -> None:
         self.offset = timedelta(seconds=seconds)
 
-    def _look_at_the_clock(self, daemon: Daemon) -> None:
-        """Every second a daemon looks whether the clock was set: then it connects again."""
+    def _check_clock(self, daemon: Daemon) -> None:
+        """Let a daemon notice that the clock was set, and end its connection, as every second."""
         if daemon.offset != self.offset:
             self._end(daemon, "not_listening")
             daemon.offset = self.offset
@@ -224,7 +223,7 @@ class Listeners(RuleBasedStateMachine):
         daemon = self.daemons[name]
         if daemon.connection is not None:
             return
-        self._look_at_the_clock(daemon)
+        self._check_clock(daemon)
         if abs(self.offset) > ACCEPTED:
             refused = StreamBatch(
                 account="main",
@@ -300,10 +299,8 @@ class Listeners(RuleBasedStateMachine):
                 self.unnoticed[content] += 1
 
     @rule(name=names, claims=st.booleans(), away=st.booleans(), notices=st.booleans())
-    def lose_what_pings_do_not_show(
-        self, name: str, claims: bool, away: bool, notices: bool
-    ) -> None:
-        """Lose a message, answer pings, and let only the next message show the loss."""
+    def lose_messages_unnoticed(self, name: str, claims: bool, away: bool, notices: bool) -> None:
+        """Lose messages while pings are answered, so that only the next message reveals it."""
         daemon = self.daemons[name]
         self.receive(name, count=1000, flush=True)
         if daemon.connection is None:
@@ -373,7 +370,7 @@ class Listeners(RuleBasedStateMachine):
         act=st.sampled_from(["connect", "flush", "drain", "end"]),
     )
     def kill_at_a_statement(self, name: str, statement: int, act: str) -> None:
-        """Kill the process before a statement of what it writes, or before a commit."""
+        """Kill the process before a statement or a commit of an action."""
         count = itertools.count(1)
 
         def die(*_: Any) -> None:
@@ -446,7 +443,7 @@ class Listeners(RuleBasedStateMachine):
         self._keep(daemon, self._batch(daemon))
 
     def _keep(self, daemon: Daemon, batch: StreamBatch) -> None:
-        """Write a batch, or spool it behind what waits."""
+        """Write a batch, or spool it behind the batches that wait."""
         if daemon.spool:
             daemon.spool.append(batch)
         else:
@@ -495,7 +492,7 @@ class Listeners(RuleBasedStateMachine):
             if each.label is not None
             and any(start <= each.label <= end for start, end in stretches)
         }
-        # Whatever the clock was set to: what lies well inside of a stretch.
+        # Even if the clock was set, events well inside a stretch must be listed.
         claimed |= {
             each.content
             for each in ours

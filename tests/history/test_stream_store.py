@@ -61,7 +61,7 @@ class Stream:
         return self.store.write(batch).added
 
     def begin(self, since: float, *, now: float | None = None) -> float:
-        """Return since when a connection that subscribed at this second may claim."""
+        """Return from when on a connection that subscribed at `since` may claim coverage."""
         at = self.history.at
         return self.seconds(
             self.store.begin("main", at(since), now=at(since if now is None else now))
@@ -263,11 +263,11 @@ def test_no_connection_fills_a_gap_whose_events_were_not_kept(stream: Stream) ->
     assert stream.gaps() == [(10, 20, "not_kept")]
 
 
-def test_a_connection_begins_after_what_is_claimed(stream: Stream) -> None:
+def test_a_connection_begins_after_the_claimed_coverage(stream: Stream) -> None:
     assert stream.begin(5) == 5
     stream.hear(0, 10)
     assert stream.begin(12) == 12
-    # Another machine's clock is a little ahead.
+    # The end of the stretch was written by another machine, whose clock is a little ahead.
     assert stream.begin(8.5) == 10
     since = stream.store.begin("main", stream.history.at(8.5), now=stream.history.at(8.5))
     assert since > stream.history.at(10)
@@ -275,26 +275,26 @@ def test_a_connection_begins_after_what_is_claimed(stream: Stream) -> None:
     stream.hear(after, 9)
     stream.hear(after, 20)
     assert stream.gaps() == [(10, 10, "not_listening")]
-    # The database was away when it subscribed.
+    # If the database was away at the subscription, the connection begins after the stretch too.
     assert stream.begin(12, now=30) == 20
 
 
-def test_what_a_clock_claimed_of_the_future_is_taken_back(stream: Stream) -> None:
+def test_coverage_claimed_in_the_future_is_revoked(stream: Stream) -> None:
     stream.hear(0, 10, cause="not_listening")  # the clock was set forward
     stream.hear(3600, 3700, stream.event(3650), cause="not_listening")  # and set back
     assert stream.begin(70) == 70
     assert stream.stretches() == [(0, 10, 0)]
-    # The end of listening must not be later than what follows.
+    # The recorded end of the stream must not be later than the next stretch.
     row = stream.history.row("accounts")
     assert row["stream_ended_at"] == stream.history.at(70)
     stream.hear(70, 80)
     assert stream.gaps() == [(10, 70, "not_listening")]
     stream.hear(70, 90)
     assert stream.stretches() == [(0, 10, 0), (70, 90, 0)]
-    assert len(stream.heard()) == 1  # it was sent, whatever the clock showed
+    assert len(stream.heard()) == 1  # the event itself is kept
 
 
-def test_without_any_other_stretch_what_is_claimed_of_the_future_is_all_gone(
+def test_if_all_coverage_lies_in_the_future_none_is_left(
     stream: Stream,
 ) -> None:
     stream.hear(3600, 3700)
@@ -306,7 +306,7 @@ def test_without_any_other_stretch_what_is_claimed_of_the_future_is_all_gone(
     assert stream.gaps() == []
 
 
-def test_a_clock_that_was_a_little_ahead_costs_what_it_may_have_been_wrong_by(
+def test_a_clock_slightly_ahead_costs_a_minute_of_coverage(
     stream: Stream,
 ) -> None:
     stream.hear(0, 1000)
@@ -316,7 +316,7 @@ def test_a_clock_that_was_a_little_ahead_costs_what_it_may_have_been_wrong_by(
     assert stream.gaps() == [(910, 970, "not_listening")]
 
 
-def test_of_a_clock_that_was_more_wrong_than_the_exchange_accepts_nothing_is_believed(
+def test_the_stretch_of_a_clock_far_ahead_is_revoked(
     stream: Stream,
 ) -> None:
     stream.hear(0, 10)

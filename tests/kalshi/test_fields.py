@@ -1,4 +1,4 @@
-"""Test single fields' forms."""
+"""Canonical limits are recognized, one by one and many at once."""
 
 import pytest
 
@@ -16,12 +16,12 @@ def test_a_canonical_limit_is_its_own_decimal(limit: str) -> None:
 
 
 @pytest.mark.parametrize("limit", OTHER)
-def test_one_other_limit_among_many_is_found(limit: str) -> None:
+def test_a_limit_that_is_not_canonical_is_found_among_others(limit: str) -> None:
     assert not is_canonical(limit)
     assert not are_canonical([None, "3.00", limit, "4.00"])
     assert not are_canonical([limit])
 
 
-def test_no_limits_are_canonical() -> None:
+def test_absent_limits_count_as_canonical() -> None:
     assert are_canonical([])
     assert are_canonical([None, None])

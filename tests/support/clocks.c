@@ -1,5 +1,5 @@
-/* Shift two clocks of a process by the seconds in the file $SHIFTED_CLOCKS: the first number
-   shifts the wall clock, the second CLOCK_BOOTTIME, which counts the machine's sleep. The
+/* Shift two clocks of a process by the seconds in the file $SHIFTED_CLOCKS. The first number
+   shifts the wall clock, the second CLOCK_BOOTTIME, which includes the machine's sleep. The
    monotonic clock stays as it is. */
 
 #define _GNU_SOURCE

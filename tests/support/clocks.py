@@ -1,4 +1,4 @@
-"""Shift the clocks of a running process."""
+"""Shifts the clocks of a running process."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 
 class Clocks:
-    """The clocks of a process that is started with `environment`, on Linux only."""
+    """The clocks of any process that is started with `environment`; they need Linux."""
 
     def __init__(self, directory: Path) -> None:
         compiler = shutil.which("cc")

@@ -1,7 +1,7 @@
-"""How much longer work takes while other programs run, for limits that busy machines can keep.
+"""Measures how much other programs slow down a test, so that busy machines can keep its limits.
 
-A timed test multiplies its limit by the factor that was measured meanwhile. On an idle machine the
-factor is 1.
+A timed test multiplies its limit by the factor that was measured during the test. On an idle
+machine the factor is 1.
 """
 
 import threading
@@ -14,10 +14,10 @@ _PAUSE_SECONDS = 0.2
 
 
 class Contention:
-    """A measurement that is under way.
+    """A measurement in progress.
 
     Attributes:
-        factor: elapsed time by CPU time of all probes so far; 1 or more.
+        factor: the elapsed time of all probes so far divided by their CPU time; 1 or more.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Contention:
         self._elapsed = self._used = 0.0
 
     def probe(self) -> None:
-        """Work for a moment, and compare the time elapsed with the time used."""
+        """Use the CPU for a moment, and update the factor."""
         began, used = time.monotonic(), time.thread_time()
         while time.thread_time() - used < _WORK_SECONDS:
             pass
@@ -36,7 +36,7 @@ class Contention:
 
 @contextmanager
 def measured_contention() -> Iterator[Contention]:
-    """Measure while the block runs, with a tenth of a core."""
+    """Yield a measurement that goes on during the block, and takes a tenth of a core."""
     contention = Contention()
     done = threading.Event()
 

@@ -9,6 +9,8 @@ import pwd
 import stat
 from pathlib import Path
 
+_SMALL_FILE = 64 * 1024  # bytes; SQLite's index takes 32 KiB
+
 _EFFECTIVE = os.access in os.supports_effective_ids
 
 
@@ -25,6 +27,15 @@ def is_missing(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     return False
+
+
+def is_full(path: Path) -> bool:
+    """Return whether the file system of an existing file has no room for another small one."""
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return False
+    return not status.f_flag & os.ST_RDONLY and status.f_bavail * status.f_frsize < _SMALL_FILE
 
 
 def real_path(path: Path) -> Path:

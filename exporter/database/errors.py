@@ -20,7 +20,7 @@ from exporter.errors import (
     DatabaseSetupError,
     PoisonPollError,
 )
-from exporter.permissions import explain_directory, explain_file, is_missing
+from exporter.permissions import explain_directory, explain_file, is_full, is_missing
 
 
 @contextmanager
@@ -94,7 +94,10 @@ def _sqlite_file_error(path: Path, line: str, *, write: bool) -> DatabaseError:
             f"database: {reason or path}; it was moved or deleted: put it back, restore a backup,"
             " or run `kalshi-exporter migrate` to begin a new one"
         )
-    return DatabaseError(line) if reason is None else DatabaseSetupError(f"database: {reason}")
+    if reason is not None:
+        return DatabaseSetupError(f"database: {reason}")
+    # On a full disk, SQLite calls an index that it cannot make an I/O error.
+    return DatabaseError(f"{line}: the disk is full: make room there" if is_full(path) else line)
 
 
 _ABOUT_FILES = {

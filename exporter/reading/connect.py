@@ -27,6 +27,7 @@ _SHARED_FIRST = 0x40000002
 _SHARED_SIZE = 510
 
 _HEADER_SIZE = 20  # bytes at the start of the file; the last two say which journal mode it has
+_SMALLEST_INDEX = 32 * 1024  # bytes of a -shm file
 _WAL = b"\x02\x02"
 
 
@@ -204,8 +205,10 @@ def _is_in_use(path: Path) -> bool:
     """
     journal = path.with_name(f"{path.name}-wal")
     index = path.with_name(f"{path.name}-shm")
-    if index.exists():
-        return True
+    # A shorter index was never used: on a full disk, SQLite leaves such a one behind.
+    with suppress(FileNotFoundError):
+        if index.stat().st_size >= _SMALLEST_INDEX:
+            return True
     try:
         if journal.stat().st_size == 0:
             return False

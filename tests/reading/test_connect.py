@@ -109,6 +109,19 @@ def test_reading_a_closed_sqlite_file_leaves_nothing_beside_it(sqlite_recorder: 
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
+def test_what_a_full_disk_left_beside_a_file_is_neither_used_nor_extended(
+    sqlite_recorder: Any,
+) -> None:
+    sqlite_recorder.ok(0, [GROUP])
+    sqlite_recorder.database.close()
+    path = sqlite_recorder.database.path
+    path.with_name(f"{path.name}-wal").touch()
+    index = path.with_name(f"{path.name}-shm")
+    index.write_bytes(bytes(3))
+    assert count(sqlite_recorder.url) == 1
+    assert index.read_bytes() == bytes(3)
+
+
 def test_a_poll_by_another_process_does_not_disturb_a_reader(sqlite_recorder: Any) -> None:
     sqlite_recorder.ok(0, [GROUP])
     sqlite_recorder.database.close()

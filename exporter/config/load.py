@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from msgspec.structs import replace
 
@@ -173,9 +174,10 @@ class _Reader:
                 state = "both are set" if "base_url" in table else "neither is set"
                 self._fault(f"accounts[{i}]", f"must have one of environment and base_url, {state}")
             if isinstance(name := values.get("name"), str):
-                first = seen.setdefault(name.casefold(), i)
+                # Names that look alike, such as é as one character or as two, would be confused.
+                first = seen.setdefault(normalize("NFKC", name).casefold(), i)
                 if first != i:
-                    reason = f"the same name as accounts[{first}], letter case apart"
+                    reason = f"the same name as accounts[{first}], or one that looks like it"
                     self._fault(f"accounts[{i}].name", reason)
         return accounts
 

@@ -175,7 +175,9 @@ def _refuse_contradictions(
     what: What, as_of: datetime | None, since: datetime | None, until: datetime | None
 ) -> None:
     if as_of is not None and what != "groups":
-        raise ValueError(f"--as-of belongs to `export groups`; {what} take --since and --until")
+        raise ValueError(
+            f"--as-of belongs to `export groups`; `export {what}` takes --since and --until"
+        )
     if what == "groups" and (since is not None or until is not None):
         raise ValueError("groups are of one instant: use --as-of, or `export history`")
     if since is not None and until is not None and since >= until:

@@ -137,9 +137,15 @@ def test_a_fault_of_an_account_says_what_is_wrong(
     assert "MII" not in fault
 
 
-def test_account_names_that_differ_only_in_case_are_the_same(directory: Directory) -> None:
-    fault = directory.fault("", account=ACCOUNT_TOML + ACCOUNT_TOML.replace("main", "MAIN"))
-    assert fault == "9: accounts[1].name: the same name as accounts[0], letter case apart"
+@pytest.mark.parametrize(
+    ("one", "other"), [("main", "MAIN"), ("caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\u0301")]
+)
+def test_account_names_that_look_alike_are_the_same(
+    directory: Directory, one: str, other: str
+) -> None:
+    named = [ACCOUNT_TOML.replace("main", name) for name in (one, other)]
+    fault = directory.fault("", account="".join(named))
+    assert fault == "9: accounts[1].name: the same name as accounts[0], or one that looks like it"
 
 
 def test_a_missing_account_is_a_fault_with_an_example(directory: Directory) -> None:

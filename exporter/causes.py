@@ -6,9 +6,7 @@ imports nothing but typing, so that everything may import it.
 
 from typing import Final, Literal, TypeAlias
 
-PollGapCause: TypeAlias = Literal[
-    "not_running",
-    "not_kept",
+FailedOutcome: TypeAlias = Literal[
     "unauthorized",
     "rejected",
     "rate_limited",
@@ -18,6 +16,9 @@ PollGapCause: TypeAlias = Literal[
     "invalid_response",
     "superseded",
 ]
+"""How a poll can fail. "superseded": the response was valid, but another exporter was faster."""
+
+PollGapCause: TypeAlias = Literal["not_running", "not_kept", FailedOutcome]
 """The cause of a gap in the coverage of polls: the outcome that most polls inside it had, or
 `not_running` if there were none, or `not_kept`."""
 

@@ -7,22 +7,12 @@ but the causes of gaps.
 
 from datetime import datetime
 from enum import IntEnum
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict, Unpack
 
-from exporter.causes import StreamGapCause
+from exporter.causes import FailedOutcome, StreamGapCause
 
-Outcome = Literal[
-    "ok",
-    "unauthorized",
-    "rejected",
-    "rate_limited",
-    "server_error",
-    "unreachable",
-    "timeout",
-    "invalid_response",
-    "superseded",
-]
-"""How a poll can end. "superseded": the response was valid, but another exporter was faster."""
+Outcome = Literal["ok", FailedOutcome]
+"""How a poll can end."""
 
 
 class Exit(IntEnum):
@@ -118,61 +108,68 @@ class BusyError(ExporterError):
     exit_code = Exit.TEMPORARY
 
 
-class ApiError(ExporterError):
-    """The exchange did not give a valid response.
+class ErrorDetails(TypedDict, total=False):
+    """What is known of a failure of the exchange beside the reason; all of it may be missing.
 
-    Every text from the exchange is hostile until here: `code`, `detail` and the rest hold no
+    Every text from the exchange is hostile until here: `code`, `details` and the rest hold no
     control characters and at most a few hundred characters each.
 
-    Args:
-        reason: one line for the operator: what happened.
-        summary: the same without what `code`, `message` and `details` say, for log lines, where
-            these stand beside it; as `reason` if None.
+    Attributes:
+        summary: the reason without what `code`, `message` and `details` say, for log lines, where
+            these stand beside it; None if the reason says none of it.
         http_status: of the last response, if there was one.
         code, message, details, service: as the error body named them, if it did.
         retry_after: seconds the exchange asked us to wait, if it did.
     """
 
-    outcome: ClassVar[Outcome]
-    retryable: ClassVar[bool] = False
+    summary: str | None
+    http_status: int | None
+    code: str | None
+    message: str | None
+    details: str | None
+    service: str | None
+    retry_after: float | None
+
+
+class ExchangeError(ExporterError):
+    """The exchange failed or refused, or something between it and us.
+
+    Args:
+        reason: one line for the operator: what happened.
+        details: what else is known; an attribute each.
+    """
+
     exit_code = Exit.UNAVAILABLE
 
-    def __init__(
-        self,
-        reason: str,
-        *,
-        summary: str | None = None,
-        http_status: int | None = None,
-        code: str | None = None,
-        message: str | None = None,
-        details: str | None = None,
-        service: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
+    def __init__(self, reason: str, **details: Unpack[ErrorDetails]) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.summary = reason if summary is None else summary
-        self.http_status = http_status
-        self.code = code
-        self.message = message
-        self.details = details
-        self.service = service
-        self.retry_after = retry_after
+        self.summary = details.get("summary") or reason
+        self.http_status = details.get("http_status")
+        self.code = details.get("code")
+        self.message = details.get("message")
+        self.details = details.get("details")
+        self.service = details.get("service")
+        self.retry_after = details.get("retry_after")
 
 
-class StreamError(ExporterError):
+class ApiError(ExchangeError):
+    """The exchange did not give a valid response to a request."""
+
+    outcome: ClassVar[Outcome]
+    retryable: ClassVar[bool] = False
+
+
+class StreamError(ExchangeError):
     """The stream of events ended, or could not begin.
-
-    The texts from the exchange are as harmless as an `ApiError`'s, and named alike.
 
     Args:
         reason: one line for the operator: what happened.
         cause: of the gap that begins.
         certain_until: the last instant until which no event is missing, UTC; None if no stretch
             had begun.
+        details: what else is known; an attribute each.
     """
-
-    exit_code = Exit.UNAVAILABLE
 
     def __init__(
         self,
@@ -180,25 +177,11 @@ class StreamError(ExporterError):
         *,
         cause: StreamGapCause,
         certain_until: datetime | None = None,
-        summary: str | None = None,
-        http_status: int | None = None,
-        code: str | None = None,
-        message: str | None = None,
-        details: str | None = None,
-        service: str | None = None,
-        retry_after: float | None = None,
+        **details: Unpack[ErrorDetails],
     ) -> None:
-        super().__init__(reason)
-        self.reason = reason
+        super().__init__(reason, **details)
         self.cause = cause
         self.certain_until = certain_until
-        self.summary = reason if summary is None else summary
-        self.http_status = http_status
-        self.code = code
-        self.message = message
-        self.details = details
-        self.service = service
-        self.retry_after = retry_after
 
 
 class UnauthorizedError(ApiError):

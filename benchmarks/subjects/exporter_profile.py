@@ -17,10 +17,9 @@ PARTS = {
     "signing: cryptography": ("cryptography", "RSAPrivateKey"),
     "HTTP: requests, urllib3, http.client, sockets": (
         "/requests/", "/urllib3/", "/http/", "/email/", "socket", "recv_into", "sendall",
-        "/kalshi/transport.py",
     ),
     "the database itself: sqlite3, psycopg and its waits": (
-        "sqlite3.", "/psycopg", "psycopg_", "/select", "/history/postgres.py",
+        "sqlite3.", "/psycopg", "psycopg_", "/select", "/exporter/database/",
     ),
     "SQLAlchemy": ("/sqlalchemy/", "sqlalchemy."),
     "the exporter": ("/exporter/",),

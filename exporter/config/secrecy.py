@@ -80,7 +80,7 @@ def _mixes(word: str) -> bool:
 def _alternates(word: str) -> bool:
     """Tell a random token from words, in which cases and digits come in runs.
 
-    Two of three neighbours differ in a random text of both cases and digits, and two of five in one
+    Two of three neighbors differ in a random text of both cases and digits, and two of five in one
     of a single case; one of three does in words written together, LikeThese2.
     """
     kinds = [c.isdigit() + 2 * c.isupper() for c in word if c.isalnum()]

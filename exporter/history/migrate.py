@@ -291,7 +291,7 @@ def refuse_newer(revision: str | None) -> None:
     Raises:
         SchemaError: the schema is newer.
     """
-    # Revisions are numbered, so that an older version recognises a newer schema.
+    # Revisions are numbered, so that an older version recognizes a newer schema.
     if revision is not None and revision > REVISION:
         raise SchemaError(
             f"the database's schema is at revision {revision}, newer than {REVISION}, the newest"

@@ -90,7 +90,7 @@ def _remove(
     until: datetime,
     cause: StreamGapCause,
 ) -> None:
-    """Remove a span from the stretches that it touches, which are neighbours."""
+    """Remove a span from the stretches that it touches, which are neighbors."""
     first, last = stretches[0], stretches[-1]
     for each in stretches:
         connection.execute(

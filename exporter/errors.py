@@ -5,6 +5,7 @@ configuration" (78) from "the exchange is down" (69). This module imports nothin
 but the causes of gaps.
 """
 
+import errno
 from datetime import datetime
 from enum import IntEnum
 from typing import ClassVar, Literal, TypedDict, Unpack
@@ -100,6 +101,23 @@ class SpoolError(ExporterError):
     """An observation could be kept neither in the database nor in the spool."""
 
     exit_code = Exit.DATABASE
+
+
+class DiskError(ExporterError):
+    """A file that a command makes could not be written: the disk is full or failing."""
+
+    exit_code = Exit.DATABASE
+
+
+def cannot_write(path: object, error: OSError) -> ExporterError:
+    """Return the error for a file that a command cannot make.
+
+    Its exit code tells a disk that is full or failing from a path that a person has to correct.
+    """
+    text = f"cannot write {path}: {error.strerror}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+        return DiskError(text)
+    return ConfigurationError(text)
 
 
 class BusyError(ExporterError):

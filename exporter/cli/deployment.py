@@ -7,7 +7,7 @@ import click
 
 from exporter.cli import streams
 from exporter.cli.support import FILE, Command
-from exporter.errors import ConfigurationError
+from exporter.errors import ConfigurationError, cannot_write
 
 KINDS = ("systemd", "launchd", "kubernetes")
 """The directories of deploy/ that the command can write."""
@@ -54,8 +54,6 @@ def deploy(kind: str, directory: str | None, replace: bool) -> None:
             if present.get(path) != content:
                 path.write_bytes(content)
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot write {error.filename or target}: {error.strerror}"
-        ) from error
+        raise cannot_write(error.filename or target, error) from error
     for path, content in contents.items():
         streams.answer(f"{path}: {'unchanged' if present.get(path) == content else 'written'}")

@@ -6,7 +6,7 @@ import click
 
 from exporter.cli import streams
 from exporter.cli.support import FILE, Command, Context
-from exporter.errors import ConfigurationError, Exit
+from exporter.errors import ConfigurationError, Exit, cannot_write
 
 
 @click.command(cls=Command)
@@ -32,13 +32,13 @@ def init(path: str) -> None:
     except FileExistsError:
         raise ConfigurationError(f"{path} exists already, and is left as it is") from None
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(text)
     except OSError as error:
         os.unlink(path)  # noqa: PTH108  # `--help` needs no pathlib
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
     streams.answer(f"Wrote {path}. Fill in the account, then run: kalshi-exporter check")
 
 

@@ -57,6 +57,7 @@ def status(context: Context, as_json: bool, max_age: float | None) -> Exit:
             now=datetime.now(UTC),
             max_age=max_age,
             spooled=spooled,
+            switched_off={each.name for each in configuration.accounts if not each.stream},
         )
     except DatabaseError as error:
         waiting = sum(spooled.values())

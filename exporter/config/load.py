@@ -85,7 +85,11 @@ def load_history(path: Path, environment: Mapping[str, str] = os.environ) -> His
         spool=Spool(**reader.tables["spool"]),
         log=Log(**reader.tables["log"]),
         accounts=tuple(
-            RecordedAccount(name=values["name"], poll=_poll(values, reader.tables["poll"]))
+            RecordedAccount(
+                name=values["name"],
+                poll=_poll(values, reader.tables["poll"]),
+                stream=_stream(values, reader.tables["stream"]),
+            )
             for values in reader.accounts
         ),
     )
@@ -218,9 +222,13 @@ class _Reader:
 def _account(values: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> Account:
     own = {key.name: values[key.name] for key in ACCOUNT}
     own["base_url"] = own["base_url"] or ENVIRONMENTS[own["environment"]]
-    if own["stream"] is None:
-        own["stream"] = tables["stream"]["enabled"]
+    own["stream"] = _stream(values, tables["stream"])
     return Account(**own, poll=_poll(values, tables["poll"]))
+
+
+def _stream(values: Mapping[str, Any], section: Mapping[str, Any]) -> bool:
+    """Return whether a daemon listens to an account's events."""
+    return bool(section["enabled"] if values["stream"] is None else values["stream"])
 
 
 def _poll(values: Mapping[str, Any], section: Mapping[str, Any]) -> PollSettings:

@@ -104,10 +104,12 @@ class RecordedAccount(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         poll: the `[poll]` section, overridden by this account's keys.
+        stream: whether a daemon listens to its events, by the entry or else by `[stream]`.
     """
 
     name: str
     poll: PollSettings
+    stream: bool
 
 
 class Account(RecordedAccount, frozen=True, kw_only=True):
@@ -118,7 +120,6 @@ class Account(RecordedAccount, frozen=True, kw_only=True):
         environment: production, demo, or None if the entry has a base_url.
         exchange: predictions or margin.
         subaccount: None for all of them in one response.
-        stream: whether a daemon listens to its events, by the entry or else by `[stream]`.
         stream_url: of the WebSocket; None to derive it from the environment or the base_url.
     """
 
@@ -129,7 +130,6 @@ class Account(RecordedAccount, frozen=True, kw_only=True):
     private_key_file: Path
     private_key_passphrase_file: Path | None
     subaccount: int | None
-    stream: bool
     stream_url: str | None
 
     @property

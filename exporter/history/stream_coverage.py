@@ -70,9 +70,7 @@ def begin(connection: Connection, account: str, since: datetime) -> datetime:
 
 
 def extend_latest(connection: Connection, account: str, span: Span) -> bool:
-    """Extend the latest stretch by a span that begins in it; return whether that was all."""
-    if span.cause is not None:
-        return False
+    """Extend the latest stretch by a span that begins in it and goes on; return whether it did."""
     return connection.execute(EXTEND_LATEST, parameters(account, span)).rowcount > 0
 
 

@@ -1,6 +1,6 @@
 """Read the status of each account from the history, for `status` and `report`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -66,6 +66,7 @@ class AccountStatus:
         gap: None if the last observation is recent enough for the next to follow without a gap.
         spooled: observations that wait for the database.
         stream: the status of its stream of events.
+        stream_enabled: whether the configuration lets a daemon listen to it.
     """
 
     account: str
@@ -80,6 +81,7 @@ class AccountStatus:
     gap: Gap | None
     spooled: int
     stream: StreamStatus
+    stream_enabled: bool = True
 
 
 def status(
@@ -89,6 +91,7 @@ def status(
     now: datetime,
     max_age: float | None = None,
     spooled: Mapping[str, int] | None = None,
+    switched_off: Collection[str] = (),
 ) -> list[AccountStatus]:
     """Return the status of each account, as of one instant.
 
@@ -98,6 +101,7 @@ def status(
         now: the present instant.
         max_age: seconds after which an observation is stale; 2.5 intervals if None.
         spooled: how many observations of each account wait for the database.
+        switched_off: the accounts whose stream the configuration switches off.
 
     Returns:
         One for each account, in the order given.
@@ -141,6 +145,7 @@ def status(
                 gap=gap,
                 spooled=(spooled or {}).get(account, 0),
                 stream=streams[account],
+                stream_enabled=account not in switched_off,
             )
         )
     return statuses

@@ -62,6 +62,8 @@ def _remarks(each: AccountStatus) -> list[str]:
     if each.last_poll is not None and each.last_poll.error is not None:
         remarks.append(f"last poll: {each.last_poll.error}")
     remarks += _stream_remarks(each.stream)
+    if not each.stream_enabled:
+        remarks.append("the configuration switches its stream off")
     if each.spooled:
         remarks.append(f"waiting for the database in the spool: {each.spooled}")
     return remarks
@@ -104,7 +106,7 @@ def _object(each: AccountStatus) -> dict[str, Any]:
         },
         "gap": gap and {"since": _instant(gap.since), "cause": gap.cause},
         "spooled": each.spooled,
-        "stream": _stream_object(each.stream),
+        "stream": _stream_object(each.stream) | {"enabled": each.stream_enabled},
     }
 
 

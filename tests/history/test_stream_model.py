@@ -236,7 +236,7 @@ class Listeners(RuleBasedStateMachine):
             return
         now = self._now(daemon)
         away = away or bool(daemon.spool)
-        since = now if away else self.store.begin("main", now, now=self.wall)
+        since = now if away else self._begin(now)
         daemon.connection = Connection(
             since=since,
             until=since,
@@ -438,9 +438,15 @@ class Listeners(RuleBasedStateMachine):
         if connection is None:
             return
         if not connection.has_begun and not daemon.spool:
-            self.store.begin("main", connection.since, now=self.wall)
+            self._begin(connection.since)
             connection.has_begun = True
         self._keep(daemon, self._batch(daemon))
+
+    def _begin(self, since: datetime) -> datetime:
+        begun = self.store.begin("main", since, now=self.wall)
+        for row in self.history.rows_of("stream_coverage")["stream_coverage"]:
+            assert row["ended_at"] <= self.wall + timedelta(seconds=2), "claims the future"
+        return begun
 
     def _keep(self, daemon: Daemon, batch: StreamBatch) -> None:
         """Write a batch, or spool it behind the batches that wait."""

@@ -674,6 +674,60 @@ def test_a_connection_goes_through_a_proxy(
         proxy.close()
 
 
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """Yield a local proxy."""
+    running = Proxy()
+    yield running
+    running.close()
+
+
+@pytest.mark.parametrize("credentials", ["", "user:p%40ss@"])
+def test_an_unencrypted_connection_is_tunnelled_too(
+    local: LocalExchange, listen: Listen, proxy: Proxy, credentials: str
+) -> None:
+    def talk() -> None:
+        local.groups(KEY_ID).create("a")
+        local.channel(KEY_ID).close()
+
+    connection = listen(local.stream_url, proxy=f"http://{credentials}{proxy.address}")
+    events, _ = run(hear(connection, talk))
+    assert [each.order_group_id for each in events] == ["a"]
+    (head,) = proxy.heads
+    assert head.startswith("CONNECT 127.0.0.1:")
+    assert ("Proxy-Authorization: Basic " in head) == bool(credentials)
+    assert "KALSHI-ACCESS" not in head.upper()
+    (handshake,) = local.handshakes
+    assert "Proxy-Authorization" not in handshake.headers
+
+
+@pytest.mark.parametrize(
+    ("response", "drip", "words"),
+    [
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", False, "the proxy answered 502"),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n", False, "302"),
+        (b"no HTTP at all\r\n\r\n", False, "proxy"),
+        (b"", False, "proxy"),
+        (None, True, "0.3 s"),
+    ],
+)
+def test_a_proxy_that_fails_is_an_unreachable_exchange(  # noqa: PLR0917  # pytest passes fixtures by name
+    local: LocalExchange,
+    listen: Listen,
+    proxy: Proxy,
+    response: bytes | None,
+    drip: bool,
+    words: str,
+) -> None:
+    proxy.response, proxy.drip = response, drip
+    address = f"http://user:hush@{proxy.address}"
+    error = run(fail_to_open(listen(local.stream_url, proxy=address, open_timeout=0.3)))
+    assert error.cause == "unreachable"
+    assert words in error.reason
+    assert "hush" not in error.reason
+    assert local.handshakes == []
+
+
 def test_proxies_in_the_environment_are_not_used(
     local: LocalExchange, listen: Listen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,7 @@ def test_numbers_may_start_anywhere(protocol: StreamProtocol, first: int) -> Non
         assert isinstance(receive(protocol, event(seq)), OrderGroupEvent)
 
 
-@pytest.mark.parametrize("second", [5, 4, 7, 1, 10**18])
+@pytest.mark.parametrize("second", [5, 4, 7, 1, 0, -1, 10**18, 2**63 - 1, -(2**63)])
 def test_a_number_that_does_not_follow_ends_the_stretch(
     protocol: StreamProtocol, second: int
 ) -> None:
@@ -275,6 +275,11 @@ def test_an_unrequested_unsubscription_ends_the_stretch(protocol: StreamProtocol
         ({**event(), "sid": None}, "sid: missing"),
         ({**event(), "seq": None}, "seq: missing"),
         ({**event(), "seq": "1"}, "seq"),
+        ({**event(), "seq": 1.5}, "seq"),
+        ({**event(), "seq": True}, "seq"),
+        ({**event(), "seq": 1 + 2**63}, "64 bits"),
+        ({**event(), "sid": "2"}, "sid"),
+        ({**event(), "sid": 2.5}, "sid"),
         ({**event(), "msg": None}, "msg: expected an object"),
         ({"type": "subscribed", "msg": {"channel": "order_group_updates"}}, "msg.sid: missing"),
         ({"type": "error", "msg": "text"}, "msg: expected an object"),

@@ -181,6 +181,20 @@ def test_the_stream_is_counted(metrics: Metrics, endpoint: Endpoint) -> None:
     assert scrape("stream_connected", account="main") == 0
     assert scrape("stream_disconnects_total", account="main", cause="disconnected") == 1
     assert scrape("stream_connection_failures_total", account="main", cause="unreachable") == 1
+    # A stream that is stopped on purpose has not failed.
+    for was_connected in (True, False):
+        metrics.receive(
+            StreamChanged(
+                account="main",
+                at=at,
+                connected=False,
+                was_connected=was_connected,
+                cause="not_listening",
+            )
+        )
+    scrape = Scrape(get(endpoint.port, "/metrics")[1])
+    assert scrape("stream_disconnects_total", account="main", cause="not_listening") == 0
+    assert scrape("stream_connection_failures_total", account="main", cause="not_listening") == 0
     metrics.receive(AccountsChanged({"main": 60.0}))
     scrape = Scrape(get(endpoint.port, "/metrics")[1])
     assert scrape("stream_connected", account="main") is None

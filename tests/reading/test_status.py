@@ -89,7 +89,10 @@ def test_never_observed_and_never_polled(recorder: Any) -> None:
         [("main", 60.0), ("other", 60.0)],
         now=recorder.at(10),
         spooled={"other": 3},
+        switched_off={"other"},
     )
+    assert (main.stream_enabled, other.stream_enabled) == (True, False)
+    assert render_table([main, other]).count("the configuration switches its stream off") == 1
     assert (main.age, main.stale, main.gap) == (None, True, Gap(since=None, cause="rejected"))
     assert (other.last_poll, other.stale) == (None, True)
     assert other.gap == Gap(since=None, cause="not_running")
@@ -194,6 +197,7 @@ def test_the_json(three: list[AccountStatus]) -> None:
             "last_event_at": None,
             "gap": {"since": None, "cause": "not_listening"},
             "triggers_24h": 0,
+            "enabled": True,
         },
     }
     assert japan["gap"] == {"since": "2026-03-01T12:00:00.123456Z", "cause": "unauthorized"}

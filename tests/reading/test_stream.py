@@ -184,7 +184,13 @@ def test_status_says_whether_a_daemon_listens(recorder: Any) -> None:
         "last_event_at": "2026-03-01T12:01:20.623456Z",
         "gap": None,
         "triggers_24h": 2,
+        "enabled": True,
     }
+    # A stretch whose end lies in the future was dated by a clock that is set back by now.
+    ahead, _ = stream(100)
+    assert ahead["connected_since"] is None
+    assert ahead["gap"]["cause"] == "not_listening"
+    assert ahead["gap"]["since"] < "2026-03-01T12:01:40"
     assert "listening since 2026-03-01T12:02:30.123456Z, last event 2026-03-01T12:01:20" in text
     later, text = stream(300)
     assert later["gap"] == {"since": "2026-03-01T12:03:00.123456Z", "cause": "not_listening"}

@@ -7,8 +7,10 @@ heard; equal events must then be looked for before one is added.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from hashlib import sha256
-from typing import NamedTuple, cast
+from itertools import chain
+from typing import NamedTuple
 
 from sqlalchemy import Connection, Table, Text, select, text, type_coerce
 
@@ -38,6 +40,9 @@ _POSTGRES_TYPES = (
     "timestamptz",
     "json",
 )
+
+
+_MOST_ROWS = 512  # that one statement of SQLite inserts, with eight parameters each
 
 
 class EventRow(NamedTuple):
@@ -114,16 +119,31 @@ def _insert(connection: Connection, table: Table, account: str, rows: list[Event
         return 0
     # This bypasses SQLAlchemy, whose handling of each parameter takes longer than the databases do.
     if connection.dialect.name == "sqlite":
-        places = ", ".join("?" * len(COLUMNS))
-        whose = account.replace("'", "''")
-        return connection.exec_driver_sql(
-            f"INSERT INTO {table.name} (account, {', '.join(COLUMNS)})"
-            f" VALUES ('{whose}', {places}) ON CONFLICT DO NOTHING",
-            cast("list[tuple[str | None, ...]]", rows),
-        ).rowcount
+        added = done = 0
+        while done < len(rows):
+            # Few sizes, so that SQLite's driver keeps the statements.
+            size = min(_MOST_ROWS, 1 << (len(rows) - done).bit_length() - 1)
+            values = chain.from_iterable(rows[done : done + size])
+            statement = _insert_on_sqlite(table.name, size)
+            added += connection.exec_driver_sql(statement, (account, *values)).rowcount
+            done += size
+        return added
     return connection.execute(
         text(insert_on_postgres(table)), {"account": account, **arrays(rows)}
     ).rowcount
+
+
+@cache
+def _insert_on_sqlite(table: str, count: int) -> str:
+    """Return the INSERT of so many rows, whose parameters are the account and then all columns.
+
+    After each statement, a thread waits for the interpreter's lock, which the thread that reads the
+    sockets keeps for milliseconds during a burst. So one statement inserts many rows.
+    """
+    places = f"(?1{', ?' * len(COLUMNS)})"
+    columns = ", ".join(COLUMNS)
+    values = ", ".join([places] * count)
+    return f"INSERT INTO {table} (account, {columns}) VALUES {values} ON CONFLICT DO NOTHING"
 
 
 def insert_on_postgres(table: Table = order_group_events, *, condition: str = "true") -> str:

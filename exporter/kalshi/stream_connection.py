@@ -227,7 +227,7 @@ class StreamConnection:
             raise self._closed(socket, error) from error
         self._taken += 1
         now = self._now()
-        self._received_at = now if self._steady is None else self._steady()
+        self._received_at = socket.read_at or (now if self._steady is None else self._steady())
         output = self._protocol.receive(message, now, self._received_at)
         if isinstance(output, Ignored):
             _log.debug("ignored %s", output.reason)

@@ -42,6 +42,7 @@ class StreamSocket(ClientConnection):
 
     Attributes:
         messages: how many have arrived, read or not.
+        read_at: when data arrived last, by the clock that `watch` was given; None before.
         proof: a number of messages, and the sending of the ping whose pong came after them. The
             reader takes it away once it has read that many messages.
         verdict: why this side gave the connection up; None if it did not.
@@ -51,6 +52,7 @@ class StreamSocket(ClientConnection):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self.messages = 0
+        self.read_at: datetime | None = None
         self.proof: tuple[int, datetime] | None = None
         self.verdict: str | None = None
         self.verdict_cause: Literal["disconnected", "not_listening"] = "disconnected"
@@ -77,6 +79,8 @@ class StreamSocket(ClientConnection):
 
         The library would wait for the peer to end it, and accept everything sent until then.
         """
+        if self._now is not None:
+            self.read_at = self._now()
         super().data_received(data)
         if self.protocol.state is State.CLOSING and self._end_timer is None:
             self.transport.close()

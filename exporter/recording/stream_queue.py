@@ -11,7 +11,7 @@ from exporter.causes import StreamGapCause
 from exporter.model import OrderGroupEvent
 from exporter.recording.stream_source import StreamAccount
 
-MAX_EVENTS = 2_500
+MAX_EVENTS = 10_000
 """Events that may wait for the database. What has gathered is one transaction, and on SQLite polls
 wait for it: so connections read no more until it is written."""
 
@@ -205,8 +205,9 @@ class StreamQueue:
             return None if self._is_closed and not items else items
 
     def _touch(self, subscription: Subscription) -> None:
-        self._pending[subscription] = None
-        self._changed.notify()
+        if subscription not in self._pending:
+            self._pending[subscription] = None
+            self._changed.notify()
 
     def _flush(self, subscription: Subscription) -> None:
         if subscription not in self._pending:

@@ -711,7 +711,7 @@ def test_an_unencrypted_connection_is_tunnelled_too(
         (None, True, "0.3 s"),
     ],
 )
-def test_a_proxy_that_fails_is_an_unreachable_exchange(  # noqa: PLR0917  # pytest passes fixtures by name
+def test_a_proxy_that_fails_is_an_unreachable_exchange(  # pytest passes fixtures by name
     local: LocalExchange,
     listen: Listen,
     proxy: Proxy,

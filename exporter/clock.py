@@ -54,16 +54,17 @@ class SteadyClock:
         return self._last
 
     def step(self) -> float:
-        """Return the seconds by which the wall clock was set forward since the last call, or back.
+        """Return by how many seconds the wall clock was set since the last call.
 
-        The time that the machine slept counts as set forward. 0.0 if it was neither.
+        The value is positive if the clock was set forward or the machine slept, negative if the
+        clock was set back, and 0.0 otherwise.
         """
         wall, monotonic = _readings()
         drift = (wall - self._at(monotonic)).total_seconds()
         ahead = (self._last - wall).total_seconds()
         if abs(drift) > self.TOLERANCE:
             return drift
-        if ahead > self.TOLERANCE:  # it was set back several times, by a little each time
+        if ahead > self.TOLERANCE:  # several small steps back add up
             return -ahead
         self._wall, self._monotonic = wall, monotonic
         return 0.0

@@ -44,7 +44,7 @@ class PollFinished(msgspec.Struct, frozen=True, kw_only=True):
             there is none, or if the database was away.
         groups, missing: order groups that stand, and those of them that this poll did not see; None
             unless an observation was written. `exporter.reading.figures` defines these figures.
-        found: groups that were there at the account's first observation, which is no change.
+        found: groups that the account's first observation saw, which do not count as changes.
         added, changed, removed: changes; None unless an observation was written.
     """
 

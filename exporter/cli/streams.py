@@ -21,12 +21,12 @@ class ClosedPipeError(Exception):
 
 @contextmanager
 def closed_pipe_named() -> Iterator[None]:
-    """Raise an error for a closed pipe by which Click does not end the process.
+    """Replace BrokenPipeError, because Click would end the process with exit code 1.
 
-    Click would end it with 1, which monitoring reads as "stale".
+    Monitoring reads that code as "stale".
 
     Raises:
-        ClosedPipeError: in place of BrokenPipeError.
+        ClosedPipeError: in its place.
     """
     try:
         yield

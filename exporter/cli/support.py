@@ -43,7 +43,7 @@ class Commands(click.Group):
     command_class = Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # Click's signature
-        """List commands in the order in which they were added: that of a user's day."""
+        """List commands in the order in which they were added: a user meets them in this order."""
         return list(self.commands)
 
     def format_commands(

@@ -20,10 +20,10 @@ _KEY = re.compile(
 )
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}[: ]?){20,}", re.IGNORECASE)
-_WITH_COLONS = re.compile(r"(?:[0-9a-f]{2}:){19,}", re.IGNORECASE)  # no path or address is so
+_WITH_COLONS = re.compile(r"(?:[0-9a-f]{2}:){19,}", re.IGNORECASE)  # no path or address looks so
 _ENCODED = re.compile(r"[A-Za-z0-9+/=_-]{40,}")  # 32 bytes of a key are 43 characters in base64
 _BASE32 = re.compile(r"(?<![A-Z2-7])(?=[A-Z]*[2-7])[A-Z2-7]{50,}")
-_TOKEN = re.compile(r"[!-\-0-~]{20,}")  # all that can be typed, but what paths and hosts consist of
+_TOKEN = re.compile(r"[!-\-0-~]{20,}")  # printable ASCII, except for . and /
 _WORD = re.compile(r"[A-Za-z0-9+=]+")
 _PLACEHOLDER = re.compile(r"\$\{[A-Z_][A-Z0-9_]{0,63}\}")
 _ORDINARY = " ._:/-,'\"()[]{}$+~"  # punctuation of names, paths, times and sizes
@@ -78,10 +78,11 @@ def _mixes(word: str) -> bool:
 
 
 def _alternates(word: str) -> bool:
-    """Tell a random token from words, in which cases and digits come in runs.
+    """Tell a random token from words, by how often the kind of character changes.
 
-    Two of three neighbors differ in a random text of both cases and digits, and two of five in one
-    of a single case; one of three does in words written together, LikeThese2.
+    The kinds are lower case, upper case and digits. From one character to the next, the kind
+    changes in two of three places of a random text of all kinds, in two of five of one without
+    upper or lower case, but only in one of three of words written together, LikeThese2.
     """
     kinds = [c.isdigit() + 2 * c.isupper() for c in word if c.isalnum()]
     turns = sum(a != b for a, b in pairwise(kinds))

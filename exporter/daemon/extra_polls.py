@@ -1,4 +1,4 @@
-"""Poll because of an event: the snapshots follow within about a second."""
+"""Poll when an event asks for it, so that the snapshots follow within about a second."""
 
 import threading
 from collections.abc import Callable
@@ -9,19 +9,19 @@ from exporter.daemon.runner import PollRunner
 
 _BETWEEN_SECONDS = 1.0  # between two such polls of an account
 _MAX_ATTEMPTS = 3  # while another exporter is polling the account
-_RECHECK_SECONDS = 0.2  # until another look whether the poll under way has ended
+_RECHECK_SECONDS = 0.2  # until it checks again whether the poll under way has ended
 
 RunLater = Callable[[float, Callable[[], None]], None]
 """Runs a function in a thread of its own, after a delay in seconds."""
 
 
 class ExtraPolls:
-    """Polls beside the grid: at most one of an account begins each second, on request.
+    """Poll on request, beside the grid: at most one such poll of an account begins each second.
 
     Args:
-        pollers: which of them may poll now.
+        pollers: know which account may be polled now.
         runner: runs their polls.
-        run_later: runs what is due in a while.
+        run_later: schedules a function.
         stop: nothing is requested once this is set.
     """
 

@@ -11,8 +11,8 @@ from apscheduler.triggers.base import BaseTrigger
 from exporter.clock import elapsed
 
 _LONGEST_START = 5.0  # seconds over which the first polls of many accounts are spread
-# How far behind a tick a daemon may come to leave an account to others: more than their clocks
-# differ, less than what matters to a poll.
+# A daemon polls up to this long after a tick, so that the daemons divide the accounts. The delay is
+# longer than their clocks differ, and too short to matter to a poll.
 _LONGEST_BEHIND = 0.25  # seconds
 _MOST_BEHIND = 0.05  # of an interval
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # in the scheduler's zone, put in where it is used
@@ -41,11 +41,11 @@ class SteadyUTC(tzinfo):
         return now.replace(tzinfo=self)
 
     def utcoffset(self, dt: datetime | None) -> timedelta:  # noqa: ARG002  # tzinfo's signature
-        """Return None, because this is UTC except for the steps."""
+        """Return zero, because this is UTC except for the steps."""
         return timedelta(0)
 
     def dst(self, dt: datetime | None) -> timedelta:  # noqa: ARG002  # tzinfo's signature
-        """Return None."""
+        """Return zero, because UTC has no daylight saving time."""
         return timedelta(0)
 
     def tzname(self, dt: datetime | None) -> str:  # noqa: ARG002  # tzinfo's signature
@@ -60,9 +60,9 @@ class Grid(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
         account: whose name decides the offset, so that accounts spread over the interval and each
             keeps its place.
         interval: seconds.
-        daemon: names one of several that share a database. Each comes a moment later than the
-            tick, by another moment for each account: so that they divide the accounts among
-            themselves and each keeps its own, which it knows already. Empty if it is alone.
+        daemon: names one of several daemons that share a database; empty if there is only one.
+            The name delays the daemon's ticks by a moment, which differs from account to account.
+            So each account is usually claimed by the same daemon, which has its snapshots cached.
     """
 
     def __init__(self, account: str, interval: float, *, daemon: str = "") -> None:

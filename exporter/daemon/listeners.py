@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DaemonListeners:
-    """A maker of the listeners of a configuration, which keeps those that the next one has too."""
+    """Make the listeners that a configuration names, and keep those that the next one names too."""
 
     def __init__(self) -> None:
         self._health = Health()

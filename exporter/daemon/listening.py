@@ -1,4 +1,4 @@
-"""Listening in the daemon: it begins once a configuration has accounts to listen for."""
+"""Listen in the daemon, once a configuration has accounts to listen for."""
 
 import logging
 import threading

@@ -17,7 +17,7 @@ class PollRunner:
     """Run one poll after another of each account.
 
     Args:
-        pollers: which of them may poll now.
+        pollers: know which account may be polled now.
 
     Attributes:
         fatal: what the daemon has to end for, once SIGTERM was sent because of it.

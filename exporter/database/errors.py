@@ -96,7 +96,7 @@ def _sqlite_file_error(path: Path, line: str, *, write: bool) -> DatabaseError:
         )
     if reason is not None:
         return DatabaseSetupError(f"database: {reason}")
-    # On a full disk, SQLite calls an index that it cannot make an I/O error.
+    # If a full disk leaves no room for its index, SQLite reports an I/O error.
     return DatabaseError(f"{line}: the disk is full: make room there" if is_full(path) else line)
 
 
@@ -111,7 +111,7 @@ _ABOUT_FILES = {
 def explain_sqlite_file(path: Path, *, write: bool) -> str | None:
     """Return why SQLite cannot use a file, and what to do; None if nothing is found.
 
-    SQLite needs its log and index beside the file, and a writer thus the directory too.
+    SQLite keeps its log and index beside the file, so a writer needs the directory too.
     """
     reason = explain_file(path, write=write)
     if reason is not None:

@@ -139,7 +139,7 @@ _FIRST_WITH_TRANSACTION_TIMEOUT = 170000
 
 
 def poll_timeout() -> str:
-    """Return the statement that gives each later one of the transaction a poll's time-out."""
+    """Return the statement that gives all later ones of a transaction the time-out of a poll."""
     return f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms'"
 
 

@@ -1,4 +1,4 @@
-"""A connection of psycopg on which no wait for the server is without end."""
+"""A connection of psycopg on which every wait for the server has a time-out."""
 
 import math
 from collections.abc import Generator

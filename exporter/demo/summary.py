@@ -46,7 +46,7 @@ FROM polls WHERE outcome <> 'ok' ORDER BY id DESC LIMIT ?"""
 
 _GAPS = "SELECT gap_start, gap_end, seconds, cause FROM coverage_gaps ORDER BY gap_start"
 
-# The instant lies in the middle of the polls, at a change if there was one.
+# The instant is that of the first change after the middle poll, or of that poll itself.
 _AN_INSTANT = """
 SELECT COALESCE(
     (SELECT MIN(changed_at) FROM order_group_changes WHERE changed_at > middle.observed_at),

@@ -29,7 +29,7 @@ from exporter.history.schema import accounts
 UNAUTHORIZED_THRESHOLD = 3
 """After this many refused polls in a row, a daemon asks less often."""
 
-_SAME_TICK = 1.0  # seconds by which exporters may differ in coming to a tick
+_SAME_TICK = 1.0  # seconds by which exporters may come to the same tick at different times
 _LONGEST_LEASE = 600.0  # seconds: the longest deadline that the configuration allows
 _ALMOST_A_SECOND = timedelta(microseconds=999_999)
 
@@ -86,7 +86,7 @@ def claim(
         "predecessor": owner,
         "now": now,
         "until": now + timedelta(seconds=lease),
-        # Of two exporters at one tick, the one whose clock was read first may come second.
+        # Two exporters at one tick may claim in another order than they read the clock.
         "soon": now + timedelta(seconds=min(policy.polled_within, _SAME_TICK)),
         # A claim or poll in the future comes from a wrong clock, and is ignored.
         "latest": latest,
@@ -145,7 +145,7 @@ _NOBODY = (None, None, None, None)
 
 
 def _time(instant: datetime) -> str:
-    """Return the time of day in UTC, to the second in which the instant has certainly passed."""
+    """Return the time of day in UTC, rounded up to a whole second."""
     return f"{instant.astimezone(UTC) + _ALMOST_A_SECOND:%H:%M:%SZ}"
 
 

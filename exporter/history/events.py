@@ -171,7 +171,10 @@ def arrays(rows: Sequence[EventRow]) -> dict[str, list[str | None]]:
 
 
 def _is_there(connection: Connection, table: Table, account: str, event: OrderGroupEvent) -> bool:
-    """Return whether an undated event is there: as many equal ones as its connection has heard."""
+    """Return whether an undated event is recorded already.
+
+    It is if the table holds as many equal ones as its connection has heard, this one included.
+    """
     near = connection.execute(
         select(type_coerce(table.c.identity, Text)).where(
             table.c.account == account,

@@ -225,7 +225,7 @@ def _taken_names(connection: "Connection") -> set[str]:
 
 
 def _refuse_unversioned_tables(connection: "Connection", state: str) -> None:
-    """Refuse the exporter's own tables of which nothing says the revision.
+    """Refuse the exporter's own tables if nothing says their revision.
 
     Args:
         connection: to a database without a revision.

@@ -142,7 +142,8 @@ order_group_snapshots = Table(
         sqlite_where=text("valid_to IS NULL"),
     ),
     # What appeared in a time span; on Postgres, what existed at an instant long ago. On SQLite it
-    # would be a fifth of the file with the states that other indexes lead to: see 0007.
+    # holds only the states that no other index leads to; with all of them it would be a fifth of
+    # the file (see 0007).
     Index(
         "order_group_snapshots_valid_from",
         "valid_from",
@@ -156,7 +157,7 @@ order_group_snapshots = Table(
         "valid_to",
         sqlite_where=text("valid_to IS NOT NULL"),
     ),
-    # The key is the table: a group's states lie side by side, and the key is stored once.
+    # SQLite stores the rows in the index of the primary key: a group's states lie side by side.
     sqlite_with_rowid=False,
 )
 

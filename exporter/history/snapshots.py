@@ -13,7 +13,7 @@ from exporter.history.schema import order_group_snapshots as snapshots
 from exporter.history.types import among
 from exporter.model import OrderGroup
 
-_TWICE = 2  # with this default no query is needed: the poll before this one is the head's
+_TWICE = 2  # the default, which needs no query: the head names the poll before this one
 
 # If the clock was set back, a poll may begin before the observations that precede it.
 _CLOCK_SET_BACK = timedelta(days=1)

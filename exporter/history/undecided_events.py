@@ -93,8 +93,9 @@ def decide(connection: Connection, account: str) -> datetime | None:
         account: bound to a subaccount.
 
     Returns:
-        When the last event was heard of which nobody can ever tell whose it is, for its group was
-        deleted before a poll could see it; None if there are none. They are dropped too.
+        When the last undecidable event was heard; None if there are none. The group of such an
+        event was deleted before a poll could see it, so its owner stays unknown. These events are
+        dropped too.
     """
     undecidable = None
     rows = connection.execute(_GROUPS, {"of": account, "deleted": "deleted"}).all()

@@ -24,7 +24,7 @@ _MAX_TEXT = 200  # characters of the exchange's own words that are kept
 _MAX_FAST_LIMIT = 64  # characters; this bounds the cache of limits
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MAX_TS = 253_402_300_799_999  # ms: the end of the year 9999, the last that datetime knows
+_MAX_TS = 253_402_300_799_999  # ms: the end of the year 9999, datetime's last
 
 
 class EventMessage(msgspec.Struct, frozen=True, gc=False):

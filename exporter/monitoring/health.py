@@ -52,7 +52,7 @@ class AccountHealth:
 
     @property
     def stale(self) -> bool:
-        """Return whether the last success is so old that the next poll would end a gap."""
+        """Return whether the last success is so old that the account has a gap by now."""
         age = self.seconds_since_success()
         return age is None or age > COVERAGE_INTERVALS * self.interval
 

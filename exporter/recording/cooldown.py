@@ -7,7 +7,7 @@ from exporter.history.claim import UNAUTHORIZED_THRESHOLD
 COOLDOWN = 300.0
 """Seconds between two polls of an account whose credentials are refused, in a daemon."""
 
-# A tick may come some milliseconds sooner after the start of its poll than the previous tick did.
+# A tick that comes some milliseconds early must find the cooldown over.
 COOLDOWN_BETWEEN_TICKS = COOLDOWN - 0.1
 """Seconds from the start of a refused poll until a tick may poll again."""
 
@@ -23,8 +23,8 @@ class Cooldown:
 
     def __init__(self) -> None:
         self._unauthorized_polls = 0
-        self._began = 0.0  # the latest poll, by `elapsed()`, as the next
-        self._cooldown_until = 0.0
+        self._began = 0.0  # when the latest poll began, by `elapsed()`
+        self._cooldown_until = 0.0  # by `elapsed()`
 
     def remaining(self) -> float:
         """Return the seconds until the account may be asked again; 0 if it may be asked now."""

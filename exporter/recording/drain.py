@@ -81,7 +81,7 @@ class Backlog:
             if done >= _LEAST and elapsed() > until:
                 return False
             if loss is not None and poll.started_at > loss.last_started_at:
-                # This poll found room again: the lost ones are missing in the gap before it.
+                # This poll found room in the spool again: the lost ones lie in the gap before.
                 self._note(loss)
                 loss = None
             try:
@@ -103,12 +103,12 @@ class Backlog:
 
     def _note(self, loss: Loss) -> None:
         self._store.note_loss(self._account, polls=loss.polls, last_started_at=loss.last_started_at)
-        # Afterwards, because noting a loss twice does no harm.
+        # After a crash between the two, the loss is noted twice, which does no harm.
         self._spool.forget_loss(self._account)
         self._warn("polls_lost", f"{loss.polls} polls were kept nowhere and are lost")
 
     def _give_up(self, poll: Poll, error: PoisonPollError) -> None:
-        """Count a poll as lost that the database will always refuse: all others wait behind it."""
+        """Give up a poll that the database will always refuse; all others wait behind it."""
         self._store.note_loss(self._account, polls=1, last_started_at=poll.started_at)
         _log.error(
             "%s; the poll of %s can never be written and is lost",

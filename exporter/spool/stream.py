@@ -15,8 +15,9 @@ from exporter.errors import SpoolError
 from exporter.model import OrderGroupEvent, StreamBatch
 from exporter.spool.spool import Spool
 
-_LOSS = 0  # the number of a loss, which no row has
-_REPORT = -1  # nor this, of what says why something is missing
+# No row has these numbers.
+_LOSS = 0  # a batch that stands for a loss
+_REPORT = -1  # a batch that says why others are missing
 _TICK = timedelta(microseconds=1)
 
 _COLUMNS = "id, own_groups_only, since, until, cause, claimed_until, packed"
@@ -65,7 +66,7 @@ class StreamSpool:
             # This row is inserted before it is needed, because noting a loss must need no room.
             connection.execute(
                 "INSERT INTO lost_batches VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                # The longest texts that there are, so that the row never grows.
+                # The texts are as long as they will ever be, so that the row never grows.
                 (self._database, batch.account, batch.own_groups_only, "", " " * 32),
             )
             loss = self._loss(connection, batch.account)
@@ -131,8 +132,9 @@ class StreamSpool:
     def batches(self, account: str) -> Iterator[tuple[int, StreamBatch]]:
         """Yield the account's batches in their order, each with the number to `remove` it by.
 
-        A loss gives batches too, where gaps are and at the end: they claim nothing, and say
-        `not_kept`. So does a batch that cannot be read, behind which none of its span claims any.
+        For each loss there are batches that claim no coverage and have the cause `not_kept`: one at
+        each gap, and one at the end. The same replaces a batch that cannot be read; later batches
+        of its span then claim no coverage either.
 
         Raises:
             SpoolError: the disk failed; or, after all others were given, one cannot be read.
@@ -146,7 +148,7 @@ class StreamSpool:
         last = 0
         reported: datetime | None = None
         unreadable: SpoolError | None = None
-        broken: set[str] = set()  # where spans begin that have an unreadable batch
+        broken: set[str] = set()  # the `since` of spans with an unreadable batch
         while (row := self._next(account, last)) is not None:
             last = row[0]
             try:

@@ -14,6 +14,7 @@ from exporter.clock import elapsed
 from exporter.database import wal
 from exporter.database.prepared import sqlite_driver
 
+_CACHE = 8 * 2**20  # bytes of pages that a connection keeps in memory
 _BUSY_SECONDS = 10.0  # how long SQLite waits for another process that writes
 
 
@@ -33,6 +34,8 @@ def make_engine(url: URL) -> Engine:
         )
         # Larger statements would otherwise need a temporary file, for which there may be no place.
         connection.execute("PRAGMA temp_store=MEMORY")
+        # Otherwise a poll that changes more than 2 MB of pages writes some of them twice.
+        connection.execute(f"PRAGMA cache_size=-{_CACHE // 1024}")
         # Each commit survives a power cut, so no observation is lost.
         connection.execute("PRAGMA synchronous=FULL")
         # A reader that stays for hours makes the write-ahead log grow. This gives the space back.

@@ -1,9 +1,11 @@
 """Open snapshots: read whole, and written in proportion to what changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Text, cast, func, literal, select, update
 
 from exporter.history.diff import Changes, OpenSnapshots
@@ -134,7 +136,12 @@ def write(
     )
     if changes.changed or changes.added:
         insert = _insert_on_sqlite if connection.dialect.name == "sqlite" else _insert_on_postgres
-        insert(connection, _rows(head, changes, observed_at=observed_at, poll_id=poll_id))
+        not_before = None if head.observed_at is None else to_text(head.observed_at)
+        insert(
+            connection,
+            (head.account, to_text(observed_at), not_before, poll_id),
+            _rows(head, changes),
+        )
 
 
 def _update(connection: Connection, account: str, group_ids: Sequence[str], **values: Any) -> None:
@@ -148,48 +155,58 @@ def _update(connection: Connection, account: str, group_ids: Sequence[str], **va
 
 
 # Inserting bypasses SQLAlchemy, whose handling of each parameter takes longer than the databases
-# do: a first poll may open 100,000 snapshots.
-_COLUMNS = (
-    "account, order_group_id, valid_from, is_auto_cancel_enabled, contracts_limit, exchange_index,"
-    " extra, begin_reason, not_before, first_poll_id"
+# do: a first poll may open 100,000 snapshots. Each way takes the values that all of them share, and
+# a row of the others for each.
+_SHARED = "account, valid_from, not_before, first_poll_id"
+_OWN = (
+    "order_group_id",
+    "is_auto_cancel_enabled",
+    "contracts_limit",
+    "exchange_index",
+    "extra",
+    "begin_reason",
+)
+_COLUMNS = f"{_SHARED}, {', '.join(_OWN)}"
+
+# One statement that reads many rows from JSON takes half as long as one statement for each row.
+_AT_ONCE = 2_000  # rows: about 200 kB of JSON
+_FROM_JSON = (
+    f"INSERT INTO order_group_snapshots ({_COLUMNS}) SELECT ?, ?, ?, ?, "
+    + ", ".join(f"json_extract(value, '$[{number}]')" for number in range(len(_OWN)))
+    + " FROM json_each(?)"
 )
 
 
-def _insert_on_sqlite(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
-    places = ", ".join("?" * len(rows[0]))
-    connection.exec_driver_sql(
-        f"INSERT INTO order_group_snapshots ({_COLUMNS}) VALUES ({places})", rows
-    )
+def _insert_on_sqlite(
+    connection: Connection, shared: tuple[Any, ...], rows: Iterator[tuple[Any, ...]]
+) -> None:
+    while some := list(islice(rows, _AT_ONCE)):
+        connection.exec_driver_sql(_FROM_JSON, (*shared, msgspec.json.encode(some).decode()))
 
 
-def _insert_on_postgres(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+def _insert_on_postgres(
+    connection: Connection, shared: tuple[Any, ...], rows: Iterator[tuple[Any, ...]]
+) -> None:
     from exporter.database import postgres  # noqa: PLC0415  # psycopg is an extra's
 
-    postgres.copy_in(connection, f"COPY order_group_snapshots ({_COLUMNS}) FROM STDIN", rows)
+    copy = f"COPY order_group_snapshots ({_COLUMNS}) FROM STDIN"
+    postgres.copy_in(connection, copy, (shared + row for row in rows))
 
 
-def _rows(
-    head: Head, changes: Changes, *, observed_at: datetime, poll_id: int
-) -> list[tuple[Any, ...]]:
-    valid_from = to_text(observed_at)
-    not_before = None if head.observed_at is None else to_text(head.observed_at)
+def _rows(head: Head, changes: Changes) -> Iterator[tuple[Any, ...]]:
     begun = {
         "changed": changes.changed,
         "found" if head.observed_at is None else "appeared": changes.added,
     }
-    return [
+    return (
         (
-            head.account,
             group.id,
-            valid_from,
             group.is_auto_cancel_enabled,
             group.contracts_limit,
             group.exchange_index,
             group.extra,
             begin_reason,
-            not_before,
-            poll_id,
         )
         for begin_reason, groups in begun.items()
         for group in groups
-    ]
+    )

@@ -87,7 +87,7 @@ def decimal(text: str) -> str:
 def are_canonical(limits: Sequence[str | None]) -> bool:
     """Return whether each limit has the form that `decimal` gives it; None has."""
     texts = [limit for limit in limits if limit is not None]
-    lines = "\n".join([*texts, ""])
+    lines = "\n".join(texts) + "\n" if texts else ""
     # One search through all of them takes 5 ms for 100,000 limits; one for each takes 200 ms.
     if _PLAIN_LINES.fullmatch(lines) and lines.count("\n") == len(texts):
         return True

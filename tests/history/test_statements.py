@@ -63,7 +63,7 @@ def _names_account(statement: str) -> bool:
     """Return whether a statement restricts each of its tables to an account, or inserts for one."""
     if re.match(r"\s*(INSERT INTO|COPY) ", statement) and "SELECT" not in statement:
         return "account" in statement
-    if re.match(r"\s*INSERT INTO polls", statement):
+    if re.match(r"\s*INSERT INTO (polls|order_group_snapshots) ", statement):
         return "account" in statement
     conditions = re.findall(r"WHERE(.*?)(?=\bWHERE\b|$)", statement, re.DOTALL)
     used = re.findall(rf"(?:FROM|UPDATE|DELETE FROM|JOIN)\s+{TABLES}\b", statement)

@@ -1,15 +1,20 @@
 """How many order groups existed and changed in each part of a span."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, case, func, or_, select
 
 from exporter.history.schema import order_group_snapshots
-from exporter.reading import views
-from exporter.report.span import Span, part_of
+from exporter.report.span import Span, slot_of
+
+BEFORE = -1
+"""The number of the part of what was there when the span began."""
+
+_Key: TypeAlias = tuple[ColumnElement[Any], ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,19 +46,8 @@ def groups(connection: Connection, account: str, span: Span, seen: bytearray) ->
         span: what the report is about.
         seen: for each part, whether the account was observed in it.
     """
-    states = order_group_snapshots
-    standing, on = connection.execute(
-        select(func.count(), _sum(states.c.is_auto_cancel_enabled)).where(
-            states.c.account == account,
-            states.c.valid_from < span.since,
-            or_(states.c.valid_to.is_(None), states.c.valid_to >= span.since),
-        )
-    ).one()
-    there_before = states.c.not_before.is_(None)
-    begun = dict(_by_part(connection, account, span, states.c.valid_from, there_before))
-    ended = dict(
-        _by_part(connection, account, span, states.c.valid_to, states.c.end_reason == "changed")
-    )
+    begun, ended = (_by_part(each, span) for each in _tallied(connection, account, span))
+    standing, on, _ = begun.pop(BEFORE, (0, 0, 0))
     found = Groups()
     appeared_in_all = changed_in_all = disappeared_in_all = 0
     for part in range(span.parts):
@@ -76,28 +70,90 @@ def groups(connection: Connection, account: str, span: Span, seen: bytearray) ->
     return found
 
 
-def _by_part(
-    connection: Connection,
-    account: str,
-    span: Span,
-    instant: ColumnElement[datetime],
-    special: ColumnElement[bool],
-) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """For each part with any: states whose instant lies in it, those that are on, and special."""
+Tally: TypeAlias = Mapping[tuple[str | datetime | None, bool, bool], int]
+"""The number of states by slot (see `slot_of`), by the flag, and by something special."""
+
+
+def _tallied(connection: Connection, account: str, span: Span) -> tuple[Tally, Tally]:
+    """Count the states that began and ended in a span, and those that stood when it began.
+
+    Returns:
+        Those that began, by slot, flag, and whether they were there before anybody looked; the slot
+        of those that stood is None. And those that ended, by slot, flag, and whether another state
+        followed.
+    """
     states = order_group_snapshots
-    part = part_of(connection, instant, span).label("part")
-    # Most of the account's history, where the span is long: to be read in its own order. SQLite
-    # would take the index by time, and go through all accounts once for each of them.
-    plain = views.unindexed(instant, on_sqlite=connection.dialect.name == "sqlite")
-    rows = connection.execute(
-        select(part, func.count(), _sum(states.c.is_auto_cancel_enabled), _sum(special))
-        .where(and_(states.c.account == account, plain >= span.since, plain <= span.until))
-        .group_by(part)
+    begin = case(
+        (states.c.valid_from >= span.since, slot_of(connection, states.c.valid_from, span))
     )
-    for number, count, enabled, special_count in rows:
-        yield number, (count, enabled, special_count)
+    end = slot_of(connection, states.c.valid_to, span)
+    began = (begin, states.c.is_auto_cancel_enabled, states.c.not_before.is_(None))
+    ended = (end, states.c.is_auto_cancel_enabled, states.c.end_reason == "changed")
+    rows = (
+        states.c.account == account,
+        states.c.valid_from <= span.until,
+        or_(states.c.valid_to.is_(None), states.c.valid_to >= span.since),
+    )
+    if connection.dialect.name == "sqlite":
+        return _tallied_on_sqlite(connection, began, ended, rows, states.c.valid_to <= span.until)
+    counted = select(func.count()).where(*rows)
+    tallies = (
+        counted.add_columns(*began).group_by(*began),
+        counted.add_columns(*ended).where(states.c.valid_to <= span.until).group_by(*ended),
+    )
+    first, second = (
+        {(slot, on, special): count for count, slot, on, special in connection.execute(tally)}
+        for tally in tallies
+    )
+    return first, second
 
 
-def _sum(condition: ColumnElement[bool]) -> ColumnElement[Any]:
-    """Return SQL for the number of rows for which a condition holds."""
-    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
+def _tallied_on_sqlite(
+    connection: Connection,
+    began: _Key,
+    ended: _Key,
+    rows: Sequence[ColumnElement[bool]],
+    has_ended: ColumnElement[bool],
+) -> tuple[Tally, Tally]:
+    """Count in Python, because SQLite would sort all states, which takes twice as long.
+
+    The states of each group come as one row of texts: a row of each state would take as long again.
+    """
+    beginnings: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
+    texts = connection.execute(
+        select(
+            func.group_concat(_as_text(began)),
+            func.group_concat(case((has_ended, _as_text(ended)))),
+        )
+        .where(*rows)
+        .group_by(order_group_snapshots.c.order_group_id),
+        execution_options={"yield_per": 100},
+    )
+    for begin, end in texts:
+        beginnings.update(begin.split(","))
+        ends.update((end or "").split(","))
+    del ends[""]
+    return _read(beginnings), _read(ends)
+
+
+def _read(counter: Counter[str]) -> Tally:
+    return {
+        (key[2:] or None, key[0] == "1", key[1] == "1"): count for key, count in counter.items()
+    }
+
+
+def _as_text(key: _Key) -> ColumnElement[str]:
+    slot, *conditions = key
+    one, other = (case((each, "1"), else_="0") for each in conditions)
+    return one.concat(other).concat(func.coalesce(slot, ""))
+
+
+def _by_part(tally: Tally, span: Span) -> dict[int, tuple[int, int, int]]:
+    """Return for each part with any: its states, those whose flag was true, the special ones."""
+    found: dict[int, tuple[int, int, int]] = {}
+    for (slot, on, special), count in tally.items():
+        part = BEFORE if slot is None else span.part_of_slot(slot)
+        states, flagged, specials = found.get(part, (0, 0, 0))
+        found[part] = (states + count, flagged + count * on, specials + count * special)
+    return found

@@ -24,7 +24,7 @@ from exporter.report.polls import polls_of
 from exporter.report.span import Span, seconds_of
 from exporter.report.template import page
 from exporter.report.timelines import add_timelines
-from exporter.report.triggers import Triggers, by_part, triggers_of
+from exporter.report.triggers import Triggers, triggers_of
 
 _LARGEST = 1_400_000  # bytes
 _EMPTY = 80_000  # bytes of these that a page without accounts takes at most
@@ -177,7 +177,7 @@ def _account(
     counted = groups(connection, name, span, seen.seen)
     polls = polls_of(connection, name, span)
     triggers = triggers_of(connection, name, span)
-    triggers_over_time = by_part(triggers, span)
+    triggers_over_time = triggers.by_part
     triggered = sum(told + shown for _, told, shown in triggers_over_time)
     row = summary.row(name, seen, listened, counted, polls, triggered=triggered, span=span, now=now)
     detail = {

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import type_coerce as coerce
 
-from exporter.history.schema import accounts, coverage, polls
+from exporter.history.schema import Instant, accounts, coverage, polls
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _WIDTHS = (
@@ -31,6 +31,10 @@ _WIDTHS = (
     *(_HOUR * hours for hours in (1, 2, 3, 6, 12)),
     *(_DAY * days for days in (1, 2, 7, 14, 28)),
 )
+# A part is a multiple of one of these widths in seconds, which so many characters of an instant
+# tell apart.
+_SLOTS = ((_DAY, 10), (_HOUR, 13), (10 * _MINUTE, 15), (_MINUTE, 16), (10, 18), (1, 19))
+_REST = "0000-00-00T00:00:00+00:00"
 _PARTS = 720  # hours in 30 days; a screen shows no more
 _FEWEST_PARTS = 24
 _PARTS_OF_ALL_ACCOUNTS = 30_000
@@ -68,6 +72,17 @@ class Span:
         """Return the number of the part in which an instant lies; the first or last if outside."""
         number = int((instant.timestamp() - self.start) // self.width)
         return min(max(number, 0), self.parts - 1)
+
+    @property
+    def slot_length(self) -> int:
+        """How many characters of an instant's text tell in which part it lies."""
+        return next(length for width, length in _SLOTS if self.width % width == 0)
+
+    def part_of_slot(self, slot: str | datetime) -> int:
+        """Return the number of the part in which a slot of `slot_of` lies."""
+        if isinstance(slot, str):
+            slot = datetime.fromisoformat(slot + _REST[len(slot) :])
+        return self.part(slot)
 
 
 def cut(since: datetime, until: datetime, *, sharing: int, interval: float) -> Span:
@@ -158,6 +173,21 @@ def part_of(
     seconds = cast(_epoch(connection, instant), BigInteger)
     # Never negative, so that both databases round down.
     return (seconds - span.start) // span.width
+
+
+def slot_of(
+    connection: Connection, instant: ColumnElement[datetime], span: Span
+) -> ColumnElement[Any]:
+    """Return SQL for the slot of an instant, whose part `Span.part_of_slot` finds.
+
+    This is `part_of` for very many rows, because it computes several times as fast. On SQLite a
+    slot is the beginning of an instant's text, and several of them may lie in one part; on Postgres
+    it is the instant at which the part begins.
+    """
+    if connection.dialect.name == "sqlite":
+        return func.substr(coerce(instant, Text), 1, span.slot_length)
+    start = datetime.fromtimestamp(span.start, UTC)
+    return func.date_bin(timedelta(seconds=span.width), instant, start, type_=Instant)
 
 
 def milliseconds(

@@ -6,13 +6,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Text, and_, case, func, or_, select, union
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Text,
+    and_,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy import type_coerce as coerce
 
 from exporter.history.schema import Instant, order_group_events, order_group_snapshots
+from exporter.history.types import among
 from exporter.reading import views
+from exporter.report.lookup import wanted
 from exporter.report.span import Span
-from exporter.report.triggers import Triggers, counted
+from exporter.report.triggers import Triggers
 
 ABSENT = -1
 
@@ -27,23 +39,27 @@ Event: TypeAlias = tuple[datetime, State | int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """An order group, how often it appeared, changed or disappeared, and how often it triggered."""
+    """An order group, and what happened to it in a span.
+
+    Attributes:
+        id: its id.
+        changes: how often it appeared, changed or disappeared.
+        triggers: how often it triggered.
+        states: how many states polls saw; the first and the last of them began at `first` and
+            `last`, which are None if there are none.
+    """
 
     id: str
-    changes: int
-    triggers: int
-
-
-def count_groups(connection: Connection, account: str, span: Span) -> int:
-    """Count the order groups of an account that polls saw, or events named, in a span."""
-    seen = select(order_group_snapshots.c.order_group_id).where(_overlapping(account, span))
-    named = select(order_group_events.c.order_group_id).where(*_events_within(account, span))
-    return connection.scalar(select(func.count()).select_from(union(seen, named).subquery())) or 0
+    changes: int = 0
+    triggers: int = 0
+    states: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
 
 
 def ranked_groups(
     connection: Connection, account: str, span: Span, triggers: Triggers, *, limit: int
-) -> list[Ranked]:
+) -> tuple[list[Ranked], int]:
     """Return order groups with what happened to them, those to which most happened first.
 
     Args:
@@ -52,29 +68,84 @@ def ranked_groups(
         span: what the report is about.
         triggers: of the account.
         limit: how many at most.
+
+    Returns:
+        The groups, and how many there are in all: that polls saw or events named in the span.
     """
+    seen, count = _changed(connection, account, span, triggers, limit=limit)
+    # Some groups live between two polls: only events name them.
+    events = order_group_events
+    named = connection.execute(
+        select(events.c.order_group_id)
+        .where(*_events_within(account, span))
+        .group_by(events.c.order_group_id)
+        .order_by(func.count().desc(), *_by_id(connection, events.c.order_group_id))
+        .limit(limit)
+    )
+    others = [group for group in [*triggers.counts, *named.scalars()] if group not in seen]
+    more, _ = _changed(connection, account, span, triggers, limit=len(others), ids=others)
+    for group in others:
+        triggered = triggers.counts.get(group, 0)
+        seen[group] = more.get(group, Ranked(id=group, triggers=triggered))
+    found = sorted(seen.values(), key=lambda group: -group.changes - group.triggers)  # stable
+    return found[:limit], count + _named_alone(connection, account, span)
+
+
+def _changed(
+    connection: Connection,
+    account: str,
+    span: Span,
+    triggers: Triggers,
+    *,
+    limit: int,
+    ids: Sequence[str] | None = None,
+) -> tuple[dict[str, Ranked], int]:
+    """Return the groups that changed most, of all or of some; and how many there are of these."""
     states = order_group_snapshots
     begun = and_(states.c.valid_from >= span.since, states.c.not_before.is_not(None))
     gone = and_(states.c.end_reason == "removed", states.c.valid_to <= span.until)
     changed = func.sum(case((begun, 1), else_=0) + case((gone, 1), else_=0))
-    changes = _most(
-        connection, states.c.order_group_id, changed, (_overlapping(account, span),), limit
+    some = () if ids is None else (among(connection, states.c.order_group_id, ids),)
+    rows = connection.execute(
+        select(
+            states.c.order_group_id,
+            changed,
+            func.count(),
+            func.min(states.c.valid_from, type_=Instant),
+            func.max(states.c.valid_from, type_=Instant),
+            func.count().over(),
+        )
+        .where(_overlapping(account, span), *some)
+        .group_by(states.c.order_group_id)
+        .order_by(changed.desc(), *_by_id(connection, states.c.order_group_id))
+        .limit(max(limit, 1))  # for the count
+    ).all()
+    found = {
+        group: Ranked(
+            id=group,
+            changes=int(changes),
+            triggers=triggers.counts.get(group, 0),
+            states=count,
+            first=first,
+            last=last,
+        )
+        for group, changes, count, first, last, _ in rows[:limit]
+    }
+    return found, rows[0][-1] if rows else 0
+
+
+def _named_alone(connection: Connection, account: str, span: Span) -> int:
+    """Count the order groups that events named in a span, and that no poll saw in it."""
+    events, states = order_group_events, order_group_snapshots
+    seen = exists().where(
+        _overlapping(account, span), states.c.order_group_id == events.c.order_group_id
     )
-    triggered = {group: counted(found, span) for group, found in triggers.items()}
-    # Some live between two polls: only events tell of them.
-    named = _most(
-        connection,
-        order_group_events.c.order_group_id,
-        func.count(),
-        _events_within(account, span),
-        limit,
-    )
-    found = [
-        Ranked(id=group, changes=changes.get(group, 0), triggers=triggered.get(group, 0))
-        for group in changes | triggered | named
-    ]
-    found.sort(key=lambda group: -group.changes - group.triggers)  # stable: else as they came
-    return found[:limit]
+    named = select(events.c.order_group_id).where(*_events_within(account, span), ~seen).distinct()
+    return connection.scalar(select(func.count()).select_from(named.subquery())) or 0
+
+
+def _by_id(connection: Connection, group: ColumnElement[str]) -> list[ColumnElement[Any]]:
+    return views.in_order((group,), on_sqlite=connection.dialect.name == "sqlite")
 
 
 def states_of(
@@ -95,29 +166,23 @@ def states_of(
 
 
 def brief_states(
-    connection: Connection, account: str, span: Span, ids: Sequence[str]
+    connection: Connection, account: str, span: Span, groups: Sequence[Ranked]
 ) -> dict[str, list[Event]]:
     """Return the last state of some groups, and the number of those before it."""
     states = order_group_snapshots
-    ends = (
-        select(
-            states.c.order_group_id.label("id"),
-            func.min(states.c.valid_from, type_=Instant).label("first"),
-            func.max(states.c.valid_from, type_=Instant).label("last"),
-            func.count().label("count"),
-        )
-        .where(_overlapping(account, span), states.c.order_group_id.in_(ids))
-        .group_by(states.c.order_group_id)
-        .subquery()
+    known = {group.id: group for group in groups}
+    lasts = {group.id: group.last for group in groups if group.last is not None}
+    table, id_, last = wanted(connection, lasts)
+    same = and_(
+        states.c.account == account, states.c.order_group_id == id_, states.c.valid_from == last
     )
-    rows = connection.execute(
-        select(*_columns(connection), ends.c.first, ends.c.count)
-        .join_from(ends, states, states.c.order_group_id == ends.c.id)
-        .where(states.c.account == account, states.c.valid_from == ends.c.last)
-    )
+    rows = connection.execute(select(*_columns(connection)).select_from(table.join(states, same)))
     found: dict[str, list[Event]] = {}
-    for group, *row, first, count in rows:
-        before: list[Event] = [(first, ABSENT - (count - 1))] if count > 1 else []
+    for group, *row in rows:
+        first, count = known[group].first, known[group].states
+        before: list[Event] = []
+        if first is not None and count > 1:
+            before = [(first, ABSENT - (count - 1))]
         found[group] = before + _events(row, span)
     return found
 
@@ -161,25 +226,6 @@ def _overlapping(account: str, span: Span) -> ColumnElement[bool]:
         states.c.valid_from <= span.until,
         or_(states.c.valid_to.is_(None), states.c.valid_to > span.since),
     )
-
-
-def _most(
-    connection: Connection,
-    group: ColumnElement[str],
-    counted: ColumnElement[Any],
-    conditions: tuple[ColumnElement[bool], ...],
-    limit: int,
-) -> dict[str, int]:
-    """Count something for each group; return those with the most, first."""
-    on_sqlite = connection.dialect.name == "sqlite"
-    rows = connection.execute(
-        select(group, counted)
-        .where(*conditions)
-        .group_by(group)
-        .order_by(counted.desc(), *views.in_order((group,), on_sqlite=on_sqlite))
-        .limit(limit)
-    )
-    return {each: int(count) for each, count in rows}
 
 
 def _columns(connection: Connection) -> tuple[ColumnElement[Any], ...]:

@@ -26,12 +26,11 @@ from exporter.report.timeline_rows import (
     Event,
     Ranked,
     brief_states,
-    count_groups,
     events_of,
     ranked_groups,
     states_of,
 )
-from exporter.report.triggers import Trigger, Triggers
+from exporter.report.triggers import Trigger, Triggers, timelines_of
 
 _SHORTEST = 8  # characters that a group takes at least: bounds how many are worth asking for
 _BRIEF = 36  # characters of one that is told in brief
@@ -100,7 +99,7 @@ def add_timelines(
         packed: where to add them.
         room: the size that `packed` must not exceed.
     """
-    ranked = ranked_groups(
+    ranked, count = ranked_groups(
         connection, account, span, triggers, limit=max(room - packed.size, 0) // _SHORTEST
     )
     states: _Numbers[tuple[Any, ...]] = _Numbers()
@@ -131,7 +130,7 @@ def add_timelines(
             at_once //= 2
         else:
             break
-    return Shown(groups=count_groups(connection, account, span), shown=done)
+    return Shown(groups=count, shown=done)
 
 
 def _lists(
@@ -146,10 +145,12 @@ def _lists(
 ) -> list[list[Any]]:
     """Return the list of each group of a batch."""
     states, kinds = numbers
-    changes = {group.id: group.changes for group in batch}
-    ids = list(changes)
-    read = states_of if whole else brief_states
-    timelines = read(connection, account, span, ids)
+    ids = [group.id for group in batch]
+    if whole:
+        timelines = states_of(connection, account, span, ids)
+    else:
+        timelines = brief_states(connection, account, span, batch)
+    triggered = timelines_of(connection, account, span, triggers, ids, last_only=not whole)
     events = events_of(connection, account, span, ids) if whole else {}
     found = []
     for group in batch:
@@ -163,7 +164,7 @@ def _lists(
                 span,
                 (
                     (each.at, (_lasting(each), int(each.told)))
-                    for each in triggers.get(group.id, ())[0 if whole else -1 :]
+                    for each in triggered.get(group.id, ())
                 ),
             ),
         ]

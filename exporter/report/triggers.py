@@ -5,17 +5,30 @@ report's time where nobody listens. Of a group without events it says exactly wh
 such groups are read from the snapshots, with the same result. A test compares the two.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, exists, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    null,
+    or_,
+    select,
+)
 
-from exporter.history.schema import order_group_events, order_group_snapshots
+from exporter.history.schema import Instant, order_group_events, order_group_snapshots
 from exporter.reading import views
-from exporter.report.span import Span
+from exporter.report.lookup import wanted
+from exporter.report.span import Span, slot_of
 
 _AT_ONCE = 500  # groups
 
@@ -35,62 +48,118 @@ class Trigger:
     told: bool
 
 
-Triggers = Mapping[str, Sequence[Trigger]]
-"""By the id of the order group, in order of time."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Triggers:
+    """The triggers of an account that reach into a span.
+
+    Attributes:
+        counts: how many happened inside the span, by group.
+        by_part: for the parts with any: number of the part; triggers that the exchange told, and
+            those that only the flag shows.
+        weighed: those of groups with events, by group, in order of time.
+        last: the latest trigger of each other group that triggered before the span's end.
+    """
+
+    counts: Mapping[str, int]
+    by_part: Sequence[tuple[int, int, int]]
+    weighed: Mapping[str, Sequence[Trigger]]
+    last: Mapping[str, datetime]
 
 
 def triggers_of(connection: Connection, account: str, span: Span) -> Triggers:
-    """Return the triggers of an account that reach into a span.
+    """Count the triggers of an account in a span; read those of groups with events.
 
     Args:
         connection: from `exporter.reading.connect.read_only_transaction`.
         account: its name.
         span: what the report is about.
     """
+    weighed = _weighed(connection, account, span)
+    counts = {
+        group: sum(span.since <= each.at <= span.until for each in found)
+        for group, found in weighed.items()
+    }
+    parts: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for found in weighed.values():
+        for each in found:
+            if span.since <= each.at <= span.until:
+                parts[span.part(each.at)][0 if each.told else 1] += 1
+    last: dict[str, datetime] = {}
+    slots: Counter[str | datetime] = Counter()
+    on_sqlite = connection.dialect.name == "sqlite"
+    for group, at, count, texts in connection.execute(
+        _counted(connection, account, span), execution_options={"yield_per": 1_000}
+    ):
+        last[group] = at
+        if count:
+            counts[group] = count
+            slots.update(texts.split(",") if on_sqlite else ())
+    if not on_sqlite:
+        slots.update(dict(iter(connection.execute(_by_slot(connection, account, span)))))
+    for slot, count in slots.items():
+        parts[span.part_of_slot(slot)][1] += count
+    by_part = [(part, told, shown) for part, (told, shown) in sorted(parts.items())]
+    return Triggers(counts=counts, by_part=by_part, weighed=weighed, last=last)
+
+
+def timelines_of(
+    connection: Connection,
+    account: str,
+    span: Span,
+    triggers: Triggers,
+    ids: Sequence[str],
+    *,
+    last_only: bool,
+) -> dict[str, Sequence[Trigger]]:
+    """Return the triggers of some groups that reach into a span, in order of time.
+
+    Args:
+        connection: from `exporter.reading.connect.read_only_transaction`.
+        account: their account.
+        span: what the report is about.
+        triggers: of the account.
+        ids: of the groups.
+        last_only: whether to return only the last of each group.
+    """
     found: dict[str, list[Trigger]] = defaultdict(list)
+    before, after = _before_and_after()
+    lasts = {group: triggers.last[group] for group in ids if group in triggers.last}
+    if last_only:
+        table, group, at = wanted(connection, lasts)
+        same = and_(
+            after.c.account == account, after.c.order_group_id == group, after.c.valid_from == at
+        )
+        rows = select().select_from(table.join(after, same))
+    else:
+        rows = (
+            _flagged(account, before, after)
+            .where(before.c.order_group_id.in_(list(lasts)))
+            .order_by(before.c.valid_to)
+        )
+    columns = (after.c.order_group_id, after.c.valid_from, _end_of(after))
+    for group, at, ended_at in connection.execute(rows.add_columns(*columns)) if lasts else ():
+        if at <= span.until and (ended_at is None or ended_at >= span.since):
+            found[group].append(Trigger(at, ended_at, told=False))
+    return found | {
+        group: triggers.weighed[group][-1 if last_only else 0 :]
+        for group in ids
+        if group in triggers.weighed
+    }
+
+
+def _weighed(connection: Connection, account: str, span: Span) -> dict[str, list[Trigger]]:
+    """Return the triggers of groups with events that reach into a span, in order of time."""
     named = connection.scalars(_groups_with_events(account)).all()
+    reaching: dict[str, list[Trigger]] = {}
     for start in range(0, len(named), _AT_ONCE):
         rows = connection.execute(_of_groups(account, named[start : start + _AT_ONCE]))
         for group, at, ended_at, evidence in rows:
-            found[group].append(Trigger(at, ended_at, evidence == "event"))
-    options = {"yield_per": 5_000}
-    flagged = connection.execute(_of_groups_without_events(account), execution_options=options)
-    for group, at, ended_at in flagged:
-        found[group].append(Trigger(at, ended_at, told=False))
-    reaching: dict[str, list[Trigger]] = {}
-    for group, triggers in found.items():
-        inside = [
-            each
-            for each in triggers
-            if each.at <= span.until and (each.ended_at is None or each.ended_at >= span.since)
-        ]
-        if inside:
-            reaching[group] = sorted(inside, key=lambda trigger: trigger.at)
+            if at <= span.until and (ended_at is None or ended_at >= span.since):
+                trigger = Trigger(at, ended_at, evidence == "event")
+                reaching.setdefault(group, []).append(trigger)
+    for found in reaching.values():
+        found.sort(key=lambda trigger: trigger.at)
     return reaching
-
-
-def counted(triggers: Sequence[Trigger], span: Span) -> int:
-    """Count the triggers that happened inside a span."""
-    return sum(span.since <= each.at <= span.until for each in triggers)
-
-
-def by_part(triggers: Triggers, span: Span) -> list[tuple[int, int, int]]:
-    """Count the triggers in each part of a span.
-
-    Args:
-        triggers: of an account.
-        span: what the report is about.
-
-    Returns:
-        For the parts with any: number of the part; triggers that the exchange told, and those that
-        only the flag shows.
-    """
-    counts: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-    for group in triggers.values():
-        for each in group:
-            if span.since <= each.at <= span.until:
-                counts[span.part(each.at)][0 if each.told else 1] += 1
-    return [(part, *counts[part]) for part in sorted(counts)]  # type: ignore[misc]  # two of them
 
 
 def _groups_with_events(account: str) -> Select[Any]:
@@ -105,19 +174,76 @@ def _of_groups(account: str, ids: Sequence[str]) -> Select[Any]:
     return select(*columns).where(view.c.account == account, view.c.order_group_id.in_(ids))
 
 
-def _of_groups_without_events(account: str) -> Select[Any]:
+def _counted(connection: Connection, account: str, span: Span) -> Select[Any]:
+    """Return the flag's triggers of groups without events, counted by group.
+
+    The columns are the group, its last trigger until the span's end, how many it has inside the
+    span, and on SQLite their slots as one text: see `exporter.report.groups`.
+    """
+    before, after = _before_and_after()
+    at = before.c.valid_to
+    inside = at >= span.since
+    slots: ColumnElement[Any] = null()
+    if connection.dialect.name == "sqlite":
+        slots = func.group_concat(case((inside, slot_of(connection, at, span))))
+    columns = (before.c.order_group_id, func.max(at, type_=Instant), func.count(case((inside, 1))))
+    return (
+        _flagged(account, before, after)
+        .add_columns(*columns, slots)
+        .where(at <= span.until)
+        .group_by(before.c.order_group_id)
+    )
+
+
+def _by_slot(connection: Connection, account: str, span: Span) -> Select[Any]:
+    before, after = _before_and_after()
+    at = before.c.valid_to
+    slot = slot_of(connection, at, span).label("slot")
+    return (
+        _flagged(account, before, after)
+        .add_columns(slot, func.count())
+        .where(at >= span.since, at <= span.until)
+        .group_by(slot)
+    )
+
+
+def _before_and_after() -> tuple[FromClause, FromClause]:
+    return order_group_snapshots.alias("p"), order_group_snapshots.alias("s")
+
+
+def _flagged(account: str, before: FromClause, after: FromClause) -> Select[Any]:
+    """Return the changes of the flag from false to true in groups without events, no columns."""
     events = order_group_events
-    before, after, last, other = (order_group_snapshots.alias(name) for name in "psxy")
-
-    def follows(state: Any, earlier: Any) -> Any:
-        return and_(
-            state.c.account == earlier.c.account,
-            state.c.order_group_id == earlier.c.order_group_id,
-            state.c.valid_from == earlier.c.valid_to,
+    named = exists().where(
+        events.c.account == before.c.account,
+        events.c.order_group_id == before.c.order_group_id,
+    )
+    return (
+        select()
+        .select_from(before.join(after, _follows(after, before)))
+        .where(
+            before.c.account == account,
+            before.c.end_reason == "changed",
+            ~before.c.is_auto_cancel_enabled,
+            after.c.is_auto_cancel_enabled,
+            ~named,
         )
+    )
 
-    is_reset = exists().where(follows(other, last), ~other.c.is_auto_cancel_enabled)
-    ended_at = (
+
+def _follows(state: FromClause, earlier: FromClause) -> ColumnElement[bool]:
+    return and_(
+        state.c.account == earlier.c.account,
+        state.c.order_group_id == earlier.c.order_group_id,
+        state.c.valid_from == earlier.c.valid_to,
+    )
+
+
+def _end_of(after: FromClause) -> ColumnElement[datetime | None]:
+    """Return SQL for the end of the trigger that a state began: its reset, or its removal."""
+    last, other = (order_group_snapshots.alias(name) for name in "xy")
+    is_reset = exists().where(_follows(other, last), ~other.c.is_auto_cancel_enabled)
+    return (
         select(last.c.valid_to)
         .where(
             last.c.account == after.c.account,
@@ -128,19 +254,4 @@ def _of_groups_without_events(account: str) -> Select[Any]:
         .order_by(last.c.valid_from)
         .limit(1)
         .scalar_subquery()
-    )
-    named = exists().where(
-        events.c.account == before.c.account,
-        events.c.order_group_id == before.c.order_group_id,
-    )
-    return (
-        select(before.c.order_group_id, before.c.valid_to, ended_at)
-        .join_from(before, after, follows(after, before))
-        .where(
-            before.c.account == account,
-            before.c.end_reason == "changed",
-            ~before.c.is_auto_cancel_enabled,
-            after.c.is_auto_cancel_enabled,
-            ~named,
-        )
     )

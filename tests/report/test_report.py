@@ -5,6 +5,7 @@ import json
 import random
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -30,7 +31,7 @@ from exporter.reading import views
 from exporter.reading.connect import read_only_transaction
 from exporter.report import span as spans
 from exporter.report.page import report
-from exporter.report.triggers import triggers_of
+from exporter.report.triggers import timelines_of, triggers_of
 from tests.support.samples import UNTIL, Sample, write_samples
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -262,22 +263,35 @@ def test_events_and_stream_coverage_are_shown(recorder: Any, make: Make) -> None
     )
 
 
-def test_triggers_match_the_view(sqlite_url: str) -> None:
+def test_triggers_match_the_view(database_url: str) -> None:
     quiet = Sample(name="quiet", seed=2, groups=40, events=9, stream_gaps=None)
-    write_samples(sqlite_url, [Sample(groups=40, events=9), quiet])
+    write_samples(database_url, [Sample(groups=40, events=9), quiet])
     span = spans.cut(UNTIL - timedelta(hours=72), UNTIL, sharing=1, interval=60)
     view = views.order_group_triggers
     asked = select(
         view.c.account, view.c.order_group_id, view.c.triggered_at, view.c.ended_at, view.c.evidence
     )
-    with read_only_transaction(sqlite_url) as connection:
+    with read_only_transaction(database_url) as connection:
         rows = connection.execute(asked).all()
-        found = [
-            (account, group, each.at, each.ended_at, "event" if each.told else "flag")
-            for account in ("main", "quiet")
-            for group, triggers in triggers_of(connection, account, span).items()
-            for each in triggers
-        ]
+        found: list[Any] = []
+        brief: list[Any] = []
+        for account in ("main", "quiet"):
+            triggers = triggers_of(connection, account, span)
+            ids = list({*triggers.weighed, *triggers.last})
+            for last_only, into in ((False, found), (True, brief)):
+                timelines = timelines_of(
+                    connection, account, span, triggers, ids, last_only=last_only
+                )
+                into += [
+                    (account, group, each.at, each.ended_at, "event" if each.told else "flag")
+                    for group, shown in timelines.items()
+                    for each in shown
+                ]
+            of_account = [row for row in rows if row.account == account]
+            assert triggers.counts == Counter(row.order_group_id for row in of_account)
+            assert sum(map(sum, (each[1:] for each in triggers.by_part))) == len(of_account)
+    latest = {each[:2]: each for each in sorted(found, key=lambda each: each[2])}
+    assert sorted(brief, key=str) == sorted(latest.values(), key=str)
     assert {row.evidence for row in rows} == {"event", "flag"}
     assert sorted(found, key=str) == sorted(map(tuple, rows), key=str)
     assert len(found) > 50

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,9 @@ from msgspec.structs import replace
 from exporter.demo.answers import Answer
 from exporter.demo.exchange import Exchange
 from exporter.errors import Exit
-from exporter.hooks import AccountsChanged, PollFinished
+from exporter.hooks import AccountsChanged
 from exporter.logs.deduplication import RepeatFilter
+from tests.support.events import poll_finished
 from tests.support.processes import ending
 
 if TYPE_CHECKING:
@@ -29,19 +29,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 90.0  # seconds; a test normally waits one or two
 
-AT = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
-WELL = PollFinished(
-    account="main",
-    started_at=AT,
-    finished_at=AT,
-    seconds=0.1,
-    outcome="ok",
-    attempts=1,
-    clock_skew_ms=None,
-    kept="database",
-    exit_code=Exit.OK,
-)
-FAILED = replace(WELL, outcome="server_error", exit_code=Exit.UNAVAILABLE)
+WELL = poll_finished()
+FAILED = poll_finished(outcome="server_error", exit_code=Exit.UNAVAILABLE)
 
 log = logging.getLogger("exporter.recording.reporting")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,7 @@ from exporter.errors import Exit
 from exporter.hooks import AccountsChanged, Heartbeat, PollFinished, StreamChanged, TickSkipped
 from exporter.monitoring import health as module
 from exporter.monitoring.health import Health, outcome_of
-
-NOW = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
+from tests.support.events import AT, poll_finished
 
 
 @pytest.fixture
@@ -25,36 +25,17 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return wait
 
 
-def ok(account: str = "main", *, groups: int | None = 3) -> PollFinished:
+def ok(account: str = "main") -> PollFinished:
     now = datetime.now(UTC)
-    return PollFinished(
-        account=account,
-        started_at=now,
-        finished_at=now,
-        seconds=0.1,
-        outcome="ok",
-        attempts=1,
-        clock_skew_ms=None,
-        kept="database",
-        exit_code=Exit.OK,
-        last_success_at=now,
-        groups=groups,
-    )
+    return poll_finished(now, account=account, last_success_at=now, groups=3)
 
 
-def failed(*, kept: str = "database", last_success_at: datetime | None = None) -> PollFinished:
-    return PollFinished(
-        account="main",
-        started_at=NOW,
-        finished_at=NOW,
-        seconds=0.1,
+def failed(**fields: Any) -> PollFinished:
+    return poll_finished(
         outcome="server_error",
-        attempts=4,
-        clock_skew_ms=None,
-        kept=kept,  # type: ignore[arg-type]  # a test names each
         exit_code=Exit.UNAVAILABLE,
         reason="https://exchange.example responded 503",
-        last_success_at=last_success_at,
+        **fields,
     )
 
 
@@ -128,7 +109,7 @@ def test_the_summary_counts_the_streams_of_the_accounts_that_listen() -> None:
     intervals = dict.fromkeys(("one", "two", "three"), 60.0)
     health.receive(AccountsChanged(intervals, frozenset(["one", "two"])))
     for account in ("one", "three"):
-        health.receive(StreamChanged(account=account, at=NOW, connected=True))
+        health.receive(StreamChanged(account=account, at=AT, connected=True))
     assert "listening to 1 of 2" in health.summary()
 
 

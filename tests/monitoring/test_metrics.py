@@ -38,6 +38,7 @@ from exporter.monitoring.endpoint import Endpoint
 from exporter.monitoring.health import Health
 from exporter.monitoring.metrics import Metrics
 from tests.support.daemons import wait_until
+from tests.support.events import poll_finished
 from tests.support.processes import ending, free_port
 
 if TYPE_CHECKING:
@@ -52,16 +53,12 @@ TIMEOUT = 60.0  # seconds; a test normally waits one or two
 
 def ended(account: str = "main", **fields: Any) -> PollFinished:
     now = datetime.now(UTC)
-    event = PollFinished(
+    event = poll_finished(
+        now,
         account=account,
-        started_at=now,
-        finished_at=now,
         seconds=0.07,
-        outcome="ok",
         attempts=2,
         clock_skew_ms=-1500,
-        kept="database",
-        exit_code=Exit.OK,
         last_success_at=now,
         groups=3,
         added=2,

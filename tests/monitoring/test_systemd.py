@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from unittest.mock import Mock
@@ -19,7 +18,6 @@ from exporter.daemon.pollers import Pollers
 from exporter.daemon.scheduler import Scheduler
 from exporter.daemon.watch import Watch
 from exporter.demo.exchange import Exchange
-from exporter.errors import Exit
 from exporter.hooks import (
     AccountsChanged,
     DaemonReady,
@@ -29,10 +27,10 @@ from exporter.hooks import (
     DaemonStopping,
     Heartbeat,
     Hooks,
-    PollFinished,
 )
 from exporter.monitoring.health import Health
 from exporter.monitoring.systemd import systemd
+from tests.support.events import AT, poll_finished
 from tests.support.processes import ending
 
 if TYPE_CHECKING:
@@ -105,22 +103,7 @@ def test_messages_follow_the_protocol(manager: Manager) -> None:
     ]
     notifier.receive(Heartbeat())
     assert manager.receive() == ["WATCHDOG=1"]
-    now = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
-    health.receive(
-        PollFinished(
-            account="main",
-            started_at=now,
-            finished_at=now,
-            seconds=0.1,
-            outcome="ok",
-            attempts=1,
-            clock_skew_ms=None,
-            kept="database",
-            exit_code=Exit.OK,
-            last_success_at=now,
-            groups=1,
-        )
-    )
+    health.receive(poll_finished(last_success_at=AT, groups=1))
     notifier.receive(Heartbeat())
     status = "STATUS=1 account, 1 order group, last success 2026-11-23T14:03:00Z"
     assert manager.receive() == ["WATCHDOG=1", status]
@@ -283,8 +266,7 @@ def test_a_hanging_stream_thread_starves_the_watchdog(
 def test_the_status_says_that_a_reload_failed_until_one_succeeds() -> None:
     health = Health()
     health.receive(AccountsChanged({"main": 60.0}))
-    at = datetime(2026, 11, 23, 14, 3, tzinfo=UTC)
-    health.receive(DaemonReloadFailed(at, "config.toml: no accounts"))
+    health.receive(DaemonReloadFailed(AT, "config.toml: no accounts"))
     assert health.summary() == (
         "reload failed at 2026-11-23T14:03:00Z: config.toml: no accounts,"
         " 1 account, 1 stale, 0 order groups, no success yet"

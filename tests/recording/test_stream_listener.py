@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,17 +35,22 @@ def source(exchange: Exchange, key_pair: "KeyPair") -> StreamSource:
     )
 
 
-def shared(queue: StreamQueue, *, cooldown: Callable[[str], float] = lambda _: 0.0) -> Shared:
-    steady = SteadyClock()
+def shared(
+    queue: StreamQueue,
+    *,
+    cooldown: Callable[[str], float] = lambda _: 0.0,
+    clocks: list[SteadyClock] | None = None,
+) -> Shared:
+    steady = [SteadyClock()] if clocks is None else clocks
     return Shared(
         queue=queue,
         clock=Clock(),
-        steady=lambda: steady,
+        steady=lambda: steady[-1],
         hooks=Hooks(),
         tls=ssl_context(),
         handshakes=asyncio.Semaphore(8),
         cooldown=cooldown,
-        extend_seconds=lambda: 10.0,
+        extend_seconds=lambda: 0.2,
     )
 
 
@@ -146,3 +152,74 @@ def test_a_defect_costs_one_connection(
     assert [event.order_group_id for item in items for event in item.events] == ["heard"]
     assert [item.cause for item in items if item.cause] == ["not_listening"] * 2
     assert "unexpected" in [vars(record).get("event") for record in caplog.records]
+
+
+def test_a_stretch_ends_before_what_the_exchange_may_not_have_sent_yet(
+    exchange: Exchange, key_id: str, source: StreamSource
+) -> None:
+    queue = StreamQueue()
+    channel = exchange.channel(key_id)
+    channel.ping_interval = 0.1
+    closed: list[datetime] = []
+
+    def act() -> None:
+        channel.wait_for_subscribers(1)
+        time.sleep(1.8)
+        closed.append(datetime.now(UTC))
+        channel.drop()
+        channel.wait_for_subscribers(0)
+
+    listen(source, shared(queue), act)
+    items = [item for item in queue.take(0) or [] if isinstance(item, Heard)]
+    lost = next(item for item in items if item.cause == "disconnected")
+    for item in items[: items.index(lost) + 1]:
+        assert item.members[0].joined_at < item.until < closed[0] - timedelta(seconds=0.8)
+
+
+def test_a_connection_whose_clock_was_set_is_made_again(
+    exchange: Exchange, key_id: str, source: StreamSource
+) -> None:
+    queue = StreamQueue()
+    channel = exchange.channel(key_id)
+    clocks = [SteadyClock()]
+    with_ = shared(queue, clocks=clocks)
+
+    async def run() -> None:
+        listener = Listener(source, with_)
+        listener.start(delay=0.0)
+        await asyncio.to_thread(channel.wait_for_subscribers, 1)
+        await asyncio.sleep(0.2)  # the acknowledgement may still be under way
+        clocks.append(SteadyClock())
+        listener.clock_was_set(-3600.0)
+        await asyncio.to_thread(channel.wait_for_subscribers, 0)
+        await asyncio.to_thread(channel.wait_for_subscribers, 1)
+        await asyncio.sleep(0.2)
+        await listener.stop()
+
+    asyncio.run(run())
+    items = [item for item in queue.take(0) or [] if isinstance(item, Heard)]
+    assert [item.cause for item in items if item.cause] == ["not_listening"] * 2
+    assert len(exchange.handshakes) == 2
+
+
+def test_a_clock_that_was_set_during_the_handshake_dates_nothing(
+    exchange: Exchange, key_id: str, source: StreamSource
+) -> None:
+    queue = StreamQueue()
+    clocks = [SteadyClock()]
+    channel = exchange.channel(key_id)
+    channel.acknowledge_after = 0.3
+
+    def act() -> None:
+        until = time.monotonic() + 10
+        while not exchange.handshakes and time.monotonic() < until:
+            time.sleep(0.01)
+        clocks.append(SteadyClock())
+        until = time.monotonic() + 10
+        while len(exchange.handshakes) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+
+    listen(source, shared(queue, clocks=clocks), act)
+    items = queue.take(0) or []
+    assert isinstance(items[0], NotListening)
+    assert items[0].cause == "not_listening"

@@ -3,6 +3,9 @@
 import threading
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from exporter.causes import StreamGapCause
 from exporter.model import OrderGroupEvent
 from exporter.recording.stream_queue import Heard, Item, NotListening, StreamQueue
 from exporter.recording.stream_source import StreamAccount
@@ -52,6 +55,16 @@ def test_the_certain_instant_never_moves_back() -> None:
     queue.end(subscription, at(4), "disconnected")
     (ended,) = taken(queue)
     assert (ended.until, ended.cause, names(ended)) == (at(5), "disconnected", [])
+
+
+@pytest.mark.parametrize("cause", ["lost_messages", "overflow"])
+def test_a_loss_that_is_noticed_late_revokes_what_was_claimed(cause: StreamGapCause) -> None:
+    queue = StreamQueue()
+    subscription = queue.open([MAIN], at(0))
+    queue.extend(subscription, at(9))
+    queue.end(subscription, at(4), cause)
+    *_, ended = taken(queue)
+    assert (ended.until, ended.claimed_until) == (at(4), at(9))
 
 
 def test_the_end_of_a_stretch_follows_its_events() -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from exporter.clock import Clock
-from exporter.errors import DatabaseError
+from exporter.errors import DatabaseError, PoisonPollError, SpoolError
 from exporter.history.stream_store import StreamStore, StreamWritten
 from exporter.hooks import Hooks
 from exporter.model import OrderGroupEvent, StreamBatch
@@ -33,12 +33,17 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.written: list[StreamBatch] = []
+        self.begun: list[datetime] = []
         self.is_away = False
+        self.refuses = ""  # the group whose events the database can never hold
         self.seconds = 0.0
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
     def begin(self, _account: str, since: datetime, *, now: datetime) -> datetime:
+        if self.is_away:
+            raise DatabaseError("away")
+        self.begun.append(since)
         return min(since, now)
 
     def write(self, batch: StreamBatch) -> StreamWritten:
@@ -46,6 +51,8 @@ class FakeStore:
         time.sleep(self.seconds)
         if self.is_away:
             raise DatabaseError("away")
+        if self.refuses and self.refuses in {event.order_group_id for event in batch.events}:
+            raise PoisonPollError("refused")
         self.written.append(batch)
         return StreamWritten(added=len(batch.events))
 
@@ -87,8 +94,9 @@ class Listening:
 
 
 @contextmanager
-def _running(directory: Path) -> Iterator[Listening]:
+def _running(directory: Path, *, is_away: bool = False) -> Iterator[Listening]:
     listening = Listening(directory)
+    listening.store.is_away = is_away
     listening.writer.start()
     try:
         yield listening
@@ -163,3 +171,86 @@ def test_a_damaged_batch_is_not_claimed_as_covered(tmp_path: Path) -> None:
         assert after.since is not None
         assert after.since > last.events[0].received_at
         assert listening.spool.accounts() == {"main"}  # the damaged batch stays in the spool
+
+
+def test_a_batch_that_the_database_refuses_is_reported_and_ends_the_span(tmp_path: Path) -> None:
+    with _running(tmp_path) as listening:
+        listening.store.refuses = "poison"
+        for name in ("before", "poison", "after"):
+            listening.hear(name)
+            wait_until(lambda: not listening.subscription.events)
+            wait_until(lambda: listening.writer.busy_seconds == 0.0)
+        wait_until(lambda: listening.store.heard == ["before", "after"])
+        loss, after = listening.store.written[-2:]
+        assert (loss.since, loss.cause) == (None, "not_kept")
+        assert after.since is not None
+        assert after.since > NOW + timedelta(seconds=2)  # when the lost event was received
+
+
+def test_a_batch_that_finds_no_room_ends_the_span(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_batch: StreamBatch) -> None:
+        raise SpoolError("full")
+
+    with _running(tmp_path) as listening:
+        listening.hear("before")
+        wait_until(lambda: listening.store.heard == ["before"])
+        listening.store.is_away = True
+        monkeypatch.setattr(listening.spool, "put", refuse)
+        listening.hear("lost")
+        wait_until(lambda: listening.subscription.members[0].since is None)
+        monkeypatch.undo()
+        listening.store.is_away = False
+        listening.hear("after")
+        wait_until(lambda: listening.store.heard == ["before", "after"])
+        after = listening.store.written[-1]
+        assert after.since is not None
+        assert after.since > NOW + timedelta(seconds=2)
+
+
+def test_a_span_that_began_in_the_spool_is_made_known_to_the_database(tmp_path: Path) -> None:
+    with _running(tmp_path, is_away=True) as listening:
+        listening.hear("spooled")
+        wait_until(partial(listening.has_spooled, 1))
+        assert listening.store.begun == []
+        listening.store.is_away = False
+        wait_until(lambda: listening.store.heard == ["spooled"])
+        listening.hear("later", "last")
+        wait_until(lambda: listening.store.heard == ["spooled", "later", "last"])
+        # What a clock that was ahead has claimed is taken back then, and the span stays as it is.
+        assert listening.store.begun == [NOW]
+        assert {batch.since for batch in listening.store.written} == {NOW}
+
+
+def test_another_database_knows_nothing_of_a_span(tmp_path: Path) -> None:
+    with _running(tmp_path) as listening:
+        listening.hear("here")
+        wait_until(lambda: listening.store.heard == ["here"])
+        there = FakeStore()
+        spool = StreamSpool(Spool(tmp_path, 2**26, database="there"))
+        target = StreamTarget(store=cast("StreamStore", there), spool=spool, database="there")
+        listening.writer.use(target)
+        listening.hear("there")
+        wait_until(lambda: there.heard == ["there"])
+        (batch,) = there.written
+        assert batch.since is not None
+        assert batch.since > NOW
+        assert len(there.begun) == 1
+
+
+def test_a_batch_stays_in_the_spool_until_it_is_written(tmp_path: Path) -> None:
+    listening = Listening(tmp_path)
+    listening.spool.put(
+        StreamBatch(account="main", own_groups_only=False, since=NOW, until=NOW, cause="overflow")
+    )
+    listening.store.is_away = True
+    target = StreamTarget(
+        store=cast("StreamStore", listening.store), spool=listening.spool, database="here"
+    )
+    with pytest.raises(DatabaseError):
+        target.drain("main", 0.0)
+    assert listening.has_spooled(1)
+    listening.store.is_away = False
+    assert target.drain("main", 0.0)
+    assert listening.spool.accounts() == set()

@@ -155,3 +155,11 @@ def test_the_file_of_an_older_version_takes_batches(tmp_path: Path) -> None:
     assert batches(stream) == []
     stream.put(batch(0, 1))
     assert batches(stream) == [batch(0, 1)]
+
+
+def test_a_span_that_ended_is_not_extended(tmp_path: Path) -> None:
+    stream = spool(tmp_path)
+    kept = [batch(0, 1), batch(0, 2, cause="disconnected"), batch(0, 3)]
+    for each in kept:
+        stream.put(each)
+    assert batches(stream) == kept[1:]

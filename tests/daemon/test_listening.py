@@ -447,3 +447,61 @@ def test_events_that_a_killed_daemon_left_in_the_spool_are_written_by_the_next_p
     else:
         start_daemon(config)
     wait_for_events(sqlite_url, 2)
+
+
+def test_one_key_on_both_exchanges_serves_each_account_its_own_events(
+    exchange: Exchange,
+    key_id: str,
+    channel: Channel,
+    write_config: "WriteConfig",
+    start_daemon: StartDaemon,
+    sqlite_url: str,
+) -> None:
+    margin_channel = exchange.channel(key_id, "margin")
+    margin_channel.ping_interval = 0.5
+    others: list[dict[str, Any]] = [
+        {"name": "margin", "exchange": "margin"},
+        {"name": "subaccount", "subaccount": 1},
+        {"name": "quiet", "stream": False},
+    ]
+
+    def recorded() -> set[tuple[str, str]]:
+        found = rows(sqlite_url, "SELECT account, order_group_id FROM order_group_events")
+        return {(row["account"], row["order_group_id"]) for row in found}
+
+    def wait_for(*expected: tuple[str, str]) -> None:
+        wait_until(lambda: recorded() == set(expected), lambda: f"{recorded()}, not {expected}")
+
+    def configure(account: dict[str, Any]) -> Path:
+        return write_config(
+            database_url=sqlite_url,
+            poll=SLOW,
+            stream=LISTEN,
+            account=account,
+            more_accounts=others,
+        )
+
+    daemon = start_daemon(configure({}))
+    for each in (channel, margin_channel):
+        each.wait_for_subscribers(1, seconds=PATIENCE)
+    predictions, margin = exchange.groups(key_id), exchange.groups(key_id, "margin")
+    margin.create("m")
+    predictions.create("p")
+    predictions.create("s", subaccount=1)
+    first = (("margin", "m"), ("main", "p"), ("main", "s"), ("subaccount", "s"))
+    wait_for(*first)
+    # One account stops listening, and the connection stays for those that share it.
+    configure({"stream": False})
+    daemon.reload()
+    daemon.wait_for_event("reloaded")
+    margin.create("m2")
+    predictions.create("p2")
+    predictions.create("s2", subaccount=1)
+    wait_for(*first, ("margin", "m2"), ("subaccount", "s2"))
+    assert daemon.stop() == 0
+    assert [each.key_id for each in exchange.handshakes] == [key_id, key_id]
+    assert stretches(sqlite_url, "quiet") == []
+    assert {name: len(stretches(sqlite_url, name)) for name in ("margin", "main")} == {
+        "margin": 1,
+        "main": 1,
+    }

@@ -31,8 +31,8 @@ _WIDTHS = (
     *(_HOUR * hours for hours in (1, 2, 3, 6, 12)),
     *(_DAY * days for days in (1, 2, 7, 14, 28)),
 )
-# A part is a multiple of one of these widths in seconds, which so many characters of an instant
-# tell apart.
+# Slots: their width in seconds, and the number of characters at the beginning of an instant's text
+# that name one. Each width of a part is a multiple of one of these.
 _SLOTS = ((_DAY, 10), (_HOUR, 13), (10 * _MINUTE, 15), (_MINUTE, 16), (10, 18), (1, 19))
 _REST = "0000-00-00T00:00:00+00:00"
 _PARTS = 720  # hours in 30 days; a screen shows no more
@@ -75,7 +75,7 @@ class Span:
 
     @property
     def slot_length(self) -> int:
-        """How many characters of an instant's text tell in which part it lies."""
+        """The number of characters of an instant's text that name its slot, see `slot_of`."""
         return next(length for width, length in _SLOTS if self.width % width == 0)
 
     def part_of_slot(self, slot: str | datetime) -> int:

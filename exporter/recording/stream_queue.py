@@ -11,7 +11,7 @@ from exporter.causes import StreamGapCause
 from exporter.model import OrderGroupEvent
 from exporter.recording.stream_source import StreamAccount
 
-MAX_EVENTS = 10_000
+MAX_EVENTS = 5_000
 """Events that may wait for the database. What has gathered is one transaction, and on SQLite polls
 wait for it: so connections read no more until it is written."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, insert, select, update
 
-from exporter.causes import NOT_LISTENING, StreamGapCause
+from exporter.causes import NOT_KEPT, NOT_LISTENING, StreamGapCause
 from exporter.history.schema import accounts, stream_coverage
 from exporter.history.stream_stretches import TICK, Stretch, beginning_at, read_stretches
 
@@ -41,7 +41,7 @@ def take_back(
         cause: of the gap between them.
     """
     found = read_stretches(
-        connection, account, _table.c.started_at <= after, _table.c.ended_at > after
+        connection, account, _table.c.started_at <= until, _table.c.ended_at > after
     )
     if after < until and found:
         _remove(connection, account, found, after=after, until=until, cause=cause)
@@ -100,6 +100,8 @@ def _remove(
     if first.started_at <= after:
         _insert(connection, account, replace(first, ended_at=after, is_latest=False))
         gap_started_at, gap_cause = after, cause
+    if any(each.gap_cause == NOT_KEPT for each in stretches[1:]):
+        gap_cause = NOT_KEPT  # nobody may fill it
     if last.ended_at > until:  # which another connection has claimed
         rest = replace(
             last,

@@ -187,7 +187,8 @@ class Listener:
                     await self._wait_for_room(connection)
         except StreamError as error:
             until = error.certain_until or connection.subscribed_at
-            queue.end(subscription, until - EXCHANGE_LAG, error.cause)
+            until = max(until - EXCHANGE_LAG, connection.subscribed_at)
+            queue.end(subscription, until, error.cause)
             self._is_reported = True
             raise
         except BaseException:

@@ -147,8 +147,9 @@ class StreamWriter:
             account=member.account.name,
             own_groups_only=member.account.own_groups_only,
             since=since,
-            # This begins a stretch of one instant, so that its events count as its own.
-            until=max(heard.until, since),
+            # This begins a stretch of one instant, so that its events count as its own. But what is
+            # taken back may reach into an earlier span of the connection.
+            until=max(heard.until, since) if heard.claimed_until is None else heard.until,
             events=tuple(heard.events),
             cause=heard.cause,
             claimed_until=heard.claimed_until,

@@ -428,3 +428,14 @@ def test_a_connection_that_ends_while_events_wait_keeps_its_cause(
     stream.history.observe(60)
     own(61, 70)
     assert stream.gaps() == [(1, 61, "overflow")]
+
+
+def test_a_loss_revokes_what_the_connection_claimed_in_several_stretches(stream: Stream) -> None:
+    stream.hear(0, 10)
+    stream.hear(None, 12, cause="not_kept")
+    stream.hear(20, 30)
+    # Its first message after the loss shows that one was lost since the fifth second.
+    stream.hear(20, 5, cause="lost_messages", claimed_until=30)
+    assert stream.stretches() == [(0, 5, 0)]
+    stream.hear(40, 50)
+    assert stream.gaps() == [(5, 40, "not_kept")]

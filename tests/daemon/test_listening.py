@@ -195,6 +195,8 @@ def test_killing_one_of_two_daemons_loses_nothing(
     config = write_config(database_url=database_url, poll=SLOW, stream=LISTEN)
     one, other = start_daemon(config), start_daemon(config)
     channel.wait_for_subscribers(2, seconds=PATIENCE)
+    for daemon in (one, other):
+        daemon.wait_for_event("stream_connected")
     groups = exchange.groups(key_id)
     for number in range(100):
         groups.create(f"before-{number:03}")

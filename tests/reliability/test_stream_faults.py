@@ -95,7 +95,8 @@ def test_an_outage_and_a_killed_daemon_lose_no_event(
 ) -> None:
     config = write_config(database_url=link.url, poll=SLOW, stream=LISTEN)
     one, other = start_daemon(config), start_daemon(config)
-    sender.channel.wait_for_subscribers(2, seconds=PATIENCE)
+    for daemon in (one, other):
+        daemon.wait_for_event("stream_connected")
     sender.send(20)
     sender.wait_until_recorded(postgres_url)
     sender.wait_until_covered(postgres_url)

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 # but every version must use the same.
 _ADVISORY_LOCK = 0x6B616C736869
 
-# No other program has these two; every revision has them.
+# No other program has these two; every revision has them, and a migration leaves none unversioned.
 _DISTINCTIVE = {"order_group_snapshots", "coverage"}
 
 # Seconds that a migration waits for another one, or for another session's lock.
@@ -180,13 +180,17 @@ def _configuration() -> "Config":
 
 
 def _revision(connection: "Connection") -> str | None:
-    # Only this schema counts: another one in search_path may belong to another program.
-    if not inspect(connection).has_table("alembic_version", schema=_schema(connection)):
-        _refuse_unversioned_tables(connection, "is gone")
-        return None
+    if not _has_revision(connection):
+        looks_damaged = _taken_names(connection) >= _DISTINCTIVE
+        # On Postgres, another process may have migrated the database since the first look.
+        if not _has_revision(connection):
+            if looks_damaged:
+                raise _unversioned("is gone")
+            return None
     revisions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
     if not revisions:
-        _refuse_unversioned_tables(connection, "is empty")
+        if _taken_names(connection) >= _DISTINCTIVE:
+            raise _unversioned("is empty")
         return None
     # Revisions are numbered from 0001; the table has one name for all who use Alembic.
     if len(revisions) > 1 or not re.fullmatch(r"(?!0000)[0-9]{4}", revisions[0]):
@@ -224,21 +228,17 @@ def _taken_names(connection: "Connection") -> set[str]:
     return {*found.get_table_names(schema), *found.get_view_names(schema)} & {*OBJECTS}
 
 
-def _refuse_unversioned_tables(connection: "Connection", state: str) -> None:
-    """Refuse the exporter's own tables if nothing says their revision.
+def _has_revision(connection: "Connection") -> bool:
+    # Only this schema counts: another one in search_path may belong to another program.
+    return inspect(connection).has_table("alembic_version", schema=_schema(connection))
 
-    Args:
-        connection: to a database without a revision.
-        state: of the table alembic_version, such as "is gone".
 
-    Raises:
-        DatabaseSetupError: the tables are there; a migration would never leave them so.
-    """
-    if _taken_names(connection) >= _DISTINCTIVE:
-        raise DatabaseSetupError(
-            f"database: the table alembic_version, which holds the schema's revision, {state}:"
-            " restore a backup, or put back the table and its row"
-        )
+def _unversioned(state: str) -> DatabaseSetupError:
+    """Return the error that says the state of the table alembic_version, such as "is gone"."""
+    return DatabaseSetupError(
+        f"database: the table alembic_version, which holds the schema's revision, {state}: restore"
+        " a backup, or put back the table and its row"
+    )
 
 
 def _refuse_foreign_tables(connection: "Connection") -> None:

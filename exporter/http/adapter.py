@@ -150,7 +150,7 @@ class _TunnelledHTTPConnectionPool(_DeadlineHTTPConnectionPool):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """An adapter of requests whose timeout is the total time of a round trip.
+    """An adapter for a `requests.Session` whose timeout is the total time of a round trip.
 
     Pass `timeout=urllib3.Timeout(total=seconds)`. One connection is kept alive; nothing is
     retried, because each attempt needs a signature of its own. A request on a kept connection

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from functools import lru_cache
+from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -83,13 +84,20 @@ class SignedSession:
         self._max_attempts = max_attempts
         self.max_response_size = max_response_size
         self._stop = stop or threading.Event()
-        # Without a `requests.Session` around it, the adapter knows no redirects, cookies, .netrc or
-        # proxies of the environment, and a small poll takes less time.
-        self._adapter = DeadlineAdapter(max_response_size)
-        self._verify = certificate_authorities() or True
+        self._session = _PlainSession()
+        self._session.verify = certificate_authorities() or True
         self._proxies = {} if proxy is None else {"https": proxy, "http": proxy}
+        self._session.headers = requests.structures.CaseInsensitiveDict(
+            {
+                "User-Agent": f"kalshi-exporter/{__version__}",
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+            }
+        )
         # Preparing a request is the most expensive step of a small poll.
         self._prepared = lru_cache(maxsize=1)(self._prepare)
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, DeadlineAdapter(max_response_size))
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +112,7 @@ class SignedSession:
 
     def close(self) -> None:
         """Close the connection."""
-        self._adapter.close()
+        self._session.close()
 
     def get(
         self, path: str, parameters: Mapping[str, str], budget: RequestBudget, size_limit: int
@@ -164,10 +172,10 @@ class SignedSession:
     ) -> bytes:
         request = self._signed(path, parameters)
         began = time.time()
-        response = self._adapter.send(
+        response = self._session.send(
             request,
             stream=True,
-            verify=self._verify,
+            allow_redirects=False,
             proxies=self._proxies,
             # urllib3 refuses a timeout of 0.
             timeout=Timeout(total=max(budget.remaining(), 0.001)),  # type: ignore[arg-type]  # the stubs of requests lack urllib3's Timeout
@@ -191,14 +199,9 @@ class SignedSession:
     def _prepare(
         self, path: str, parameters: tuple[tuple[str, str], ...]
     ) -> requests.PreparedRequest:
-        headers = {
-            "User-Agent": f"kalshi-exporter/{__version__}",
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip",
-        }
-        return requests.Request(
-            "GET", self._base_url + path, headers=headers, params=dict(parameters)
-        ).prepare()
+        return self._session.prepare_request(
+            requests.Request("GET", self._base_url + path, params=dict(parameters))
+        )
 
     def _error(self, response: requests.Response, budget: RequestBudget) -> ApiError:
         try:
@@ -230,8 +233,8 @@ class SignedSession:
         hint = ""
         if isinstance(root, ssl.SSLError):
             hint = (
-                f"; certificates are judged by {self._verify}"
-                if isinstance(self._verify, str)
+                f"; certificates are judged by {self._session.verify}"
+                if isinstance(self._session.verify, str)
                 else "; name a company's own certificate authority in SSL_CERT_FILE"
             )
         return UnreachableError(
@@ -248,6 +251,20 @@ class SignedSession:
             if os.environ.get(name):
                 return f" ({name} in the environment is not read: set [http] proxy)"
         return ""
+
+
+class _PlainSession(requests.Session):
+    """A session without requests' browser features: redirects, cookies, .netrc, proxies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  # requests passes it
+        # Otherwise requests would prepare the next request even though it does not follow it, and
+        # read and inflate the redirect's whole body for that, without a limit.
+        return None
 
 
 def _root(error: BaseException) -> BaseException:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import inspect, literal_column, text
+from sqlalchemy import Connection, inspect, literal_column, text
 
 from exporter.database.database import Database
 from exporter.errors import DatabaseError, DatabaseSetupError, SchemaError
+from exporter.history import migrate as migrations
 from exporter.history.migrate import current_revision, ensure_current, migrate
 from exporter.history.schema import REVISION, metadata
 
@@ -170,6 +171,22 @@ def test_several_processes_at_once_migrate_once(
     assert current_revision(empty_database) == REVISION
     if empty_database.is_sqlite:
         assert len(backups(empty_database)) == (revision is not None)
+
+
+def test_a_migration_between_two_looks_at_the_schema_is_not_mistaken_for_damage(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken_names = migrations._taken_names
+
+    def migrate_before_the_second_look(connection: Connection) -> set[str]:
+        monkeypatch.undo()
+        with closing(Database(postgres_url)) as another:
+            migrate(another)
+        return taken_names(connection)
+
+    monkeypatch.setattr(migrations, "_taken_names", migrate_before_the_second_look)
+    with closing(Database(postgres_url)) as database:
+        assert current_revision(database) == REVISION
 
 
 @pytest.mark.parametrize("revision", [None, *REVISIONS[:-1]])

@@ -126,6 +126,10 @@ def measure(
         judged_from, cpu = datetime.now(UTC), sum(map(_cpu, processes))
         time.sleep(seconds)
         judged_to, cpu = datetime.now(UTC), sum(map(_cpu, processes)) - cpu
+        # A tick shortly before the end may still be late: once the account's next tick was polled,
+        # it either has its poll or was missed.
+        with suppress(TimeoutError):
+            _wait_for_all(url, accounts, since=judged_to)
     return _judged(names, interval, judged_from, judged_to, _polls(url), _owners(url), cpu, daemons)
 
 
@@ -182,12 +186,14 @@ def _running(config: Path, name: str, environment: dict[str, str]) -> Iterator[i
         process.wait(30)
 
 
-def _wait_for_all(url: str, accounts: int) -> None:
-    """Return once each account has been polled."""
+def _wait_for_all(
+    url: str, accounts: int, since: datetime = datetime.min.replace(tzinfo=UTC)
+) -> None:
+    """Return once each account has been polled since an instant."""
     until = time.monotonic() + _TIMEOUT
     while True:
         with suppress(sqlite3.OperationalError, psycopg.Error):  # no tables yet
-            if len({account for account, _at, _outcome in _polls(url)}) == accounts:
+            if len({account for account, at, _ in _polls(url) if at >= since}) == accounts:
                 return
         if time.monotonic() > until:
             raise TimeoutError(f"not all accounts were polled in {_TIMEOUT:.0f} s")
@@ -237,9 +243,8 @@ def _judged(  # noqa: PLR0917  # called once, by position, just above
     for name in names:
         at = _next(Grid(name, interval), judged_from)
         at = min(_next(Grid(name, interval, daemon=str(each)), at) for each in range(daemons))
-        # A poll that began shortly before the end may not be written yet.
         ticks[name] = []
-        while at < judged_to - timedelta(seconds=2 * _LATE):
+        while at < judged_to:
             ticks[name].append(at)
             at += timedelta(seconds=interval)
     found: Counter[tuple[str, datetime]] = Counter()

@@ -30,7 +30,7 @@ def test_a_hundred_accounts_keep_their_grid(tmp_path: Path) -> None:
             tmp_path,
             accounts=100,
             interval=5.0,
-            seconds=9.0,
+            seconds=7.0,
             daemons=1,
             url=f"sqlite:///{tmp_path / 'order_groups.db'}",
         )

@@ -186,14 +186,14 @@ def _running(config: Path, name: str, environment: dict[str, str]) -> Iterator[i
         process.wait(30)
 
 
-def _wait_for_all(
-    url: str, accounts: int, since: datetime = datetime.min.replace(tzinfo=UTC)
-) -> None:
-    """Return once each account has been polled since an instant."""
+def _wait_for_all(url: str, accounts: int, *, since: datetime | None = None) -> None:
+    """Return once each account has been polled, since an instant if one is given."""
     until = time.monotonic() + _TIMEOUT
     while True:
         with suppress(sqlite3.OperationalError, psycopg.Error):  # no tables yet
-            if len({account for account, at, _ in _polls(url) if at >= since}) == accounts:
+            polls = _polls(url)
+            polled = {account for account, at, _ in polls if since is None or at >= since}
+            if len(polled) == accounts:
                 return
         if time.monotonic() > until:
             raise TimeoutError(f"not all accounts were polled in {_TIMEOUT:.0f} s")

@@ -209,11 +209,12 @@ def _meaning(lines: Sequence[Line]) -> Iterator[str]:
             )
     daemon = _find(lines, "daemon, 100 accounts", "SQLite")
     start = _find(lines, "process: `run-once`", "")
-    if daemon is not None and start is not None:
+    imports = _find(lines, "the same (floor: the imports alone", "")
+    if daemon is not None and start is not None and imports is not None:
         yield (
             f"One core is enough for {as_text(daemon.values[EXPORTER], daemon.unit)} polls of 25"
             f" groups a second in the daemon, and a whole `run-once` takes {_value(start)}, of"
-            f" which {as_text(start.values[FLOOR], start.unit)} {start.unit} are imports."
+            f" which {as_text(imports.values[FLOOR], imports.unit)} {imports.unit} are imports."
         )
 
 

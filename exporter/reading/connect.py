@@ -19,6 +19,7 @@ from exporter.errors import ConfigurationError, DatabaseError, DatabaseSetupErro
 from exporter.history.migrate import current_revision, refuse_newer
 from exporter.history.schema import REVISION
 from exporter.permissions import explain_file, is_missing
+from exporter.reading.temporary import has_temporary_room
 
 _BUSY_SECONDS = 10.0
 
@@ -122,8 +123,9 @@ class ReadOnlyDatabase(Database):
             connection = sqlite3.connect(
                 address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None
             )
-            # Sorting needs a temporary file otherwise, and some machines have no place for one.
-            connection.execute("PRAGMA temp_store=MEMORY")
+            # An export of everything is sorted, which takes half as much room as the file itself.
+            if not has_temporary_room(path):
+                connection.execute("PRAGMA temp_store=MEMORY")
             return connection
 
         engine = create_engine(self.url, creator=connect, pool_size=1)

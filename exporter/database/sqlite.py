@@ -14,7 +14,7 @@ from exporter.clock import elapsed
 from exporter.database import wal
 from exporter.database.prepared import sqlite_driver
 
-_CACHE = 8 * 2**20  # bytes of pages that a connection keeps in memory
+_CACHE = 4 * 2**20  # bytes of pages that a connection keeps in memory
 _BUSY_SECONDS = 10.0  # how long SQLite waits for another process that writes
 
 

@@ -21,7 +21,8 @@ _KEY = re.compile(
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}[: ]?){20,}", re.IGNORECASE)
 _WITH_COLONS = re.compile(r"(?:[0-9a-f]{2}:){19,}", re.IGNORECASE)  # no path or address looks so
-_ENCODED = re.compile(r"[A-Za-z0-9+/=_-]{40,}")  # 32 bytes of a key are 43 characters in base64
+_ENCODED = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
+_SEED = 43  # characters of base64 for the 32 bytes of an Ed25519 key
 _BASE32 = re.compile(r"(?<![A-Z2-7])(?=[A-Z]*[2-7])[A-Z2-7]{50,}")
 _TOKEN = re.compile(r"[!-\-0-~]{20,}")  # printable ASCII, except for . and /
 _WORD = re.compile(r"[A-Za-z0-9+=]+")
@@ -50,7 +51,7 @@ def is_credential(text: str) -> bool:
     return (
         is_key(text)
         or _UUID.fullmatch(stripped) is not None
-        or (_TOKEN.fullmatch(stripped) is not None and _alternates(stripped))
+        or (_TOKEN.fullmatch(stripped) is not None and _alternates(stripped, least=0.42))
     )
 
 
@@ -77,22 +78,35 @@ def _mixes(word: str) -> bool:
     return word.upper() != word.lower() and any(map(str.isdigit, word))
 
 
-def _alternates(word: str) -> bool:
+def _alternates(word: str, *, least: float) -> bool:
     """Tell a random token from words, by how often the kind of character changes.
 
     The kinds are lower case, upper case and digits. From one character to the next, the kind
     changes in two of three places of a random text of all kinds, in two of five of one without
     upper or lower case, but only in one of three of words written together, LikeThese2.
+
+    Args:
+        word: without blanks.
+        least: share of places at which the kind changes, in a text with upper and lower case.
     """
     kinds = [c.isdigit() + 2 * c.isupper() for c in word if c.isalnum()]
     turns = sum(a != b for a, b in pairwise(kinds))
-    least = 0.25 if word in {word.lower(), word.upper()} else 0.42
+    if word in {word.lower(), word.upper()}:
+        least = 0.25
     return turns >= least * len(kinds) > 0 and any(map(str.isdigit, word))
 
 
 def _is_base64(word: str) -> bool:
-    """Tell random base64 from the words of a path: upper case, lower case and digits alternate."""
-    shares = [sum(map(kind, word)) / len(word) for kind in (str.isupper, str.islower, str.isdigit)]
-    return _alternates(word) and all(
-        share > least for share, least in zip(shares, (0.15, 0.15, 0.03), strict=True)
+    """Tell random base64 from the words of a path: upper case, lower case and digits alternate.
+
+    A key may have a path before or after it, so any part of the length of a key counts. Of a
+    thousand random keys, two look like words.
+    """
+    return any(
+        _looks_random(word[start : start + _SEED]) for start in range(max(1, len(word) - _SEED + 1))
     )
+
+
+def _looks_random(text: str) -> bool:
+    upper, lower = (sum(map(kind, text)) / len(text) for kind in (str.isupper, str.islower))
+    return _alternates(text, least=0.38) and min(upper, lower) > 0.15  # noqa: PLR2004  # of a half

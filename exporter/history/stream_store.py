@@ -66,12 +66,17 @@ class StreamStore:
                 stream_corrections.take_back_ahead(connection, account, now)
             return stream_coverage.begin(connection, account, since)
 
-    def write(self, batch: StreamBatch) -> StreamWritten:
+    def write(
+        self, batch: StreamBatch, *, still_waits: Callable[[], bool] | None = None
+    ) -> StreamWritten:
         """Write a batch, whole or not at all; a batch that is written already adds nothing.
 
         Args:
             batch: its events have their occurrences numbered, see `Occurrences`. Any number of
                 them; what has gathered in a queue is best written at once.
+            still_waits: of a batch from the spool, whether it is there now. Another process may
+                have written it, and then one that takes back what it claims. It is called in the
+                transaction, which such a batch waits for.
 
         Raises:
             SchemaError: the schema is not this version's.
@@ -80,13 +85,13 @@ class StreamStore:
                 nobody knows whether the batch is written: write or spool it again.
         """
         self._prepare()
-        if not self._database.is_sqlite and _is_plain(batch):
+        if not self._database.is_sqlite and _is_plain(batch) and still_waits is None:
             added = self._write_in_one_statement(batch)
             if added is not None:
                 return StreamWritten(added=added)
         with self._database.transaction() as connection:
             set_statement_timeout(connection, rows=len(batch.events))
-            return StreamWritten(added=_write(connection, batch))
+            return StreamWritten(added=_write(connection, batch, still_waits))
 
     def _write_in_one_statement(self, batch: StreamBatch) -> int | None:
         """Write a batch on Postgres in one message; None, and nothing, if it needs more."""
@@ -115,10 +120,15 @@ def _is_plain(batch: StreamBatch) -> bool:
     )
 
 
-def _write(connection: Connection, batch: StreamBatch) -> int:
-    """Write a batch in a transaction; return how many events it added."""
+def _write(
+    connection: Connection, batch: StreamBatch, still_waits: Callable[[], bool] | None
+) -> int:
+    """Write a batch in a transaction, if it still waits; return how many events it added."""
     account = batch.account
     if connection.dialect.name == "sqlite" and _is_plain(batch):
+        # SQLite lets one writer in at a time, as the lock below does on Postgres.
+        if still_waits is not None and not still_waits():
+            return 0
         added = events.add(connection, order_group_events, account, batch.events)
         if stream_coverage.extend_latest(connection, account, _span(batch, added=added)):
             return added
@@ -128,6 +138,8 @@ def _write(connection: Connection, batch: StreamBatch) -> int:
     # Both before any event is added, in this order: whoever waits holds no event that another
     # daemon waits for.
     head = heads.lock(connection, account)
+    if still_waits is not None and not still_waits():
+        return 0
     stream_coverage.lock_latest(connection, account)
     heard: Sequence[OrderGroupEvent] = batch.events
     if batch.own_groups_only:

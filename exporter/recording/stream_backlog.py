@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from exporter.clock import elapsed
 from exporter.errors import DatabaseError, ExporterError, PoisonPollError, SpoolError
@@ -49,7 +50,7 @@ class StreamTarget:
                     is_emptied = False
                     break
                 try:
-                    self.store.write(batch)
+                    self.store.write(batch, still_waits=partial(self.spool.waits, number))
                     written += len(batch.events)
                 except PoisonPollError as error:
                     log_lost(batch, error)

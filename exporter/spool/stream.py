@@ -183,6 +183,20 @@ class StreamSpool:
             ).fetchone()
         return row
 
+    def waits(self, number: int) -> bool:
+        """Return whether a batch still waits, or stands for a loss: no process has removed it.
+
+        Raises:
+            SpoolError: the disk failed.
+        """
+        if number in {_LOSS, _REPORT}:
+            return True
+        if not self._spool.is_there():
+            return False
+        with self._spool.lend(to_write=False) as connection:
+            found = connection.execute("SELECT 1 FROM batches WHERE id = ?", (number,)).fetchone()
+        return found is not None
+
     def remove(self, account: str, number: int, batch: StreamBatch) -> bool:
         """Forget a batch that has been written; return whether all of it was.
 

@@ -46,7 +46,11 @@ class FakeStore:
         self.begun.append(since)
         return min(since, now)
 
-    def write(self, batch: StreamBatch) -> StreamWritten:
+    def write(
+        self, batch: StreamBatch, *, still_waits: Callable[[], bool] | None = None
+    ) -> StreamWritten:
+        if still_waits is not None and not still_waits():
+            return StreamWritten(added=0)
         self.may_go_on.wait(30)
         time.sleep(self.seconds)
         if self.is_away:

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from msgspec.structs import replace
 
@@ -177,7 +178,8 @@ class _Reader:
                 state = "both are set" if "base_url" in table else "neither is set"
                 self._fault(f"accounts[{i}]", f"must have one of environment and base_url, {state}")
             if isinstance(name := values.get("name"), str):
-                first = seen.setdefault(_without_looks(name), i)
+                # Names that look alike, such as é as one character or as two, would be confused.
+                first = seen.setdefault(normalize("NFKC", name).casefold(), i)
                 if first != i:
                     reason = f"the same name as accounts[{first}], or one that looks like it"
                     self._fault(f"accounts[{i}].name", reason)
@@ -215,15 +217,6 @@ class _Reader:
     def _fault(self, where: str, reason: str, key: Key | None = None, value: object = None) -> None:
         text = shown(value) if key is not None and key.kind.shown else ""
         self.faults.append((where, f"{f' = {text}' if text else ''}: {reason}"))
-
-
-def _without_looks(name: str) -> str:
-    """Return what names that look alike share, such as é as one character or as two."""
-    if not name.isascii():
-        from unicodedata import normalize  # noqa: PLC0415  # few need it, and it takes memory
-
-        name = normalize("NFKC", name)
-    return name.casefold()
 
 
 def _account(values: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> Account:

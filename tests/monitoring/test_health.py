@@ -10,19 +10,14 @@ from exporter.errors import Exit
 from exporter.hooks import AccountsChanged, Heartbeat, PollFinished, StreamChanged, TickSkipped
 from exporter.monitoring import health as module
 from exporter.monitoring.health import Health, outcome_of
+from tests.support.clocks import make_elapsed_by_hand
 from tests.support.events import AT, poll_finished
 
 
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Return a function that lets seconds pass on the steady clock alone."""
-    at = [1_000.0]
-    monkeypatch.setattr(module, "elapsed", lambda: at[0])
-
-    def wait(seconds: float) -> None:
-        at[0] += seconds
-
-    return wait
+    return make_elapsed_by_hand(module, monkeypatch)
 
 
 def ok(account: str = "main") -> PollFinished:

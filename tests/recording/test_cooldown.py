@@ -7,18 +7,13 @@ import pytest
 from exporter.errors import ApiError, RateLimitedError, ServerError, UnauthorizedError
 from exporter.recording import cooldown as module
 from exporter.recording.cooldown import COOLDOWN, Cooldown, retry_after
+from tests.support.clocks import make_elapsed_by_hand
 
 
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Return a function that lets seconds pass on the steady clock."""
-    at = [1_000.0]
-    monkeypatch.setattr(module, "elapsed", lambda: at[0])
-
-    def wait(seconds: float) -> None:
-        at[0] += seconds
-
-    return wait
+    return make_elapsed_by_hand(module, monkeypatch)
 
 
 def poll(cooldown: Cooldown, error: ApiError | None) -> float:

@@ -1,11 +1,26 @@
-"""Shifts the clocks of a running process."""
+"""Moves a module's clock by hand, and shifts the clocks of a running process."""
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+
+def make_elapsed_by_hand(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[float], None]:
+    """Stop a module's `elapsed`, and return a function that lets seconds pass on it."""
+    at = [1_000.0]
+    monkeypatch.setattr(module, "elapsed", lambda: at[0])
+
+    def wait(seconds: float) -> None:
+        at[0] += seconds
+
+    return wait
 
 
 class Clocks:

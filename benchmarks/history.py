@@ -39,7 +39,7 @@ def make_schema(place: Place) -> None:
 
 
 def polls_behind(place: Place, account: str, count: int, *, changes: int) -> None:
-    """Write `count` earlier polls of an account, each of which changed some groups.
+    """Write `count` earlier polls of an account; each changed some groups.
 
     All of these groups have been removed since, so the next poll finds none of them.
     """

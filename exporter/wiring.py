@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from exporter.monitoring.metrics import Metrics
     from exporter.recording.stream_writer import StreamPlan
 
-_CONNECTIONS = 16  # connections to Postgres, of which each poll needs one for a few milliseconds
+_CONNECTIONS = 16  # connections to Postgres; a poll uses one for a few milliseconds
 
 _OTHER_FILES = 256  # files that libraries, databases and the log have open
 

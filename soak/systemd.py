@@ -72,7 +72,7 @@ class Machine:
         self._leader = leader
 
     def run(self, text: str, *, user: str = "root", cwd: str = "/", fails: bool = False) -> str:
-        """Run shell commands, each of which must succeed.
+        """Run shell commands; all of them must succeed.
 
         Args:
             text: the commands, one a line.

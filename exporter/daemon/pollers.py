@@ -23,7 +23,7 @@ class Turn(NamedTuple):
 
 
 class Pollers:
-    """A recorder's pollers, each of which polls once at a time; safe from any thread.
+    """A recorder's pollers, and whether each may poll now; safe from any thread.
 
     Args:
         recorder: the first one. A recorder that is replaced is closed here, the last one is not.

@@ -43,7 +43,7 @@ def run(load: Callable[[], Configuration], adopt: Callable[[Configuration], None
 
 
 class _Service:
-    """The parts in force, each of which the next configuration keeps or replaces."""
+    """The parts in force. The next configuration keeps or replaces each of them."""
 
     def __init__(
         self,

@@ -135,7 +135,7 @@ def _insert(connection: Connection, table: Table, account: str, rows: list[Event
 
 @cache
 def _insert_on_sqlite(table: str, count: int) -> str:
-    """Return the INSERT of so many rows, whose parameters are the account and then all columns.
+    """Return an INSERT of `count` rows; its parameters are the account, then each row's columns.
 
     After each statement, a thread waits for the interpreter's lock, which the thread that reads the
     sockets keeps for milliseconds during a burst. So one statement inserts many rows.

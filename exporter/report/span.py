@@ -107,7 +107,7 @@ def cut(since: datetime, until: datetime, *, sharing: int, interval: float) -> S
 
 
 def recorded(connection: Connection, names: Sequence[str]) -> tuple[datetime, datetime] | None:
-    """Return the first and the last instant of which anything is recorded; None if nothing is.
+    """Return the first and the last instant with a record; None if there are no records.
 
     Args:
         connection: from `exporter.reading.connect.read_only_transaction`.
@@ -162,7 +162,7 @@ def choose(
 
 
 def recorded_accounts(connection: Connection) -> list[str]:
-    """Return the names of all accounts of which anything is recorded, in order."""
+    """Return the names of all accounts with a record, in order."""
     return sorted(connection.scalars(select(accounts.c.account)))
 
 

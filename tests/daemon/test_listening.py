@@ -302,7 +302,7 @@ def test_sighup_applies_accounts_without_dropping_a_connection(
     groups = exchange.groups(key_id)
     groups.create("a")
     wait_for_events(sqlite_url, 1)
-    # Of the two added accounts, one shares the key, and the other has a key of its own.
+    # Two accounts are added: one with the first account's key, and one with its own.
     configure({"name": "shares"}, {"name": "other", "key_id": "second"})
     reload(daemon, 1)
     second.wait_for_subscribers(1, seconds=PATIENCE)

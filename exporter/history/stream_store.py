@@ -75,8 +75,8 @@ class StreamStore:
             batch: its events have their occurrences numbered, see `Occurrences`. Any number of
                 them; what has gathered in a queue is best written at once.
             still_waits: of a batch from the spool, whether it is there now. Another process may
-                have written it, and then one that takes back what it claims. It is called in the
-                transaction, which such a batch waits for.
+                have written it, and then one that takes back what it claims. It is called while
+                the transaction keeps all other batches of the account waiting.
 
         Raises:
             SchemaError: the schema is not this version's.

@@ -125,7 +125,7 @@ def _latest_of(connection: Connection, names: Sequence[str]) -> dict[str, _Lates
 
 
 def _gap(latest: _Latest, now: datetime) -> StreamGap | None:
-    # An end that a later stretch has followed says nothing of the present.
+    # If a later stretch followed, the recorded end does not describe the present.
     holds = latest.ended_at is None or (
         latest.stream_ended_at is not None and latest.stream_ended_at >= latest.ended_at
     )

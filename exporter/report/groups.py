@@ -71,7 +71,7 @@ def groups(connection: Connection, account: str, span: Span, seen: bytearray) ->
 
 
 Tally: TypeAlias = Mapping[tuple[str | datetime | None, bool, bool], int]
-"""The number of states by slot (see `slot_of`), by the flag, and by something special."""
+"""The number of states by slot (see `slot_of`), by the flag, and by another condition."""
 
 
 def _tallied(connection: Connection, account: str, span: Span) -> tuple[Tally, Tally]:
@@ -150,7 +150,7 @@ def _as_text(key: _Key) -> ColumnElement[str]:
 
 
 def _by_part(tally: Tally, span: Span) -> dict[int, tuple[int, int, int]]:
-    """Return for each part with any: its states, those whose flag was true, the special ones."""
+    """Return the states of each part, those with a true flag, and those with the condition."""
     found: dict[int, tuple[int, int, int]] = {}
     for (slot, on, special), count in tally.items():
         part = BEFORE if slot is None else span.part_of_slot(slot)

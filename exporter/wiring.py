@@ -25,6 +25,8 @@ from exporter.recording.recorder import Recorder
 from exporter.spool.spool import Spool
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from exporter.monitoring.metrics import Metrics
     from exporter.recording.stream_writer import StreamPlan
 
@@ -216,11 +218,23 @@ def _stream_of(
 
 
 def _keys_of(accounts: Sequence[Account]) -> dict[str, SigningKey]:
-    keys = {}
+    """Load the keys of accounts, by account.
+
+    Accounts may share a file, such as the subaccounts of one key. It is loaded once, because an RSA
+    key takes half a millisecond and 9 kB of memory.
+
+    Raises:
+        ConfigurationError: keys cannot be used; the faults of all accounts.
+    """
+    keys: dict[str, SigningKey] = {}
+    loaded: dict[tuple[Path, Path | None], SigningKey] = {}
     faults: list[str] = []
     for account in accounts:
+        files = (account.private_key_file, account.private_key_passphrase_file)
         try:
-            keys[account.name] = key_of(account)
+            if files not in loaded:
+                loaded[files] = key_of(account)
+            keys[account.name] = loaded[files]
         except PrivateKeyError as error:
             faults.extend(f"account {account.name}: {fault}" for fault in error.faults)
     if faults:

@@ -1,4 +1,4 @@
-"""Look up rows of many order groups, each by an instant, in one statement."""
+"""Conditions that several statements about order groups share, and how to look many up at once."""
 
 import json
 from collections.abc import Mapping
@@ -12,13 +12,21 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Text,
+    and_,
     column,
     func,
     literal,
+    or_,
 )
 from sqlalchemy import type_coerce as coerce
 
-from exporter.history.schema import Instant, to_text
+from exporter.history.schema import (
+    Instant,
+    order_group_events,
+    order_group_snapshots,
+    to_text,
+)
+from exporter.report.span import Span
 
 
 class Wanted(NamedTuple):
@@ -50,3 +58,23 @@ def wanted(connection: Connection, instants: Mapping[str, datetime]) -> Wanted:
     )
     listed = func.unnest(*arrays).table_valued(*columns, name="wanted").render_derived()
     return Wanted(listed, listed.c.order_group_id, listed.c.instant)
+
+
+def events_within(account: str, span: Span) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions for the events of an account in a span."""
+    events = order_group_events
+    return (
+        events.c.account == account,
+        events.c.occurred_at >= span.since,
+        events.c.occurred_at <= span.until,
+    )
+
+
+def overlapping(account: str, span: Span) -> ColumnElement[bool]:
+    """Return the condition for the states of an account that reach into a span."""
+    states = order_group_snapshots
+    return and_(
+        states.c.account == account,
+        states.c.valid_from <= span.until,
+        or_(states.c.valid_to.is_(None), states.c.valid_to > span.since),
+    )

@@ -17,14 +17,16 @@ from exporter.reading.connect import read_only_transaction
 from exporter.reading.output import opened
 from exporter.report import span as spans
 from exporter.report import summary
+from exporter.report.counting import tally_of
 from exporter.report.coverage import Covered, heard, observed
 from exporter.report.embedding import Packed
 from exporter.report.groups import groups
 from exporter.report.polls import polls_of
 from exporter.report.span import Span, seconds_of
+from exporter.report.tally import Tally
 from exporter.report.template import page
 from exporter.report.timelines import add_timelines
-from exporter.report.triggers import Triggers, triggers_of
+from exporter.report.triggers import Triggers, groups_with_events, triggers_of
 
 _LARGEST = 1_400_000  # bytes
 _EMPTY = 80_000  # bytes of these that a page without accounts takes at most
@@ -61,6 +63,7 @@ class _Account:
 
     row: summary.Row
     detail: dict[str, Any]
+    tally: Tally
     triggers: Triggers
 
 
@@ -174,9 +177,11 @@ def _account(
 ) -> _Account:
     seen = observed(connection, name, span, interval=interval, now=now)
     listened = heard(connection, name, span, now=now)
-    counted = groups(connection, name, span, seen.seen)
+    named = groups_with_events(connection, name)
+    tally = tally_of(connection, name, span, named)
+    counted = groups(tally, span, seen.seen)
     polls = polls_of(connection, name, span)
-    triggers = triggers_of(connection, name, span)
+    triggers = triggers_of(connection, name, span, tally, named)
     triggers_over_time = triggers.by_part
     triggered = sum(told + shown for _, told, shown in triggers_over_time)
     row = summary.row(name, seen, listened, counted, polls, triggered=triggered, span=span, now=now)
@@ -195,7 +200,7 @@ def _account(
         "versions": polls.versions,
         "messages": polls.messages,
     }
-    return _Account(row=row, detail=detail, triggers=triggers)
+    return _Account(row=row, detail=detail, tally=tally, triggers=triggers)
 
 
 def _strip(covered: Covered) -> dict[str, Any]:
@@ -226,7 +231,13 @@ def _add_timelines(
         packed = Packed()
         share = room // (len(accounts) - number)
         found = add_timelines(
-            connection, account.row.name, span, account.triggers, packed, room=share
+            connection,
+            account.row.name,
+            span,
+            account.tally,
+            account.triggers,
+            packed=packed,
+            room=share,
         )
         room -= packed.size
         total += found.groups

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import type_coerce as coerce
 
-from exporter.history.schema import Instant, accounts, coverage, polls
+from exporter.history.schema import accounts, coverage, polls
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _WIDTHS = (
@@ -75,14 +75,15 @@ class Span:
 
     @property
     def slot_length(self) -> int:
-        """The number of characters of an instant's text that name its slot, see `slot_of`."""
+        """The number of characters at the start of an instant's text that name its slot.
+
+        Of many instants, those with one slot are counted together: several may lie in one part.
+        """
         return next(length for width, length in _SLOTS if self.width % width == 0)
 
-    def part_of_slot(self, slot: str | datetime) -> int:
-        """Return the number of the part in which a slot of `slot_of` lies."""
-        if isinstance(slot, str):
-            slot = datetime.fromisoformat(slot + _REST[len(slot) :])
-        return self.part(slot)
+    def part_of_slot(self, slot: str) -> int:
+        """Return the number of the part in which a slot lies."""
+        return self.part(datetime.fromisoformat(slot + _REST[len(slot) :]))
 
 
 def cut(since: datetime, until: datetime, *, sharing: int, interval: float) -> Span:
@@ -173,21 +174,6 @@ def part_of(
     seconds = cast(_epoch(connection, instant), BigInteger)
     # Never negative, so that both databases round down.
     return (seconds - span.start) // span.width
-
-
-def slot_of(
-    connection: Connection, instant: ColumnElement[datetime], span: Span
-) -> ColumnElement[Any]:
-    """Return SQL for the slot of an instant, whose part `Span.part_of_slot` finds.
-
-    This is `part_of` for very many rows, because it computes several times as fast. On SQLite a
-    slot is the beginning of an instant's text, and several of them may lie in one part; on Postgres
-    it is the instant at which the part begins.
-    """
-    if connection.dialect.name == "sqlite":
-        return func.substr(coerce(instant, Text), 1, span.slot_length)
-    start = datetime.fromtimestamp(span.start, UTC)
-    return func.date_bin(timedelta(seconds=span.width), instant, start, type_=Instant)
 
 
 def milliseconds(

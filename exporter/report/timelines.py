@@ -20,16 +20,10 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Connection
 
 from exporter.report.embedding import Packed
+from exporter.report.ranking import ranked_groups
 from exporter.report.span import Span
-from exporter.report.timeline_rows import (
-    ABSENT,
-    Event,
-    Ranked,
-    brief_states,
-    events_of,
-    ranked_groups,
-    states_of,
-)
+from exporter.report.tally import Ranked, Tally
+from exporter.report.timeline_rows import ABSENT, Event, brief_states, events_of, states_of
 from exporter.report.triggers import Trigger, Triggers, timelines_of
 
 _SHORTEST = 8  # characters that a group takes at least: bounds how many are worth asking for
@@ -82,9 +76,10 @@ def add_timelines(
     connection: Connection,
     account: str,
     span: Span,
+    tally: Tally,
     triggers: Triggers,
-    packed: Packed,
     *,
+    packed: Packed,
     room: int,
 ) -> Shown:
     """Add the timelines of an account's groups until there is no more room.
@@ -95,13 +90,13 @@ def add_timelines(
         connection: from `exporter.reading.connect.read_only_transaction`.
         account: its name.
         span: what the report is about.
+        tally: of the account.
         triggers: of the account.
         packed: where to add them.
         room: the size that `packed` must not exceed.
     """
-    ranked, count = ranked_groups(
-        connection, account, span, triggers, limit=max(room - packed.size, 0) // _SHORTEST
-    )
+    limit = max(room - packed.size, 0) // _SHORTEST
+    ranked, count = ranked_groups(connection, account, span, tally, triggers, limit=limit)
     states: _Numbers[tuple[Any, ...]] = _Numbers()
     kinds: _Numbers[tuple[Any, ...]] = _Numbers()
     whole, unread = True, span.at_most(_STATES, _STATES)
@@ -170,7 +165,7 @@ def _lists(
         ]
         while lists and not lists[-1]:
             lists.pop()
-        found.append([group.id, group.changes, group.triggers, *lists])
+        found.append([group.id, group.changes, triggers.counts.get(group.id, 0), *lists])
     return found
 
 

@@ -15,8 +15,9 @@ from exporter.reading.connect import read_only_transaction
 from exporter.reading.export import export
 from exporter.reading.status import AccountStatus, status
 from exporter.reading.status_text import render_table
+from exporter.report.counting import tally_of
 from exporter.report.coverage import observed
-from exporter.report.groups import groups
+from exporter.report.groups import Groups, groups
 from exporter.report.span import Span, cut
 
 A, B, C = (OrderGroup(name, False) for name in "abc")
@@ -60,7 +61,7 @@ def test_current_groups_are_the_same_everywhere(eventful: Any, tmp_path: Path) -
         standing = figures.standing(connection, ["main", "unknown"])
         assert standing == {"main": figures.Standing(groups=2, missing=1)}
         view = connection.execute(text("SELECT COUNT(*) FROM order_groups_current")).scalar()
-        report = groups(connection, "main", _span(eventful), _seen(eventful, connection))
+        report = _groups(eventful, connection)
     assert view == found.groups
     assert report.now[0] == found.groups
 
@@ -69,7 +70,7 @@ def test_changes_are_the_same_everywhere(eventful: Any) -> None:
     found = one_status(eventful, 5 * MINUTE + 1)
     with read_only_transaction(eventful.url) as connection:
         activity = activity_since(connection, eventful.at(-1))
-        report = groups(connection, "main", _span(eventful), _seen(eventful, connection))
+        report = _groups(eventful, connection)
     # The change is one of the flag: nobody listened, so it is a trigger too.
     assert activity == {"main": Activity(appeared=1, changed=1, disappeared=1, triggers=1)}
     assert found.changes == activity["main"].changes == 3
@@ -81,7 +82,7 @@ def test_groups_of_the_first_poll_are_no_changes(recorder: Any) -> None:
     assert one_status(recorder, 1).changes == 0
     with read_only_transaction(recorder.url) as connection:
         assert activity_since(connection, recorder.at(-1)) == {}
-        report = groups(connection, "main", _span(recorder), _seen(recorder, connection))
+        report = _groups(recorder, connection)
     assert report.total == (0, 0, 0)
 
 
@@ -105,6 +106,12 @@ def test_without_a_configured_interval_the_last_polls_interval_counts(
 
 def _span(recorder: Any) -> Span:
     return cut(recorder.at(-MINUTE), recorder.at(10 * MINUTE), sharing=1, interval=60.0)
+
+
+def _groups(recorder: Any, connection: Any) -> Groups:
+    span = _span(recorder)
+    tally = tally_of(connection, "main", span, [])
+    return groups(tally, span, _seen(recorder, connection))
 
 
 def _seen(recorder: Any, connection: Any) -> bytearray:

@@ -23,6 +23,7 @@ from exporter.history.schema import (
     to_text,
 )
 from exporter.reading.status import status
+from exporter.report.tally_sqlite import QUERY
 from tests.support.recipes import standing_at
 
 GROUPS = 10_000
@@ -243,6 +244,17 @@ def test_sqlite_uses_an_index(sqlite: Database, name: str) -> None:
         whole = [line for line in plan if line.endswith("PRIMARY KEY (account=?)")]
         first = [line for line in plan if line.startswith("SEARCH c ") and "started_at>?" in line]
         assert len(whole) == len(first), plan
+
+
+@pytest.mark.usefixtures("statistics")
+@pytest.mark.parametrize("days", [0, DAYS - 1])
+def test_the_report_reads_states_in_the_order_of_the_key(sqlite: Database, days: float) -> None:
+    # It relies on the order in which SQLite joins their values.
+    ends = {"account": "main", "since": to_text(at(days)), "until": to_text(at(DAYS))}
+    with sqlite.transaction() as connection:
+        plan = connection.execute(text(f"EXPLAIN QUERY PLAN {QUERY}"), ends).all()
+    key = "SEARCH order_group_snapshots USING PRIMARY KEY (account=?)"
+    assert [row[3] for row in plan] == [key]
 
 
 @pytest.mark.usefixtures("statistics")

@@ -30,8 +30,9 @@ from exporter.model import OrderGroup
 from exporter.reading import views
 from exporter.reading.connect import read_only_transaction
 from exporter.report import span as spans
+from exporter.report.counting import tally_of
 from exporter.report.page import report
-from exporter.report.triggers import timelines_of, triggers_of
+from exporter.report.triggers import groups_with_events, timelines_of, triggers_of
 from tests.support.samples import UNTIL, Sample, write_samples
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -276,7 +277,9 @@ def test_triggers_match_the_view(database_url: str) -> None:
         found: list[Any] = []
         brief: list[Any] = []
         for account in ("main", "quiet"):
-            triggers = triggers_of(connection, account, span)
+            named = groups_with_events(connection, account)
+            tally = tally_of(connection, account, span, named)
+            triggers = triggers_of(connection, account, span, tally, named)
             ids = list({*triggers.weighed, *triggers.last})
             for last_only, into in ((False, found), (True, brief)):
                 timelines = timelines_of(

@@ -4,7 +4,7 @@ Nothing here relies on session state, because a pooler in transaction mode may b
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -141,26 +141,6 @@ _FIRST_WITH_TRANSACTION_TIMEOUT = 170000
 def poll_timeout() -> str:
     """Return the statement that gives all later ones of a transaction the time-out of a poll."""
     return f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms'"
-
-
-def copy_in(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-    """Copy rows into a table; the server inserts the first while the last are still being sent.
-
-    Args:
-        connection: in a transaction.
-        statement: COPY … FROM STDIN.
-        rows: with a value for each column; texts may stand for any type.
-
-    Raises:
-        DBAPIError: SQLAlchemy's, as from its own statements.
-    """
-    with (
-        sqlalchemy_errors(connection, statement),
-        driver(connection).cursor() as cursor,
-        cursor.copy(statement) as copy,
-    ):
-        for row in rows:
-            copy.write_row(row)
 
 
 def driver(connection: Connection) -> BoundedConnection:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import Connection, Text, cast, func, literal, select, update
@@ -14,6 +13,9 @@ from exporter.history.schema import Instant, polls, to_text
 from exporter.history.schema import order_group_snapshots as snapshots
 from exporter.history.types import among
 from exporter.model import OrderGroup
+
+if TYPE_CHECKING:
+    from exporter.database.postgres_copy import Kind
 
 _TWICE = 2  # the default, which needs no query: the head names the poll before this one
 
@@ -134,14 +136,15 @@ def write(
         last_seen_at=None,
         last_poll_id=None,
     )
-    if changes.changed or changes.added:
+    begun = {
+        "changed": changes.changed,
+        "found" if head.observed_at is None else "appeared": changes.added,
+    }
+    shared = (head.account, observed_at, head.observed_at, poll_id)
+    opened = [((*shared, reason), groups) for reason, groups in begun.items() if groups]
+    if opened:
         insert = _insert_on_sqlite if connection.dialect.name == "sqlite" else _insert_on_postgres
-        not_before = None if head.observed_at is None else to_text(head.observed_at)
-        insert(
-            connection,
-            (head.account, to_text(observed_at), not_before, poll_id),
-            _rows(head, changes),
-        )
+        insert(connection, opened)
 
 
 def _update(connection: Connection, account: str, group_ids: Sequence[str], **values: Any) -> None:
@@ -155,58 +158,69 @@ def _update(connection: Connection, account: str, group_ids: Sequence[str], **va
 
 
 # Inserting bypasses SQLAlchemy, whose handling of each parameter takes longer than the databases
-# do: a first poll may open 100,000 snapshots. Each way takes the values that all of them share, and
-# a row of the others for each.
-_SHARED = "account, valid_from, not_before, first_poll_id"
-_OWN = (
-    "order_group_id",
-    "is_auto_cancel_enabled",
-    "contracts_limit",
-    "exchange_index",
-    "extra",
-    "begin_reason",
-)
-_COLUMNS = f"{_SHARED}, {', '.join(_OWN)}"
+# do: a first poll may open 100,000 snapshots. Each way takes lists of groups, each with the values
+# that all of its snapshots share.
+_Opened = Sequence[tuple[tuple[str, datetime, datetime | None, int, str], Sequence[OrderGroup]]]
+_SHARED: "dict[str, Kind]" = {
+    "account": "text",
+    "valid_from": "timestamptz",
+    "not_before": "timestamptz",
+    "first_poll_id": "bigint",
+    "begin_reason": "text",
+}
+_OWN: "dict[str, Kind]" = {
+    "order_group_id": "text",
+    "is_auto_cancel_enabled": "boolean",
+    "contracts_limit": "numeric",
+    "exchange_index": "bigint",
+    "extra": "json",
+}
+
+_COPY_BLOCK = 200  # rows: about 30 kB
 
 # One statement that reads many rows from JSON takes half as long as one statement for each row.
-_AT_ONCE = 2_000  # rows: about 200 kB of JSON
+_JSON_BLOCK = 2_000  # rows: about 200 kB of JSON
 _FROM_JSON = (
-    f"INSERT INTO order_group_snapshots ({_COLUMNS}) SELECT ?, ?, ?, ?, "
+    f"INSERT INTO order_group_snapshots ({', '.join(_SHARED | _OWN)}) SELECT ?, ?, ?, ?, ?, "
     + ", ".join(f"json_extract(value, '$[{number}]')" for number in range(len(_OWN)))
     + " FROM json_each(?)"
 )
 
 
-def _insert_on_sqlite(
-    connection: Connection, shared: tuple[Any, ...], rows: Iterator[tuple[Any, ...]]
-) -> None:
-    while some := list(islice(rows, _AT_ONCE)):
-        connection.exec_driver_sql(_FROM_JSON, (*shared, msgspec.json.encode(some).decode()))
+def _insert_on_sqlite(connection: Connection, opened: _Opened) -> None:
+    for (account, valid_from, not_before, *others), groups in opened:
+        since = None if not_before is None else to_text(not_before)
+        shared = (account, to_text(valid_from), since, *others)
+        for some in _blocks(groups, _JSON_BLOCK):
+            rows = msgspec.json.encode(list(zip(*_columns(some), strict=True))).decode()
+            connection.exec_driver_sql(_FROM_JSON, (*shared, rows))
 
 
-def _insert_on_postgres(
-    connection: Connection, shared: tuple[Any, ...], rows: Iterator[tuple[Any, ...]]
-) -> None:
-    from exporter.database import postgres  # noqa: PLC0415  # psycopg is an extra's
+def _insert_on_postgres(connection: Connection, opened: _Opened) -> None:
+    from exporter.database.postgres_copy import copy_in  # noqa: PLC0415  # psycopg is an extra's
 
-    copy = f"COPY order_group_snapshots ({_COLUMNS}) FROM STDIN"
-    postgres.copy_in(connection, copy, (shared + row for row in rows))
-
-
-def _rows(head: Head, changes: Changes) -> Iterator[tuple[Any, ...]]:
-    begun = {
-        "changed": changes.changed,
-        "found" if head.observed_at is None else "appeared": changes.added,
-    }
-    return (
+    copy_in(
+        connection,
+        "order_group_snapshots",
+        _SHARED | _OWN,
         (
-            group.id,
-            group.is_auto_cancel_enabled,
-            group.contracts_limit,
-            group.exchange_index,
-            group.extra,
-            begin_reason,
-        )
-        for begin_reason, groups in begun.items()
-        for group in groups
+            (shared, _columns(some))
+            for shared, groups in opened
+            for some in _blocks(groups, _COPY_BLOCK)
+        ),
+    )
+
+
+def _blocks(groups: Sequence[OrderGroup], size: int) -> Iterator[Sequence[OrderGroup]]:
+    return (groups[start : start + size] for start in range(0, len(groups), size))
+
+
+def _columns(groups: Sequence[OrderGroup]) -> tuple[list[Any], ...]:
+    """Return the values of the columns in `_OWN`."""
+    return (
+        [group.id for group in groups],
+        [group.is_auto_cancel_enabled for group in groups],
+        [group.contracts_limit for group in groups],
+        [group.exchange_index for group in groups],
+        [group.extra for group in groups],
     )

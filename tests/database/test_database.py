@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from exporter.database.database import Database
-from exporter.database.postgres import copy_in
+from exporter.database.postgres_copy import Block, copy_in
 from exporter.errors import ConfigurationError, DatabaseError, PoisonPollError
 from exporter.history.migrate import migrate
 from exporter.history.store import Store
@@ -209,19 +209,19 @@ def test_a_connection_lost_during_a_copy_is_replaced_without_logging(
 ) -> None:
     database, other = Database(postgres_url), Database(postgres_url)
     with database.transaction() as connection:
-        connection.execute(text("CREATE TABLE t (n integer, said text)"))
+        connection.execute(text("CREATE TABLE t (n bigint, said text)"))
 
-    def rows(process: int) -> Iterator[tuple[int, str]]:
+    def blocks(process: int) -> Iterator[Block]:
         for number in range(100):
             if number == 50:
                 with other.transaction() as ending:
                     ending.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": process})
-            yield number, "x" * 100_000
+            yield (number,), [["x" * 100_000]]
 
     def copy() -> None:
         with database.transaction() as connection:
             process = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-            copy_in(connection, "COPY t FROM STDIN", rows(process))
+            copy_in(connection, "t", {"n": "bigint", "said": "text"}, blocks(process))
 
     with pytest.raises(DatabaseError):
         copy()

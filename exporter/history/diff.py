@@ -64,11 +64,14 @@ def compare(
             missing again, counts as removed. None if one miss is enough.
     """
     groups = known.groups
-    # Only this comprehension goes over all groups; the rest is proportional to the changes.
-    before = groups.get
-    other = [group for group_id, group in observed.items() if before(group_id) != group]
-    added = [group for group in other if group.id not in groups] if groups else other
-    changed = [group for group in other if group.id in groups] if groups else []
+    if groups:
+        # Only this comprehension goes over all groups; the rest is proportional to the changes.
+        before = groups.get
+        other = [group for group_id, group in observed.items() if before(group_id) != group]
+        added = [group for group in other if group.id not in groups]
+        changed = [group for group in other if group.id in groups]
+    else:
+        added, changed = list(observed.values()), []
 
     missed = []
     removed = []

@@ -57,7 +57,7 @@ class Meter:
         return Cost(statements, self._rows() - rows)
 
     def _rows(self) -> int:
-        return sum(map(rows_written, {each.engine for each in self._sent}))
+        return sum(map(rows_written, {each.source for each in self._sent}))
 
 
 @pytest.fixture
@@ -232,10 +232,10 @@ def test_extending_a_stretch_of_stream_coverage_writes_one_row(
             store.write(StreamBatch(account="main", own_groups_only=False, since=now, until=until))
 
         extend(0)
-        engine, before = sent[-1].engine, len(sent)
-        rows = rows_written(engine)
+        source, before = sent[-1].source, len(sent)
+        rows = rows_written(source)
         extend(1)
-        assert rows_written(engine) - rows == 1
+        assert rows_written(source) - rows == 1
         assert len(sent) - before == 1
 
 

@@ -83,7 +83,7 @@ class CountedExporter(Exporter):
     @property
     def rows(self) -> int:
         """The number of rows that the databases have written since the start."""
-        return sum(map(rows_written, {each.engine for each in self._sent}))
+        return sum(map(rows_written, {each.source for each in self._sent}))
 
 
 @contextmanager

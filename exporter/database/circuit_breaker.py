@@ -1,10 +1,8 @@
 """Circuit breaker: once one caller has timed out on the database, others fail fast."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from exporter.clock import elapsed
 from exporter.errors import DatabaseError
 
 _LONG = 1.0  # seconds; an error that took longer is a time-out, not a refusal
@@ -37,21 +35,15 @@ class CircuitBreaker:
         if (error := self._error) is not None:
             raise type(error)(str(error))
 
-    @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Run the block if the circuit is closed, and open it if the block times out.
+    def note(self, error: DatabaseError, seconds: float) -> None:
+        """Open the circuit if an error is a time-out.
 
-        Raises:
-            DatabaseError: the circuit is open, or the block raised it.
+        Args:
+            error: what a use of the database ended with.
+            seconds: how long that use took.
         """
-        self.check()
-        began = elapsed()
-        try:
-            yield
-        except DatabaseError as error:
-            if elapsed() - began > _LONG and not _is_from_server(error):
-                self._open(error)
-            raise
+        if seconds > _LONG and not _is_from_server(error):
+            self._open(error)
 
     def close(self) -> None:
         """Stop probing."""

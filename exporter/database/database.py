@@ -3,20 +3,22 @@
 Nothing here relies on session state, because a pooler in transaction mode may be in between.
 """
 
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from exporter.clock import elapsed
 from exporter.database import sqlite, wal
 from exporter.database.circuit_breaker import CircuitBreaker
-from exporter.database.errors import translated_errors
-from exporter.database.prepared import execute_prepared
+from exporter.database.errors import translated
+from exporter.database.sqlite_connection import SqliteConnection
 from exporter.database.sqlite_file import SqliteFile
 from exporter.database.turn import FairLock
 from exporter.errors import ConfigurationError, DatabaseError
@@ -45,9 +47,13 @@ class Database:
         self.engine: Engine = (
             self._sqlite_engine() if self.is_sqlite else self._postgres_engine(pool_size)
         )
+        self._sqlite = SqliteConnection(self.engine) if self.is_sqlite else None
         # Only a writer reacts to a replaced file; a reader leaves files and logs alone.
-        watched = self.is_sqlite and self.writes
-        self._file = SqliteFile(Path(self.url.database or "")) if watched else None
+        self._file = (
+            SqliteFile(Path(self.url.database or ""), self._sqlite)
+            if self._sqlite is not None and self.writes
+            else None
+        )
         # SQLite admits one writer. The threads of this process queue here rather than in SQLite's
         # busy handler, which polls and is not fair: no poll waits longer than for one burst of
         # events, however many bursts there are.
@@ -85,40 +91,50 @@ class Database:
         Raises:
             DatabaseError: the database failed, or another thread has just timed out on it.
         """
-        self._breaker.check()
-        # `guard` checks again: the circuit may have opened while this thread waited for its turn.
-        with self._taken_turn(), self._breaker.guard(), self._lent() as connection:
+        with self._in_use(), self._lent() as connection:
             yield connection
 
-    @contextmanager
-    def _lent(self) -> Iterator[Connection]:
-        with translated_errors(self.url, write=self.writes):
-            if self._file is not None:
-                self._file.check(self.engine)
-            with self.engine.connect() as connection:
-                if self._file is not None:
-                    self._file.opened()
-                yield connection
-                if self._file is not None:
-                    self._file.used()
-
-    @contextmanager
-    def _taken_turn(self) -> Iterator[None]:
-        if not self.is_sqlite:
-            yield
-            return
-        if not self._turn.acquire(timeout=_TURN_SECONDS):
-            raise DatabaseError(f"database {self.path}: busy with other accounts' polls")
-        try:
-            yield
-        finally:
-            self._turn.release()
+    def _lent(self) -> AbstractContextManager[Connection]:
+        return self.engine.connect() if self._sqlite is None else self._sqlite.lend()
 
     def _probe(self) -> None:
-        with self._taken_turn(), self._lent() as connection:
+        with self._in_use(probe=True), self._lent() as connection:
             if not self.is_sqlite:
                 _postgres().set_client_timeout(connection)
             connection.execute(text("SELECT 1"))
+
+    @contextmanager
+    def _in_use(self, *, probe: bool = False) -> Iterator[None]:
+        """Wait for this thread's turn, look at SQLite's file, and judge the errors of the block.
+
+        All of a use is in this one place, because each context manager costs a small poll time.
+
+        Args:
+            probe: whether the circuit breaker asks, which others ask first.
+        """
+        if not probe:
+            self._breaker.check()
+        if self.is_sqlite and not self._turn.acquire(timeout=_TURN_SECONDS):
+            raise DatabaseError(f"database {self.path}: busy with other accounts' polls")
+        began = elapsed()
+        try:
+            if not probe:
+                self._breaker.check()  # it may have opened while this thread waited
+            try:
+                if self._file is not None:
+                    self._file.open()
+                yield
+            except (SQLAlchemyError, sqlite3.Error) as error:
+                raise translated(error, self.url, write=self.writes) from error
+            if self._file is not None:
+                self._file.used()
+        except DatabaseError as error:
+            if not probe:
+                self._breaker.note(error, seconds=elapsed() - began)
+            raise
+        finally:
+            if self.is_sqlite:
+                self._turn.release()
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -154,15 +170,37 @@ class Database:
         Raises:
             DatabaseError: the database failed, in one line without SQL or parameters.
         """
-        with self.connected() as connection:
-            if not self.is_sqlite:
-                from exporter.database import postgres_message  # noqa: PLC0415  # as `_postgres`
+        if self._sqlite is not None:
+            return self.execute_together((statement,), parameters, durable=durable)
+        from exporter.database import postgres_message  # noqa: PLC0415  # as `_postgres`
 
-                return postgres_message.execute_one(
-                    connection, statement, parameters, durable=durable
-                )
-            with sqlite.synchronous(connection, durable=durable), connection.begin():
-                return execute_prepared(connection, statement, parameters)
+        with self.connected() as connection:
+            return postgres_message.execute_one(connection, statement, parameters, durable=durable)
+
+    def execute_together(
+        self,
+        statements: tuple[Executable, ...],
+        parameters: Mapping[str, Any],
+        *,
+        durable: bool = True,
+    ) -> tuple[Any, ...] | None:
+        """Run several statements in one transaction, on SQLite: it has no round trips to save.
+
+        Args:
+            statements: as for `execute_one`. A name stands for the same value in all of them.
+            parameters: of all statements.
+            durable: as for `execute_one`.
+
+        Returns:
+            The first row of the last statement that returns rows. None if one of these had none:
+            then nothing is written.
+
+        Raises:
+            DatabaseError: the database failed, in one line without SQL or parameters.
+        """
+        assert self._sqlite is not None  # noqa: S101  # on Postgres, one statement does all
+        with self._in_use():
+            return self._sqlite.execute(statements, parameters, durable=durable)
 
     def _begin_on_postgres(self, connection: Connection) -> None:
         _postgres().begin(connection)
@@ -182,10 +220,12 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._breaker.close()
-        if self._file is None:
-            self.engine.dispose()
+        if self._file is not None:
+            self._file.close()
+        elif self._sqlite is not None:
+            self._sqlite.close()
         else:
-            self._file.close(self.engine)
+            self.engine.dispose()
 
     def _sqlite_engine(self) -> Engine:
         path = Path(self.url.database or "")

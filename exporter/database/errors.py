@@ -6,8 +6,7 @@ itself; a missing permission does not, so the message names the remedy.
 
 import re
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -23,30 +22,27 @@ from exporter.errors import (
 from exporter.permissions import explain_directory, explain_file, is_full, is_missing
 
 
-@contextmanager
-def translated_errors(url: URL, *, write: bool = True) -> Iterator[None]:
-    """Turn the drivers' errors into `DatabaseError` and its subclasses.
+def translated(
+    error: SQLAlchemyError | sqlite3.Error, url: URL, *, write: bool = True
+) -> DatabaseError:
+    """Return an error of SQLAlchemy, or of the driver below it, as the exporter's own.
 
     Args:
+        error: a pragma, for example, raises sqlite3's, without SQLAlchemy.
         url: of the database.
         write: whether the connection writes; a reader needs fewer rights.
 
-    Raises:
-        PoisonPollError: for values that the database can never hold.
-        DatabaseSetupError: for what a person must mend.
-        DatabaseDamagedError: for damage.
-        DatabaseError: for any other error of SQLAlchemy or the driver below it.
+    Returns:
+        A `PoisonPollError` for values that the database can never hold, a `DatabaseSetupError` for
+        what a person must mend, a `DatabaseDamagedError` for damage, or a `DatabaseError`.
     """
-    try:
-        yield
-    except (DBAPIError, sqlite3.Error) as error:  # a pragma raises sqlite3's, without SQLAlchemy
-        driver_error = (error.orig or error) if isinstance(error, DBAPIError) else error
-        if url.get_backend_name() == "sqlite":
-            raise _sqlite_error(driver_error, Path(url.database or ""), write=write) from error
-        poison = isinstance(error, (DataError, IntegrityError))
-        raise _postgres_error(driver_error, url, write=write, poison=poison) from error
-    except SQLAlchemyError as error:
-        raise DatabaseError(f"database: {_first_line(error)}") from error
+    if not isinstance(error, (DBAPIError, sqlite3.Error)):
+        return DatabaseError(f"database: {_first_line(error)}")
+    driver_error = (error.orig or error) if isinstance(error, DBAPIError) else error
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_error(driver_error, Path(url.database or ""), write=write)
+    poison = isinstance(error, (DataError, IntegrityError))
+    return _postgres_error(driver_error, url, write=write, poison=poison)
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,17 +2,16 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
 
 from exporter.clock import elapsed
 from exporter.database import wal
-from exporter.database.prepared import sqlite_driver
+from exporter.database.sqlite_connection import sqlite_driver
 
 _CACHE = 4 * 2**20  # bytes of pages that a connection keeps in memory
 _BUSY_SECONDS = 10.0  # how long SQLite waits for another process that writes
@@ -30,7 +29,7 @@ def make_engine(url: URL) -> Engine:
             timeout=_BUSY_SECONDS,
             # sqlite3's own transaction control would begin late and commit DDL by itself.
             isolation_level=None,
-            check_same_thread=False,  # the pool lends it to one thread at a time
+            check_same_thread=False,  # one thread at a time uses it
         )
         # Larger statements would otherwise need a temporary file, for which there may be no place.
         connection.execute("PRAGMA temp_store=MEMORY")
@@ -42,7 +41,7 @@ def make_engine(url: URL) -> Engine:
         connection.execute(f"PRAGMA journal_size_limit={wal.LARGE}")
         return connection
 
-    engine = create_engine(url, creator=connect, pool_size=1, max_overflow=4)
+    engine = create_engine(url, creator=connect, poolclass=NullPool)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -50,20 +49,6 @@ def make_engine(url: URL) -> Engine:
         sqlite_driver(connection).execute("BEGIN IMMEDIATE")
 
     return engine
-
-
-@contextmanager
-def synchronous(connection: Connection, *, durable: bool) -> Iterator[None]:
-    """Make commits inside the block wait for the disk, unless `durable` is false."""
-    if durable:
-        yield
-        return
-    _pragma(connection, "synchronous=NORMAL")
-    try:
-        yield
-    finally:
-        if not connection.invalidated:
-            _pragma(connection, "synchronous=FULL")
 
 
 def enable_wal(connection: Connection) -> None:

@@ -7,13 +7,11 @@ log of one database would be applied to another.
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import QueuePool
-
+from exporter.database.sqlite_connection import SqliteConnection
 from exporter.errors import DatabaseError
 
 _HEADER = 100  # bytes of a database file's header
@@ -33,27 +31,33 @@ class SqliteFile:
 
     Args:
         path: of the database; a link is followed.
+        connection: what opens it.
 
     Attributes:
         generation: how many times another file, or none, has taken the file's place.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, connection: SqliteConnection) -> None:
         self.generation = 0
         self._path = path
+        self._connection = connection
         self._key: _Key | None = None  # None while nothing is open
         # Each poll compares these paths, and plain texts cost it a third of what `Path`s do.
         self._name = os.fspath(path)
         self._real = self._name  # where links led when it was opened: SQLite keeps the log there
+        self._directory = os.fspath(path.parent)
+        self._home: _Key | None = None  # the directory, when the file was opened
         self._companions: dict[str, _Key] = {}  # the -wal and the -shm that belong to the file
         self._seen: tuple[bytes, bytes] | None = None  # header, and state of the log
         self._descriptors: dict[_Key, int] = {}  # SQLite's own
 
     def is_in_place(self) -> bool:
         """Return whether the path still leads to the file that is open, if one is."""
-        return self._key is None or (
-            _key_of(self._name) == self._key and os.path.realpath(self._name) == self._real
-        )
+        if self._key is None:
+            return True
+        if _key_of(self._name, os.lstat) == self._key and _key_of(self._directory) == self._home:
+            return True  # it is no link, and nothing else needs ten system calls to follow
+        return _key_of(self._name) == self._key and os.path.realpath(self._name) == self._real
 
     def require(self) -> None:
         """Refuse to go on without a file once the one that was open is gone.
@@ -70,22 +74,30 @@ class SqliteFile:
             pass
         raise DatabaseError(self._gone())
 
-    def check(self, engine: Engine) -> None:
-        """Check that the open file is still the database; close it if not.
-
-        Args:
-            engine: whose connections have the file open.
+    def open(self) -> None:
+        """Open the file, or check that the one that is open is still the database.
 
         Raises:
-            DatabaseError: the file is no longer the database. The next connection opens whatever
-                file is there by then.
+            DatabaseError: the open file is no longer the database, and is closed. The next call
+                opens whatever file is there by then.
+            DBAPIError: SQLAlchemy's: it cannot be opened.
         """
-        if self._key is None:
-            self.require()
+        if self._key is not None:
+            self._check()
             return
+        self.require()
+        self._connection.open()
+        self._key = _key_of(self._name)
+        self._real = os.path.realpath(self._name)
+        self._home = _key_of(self._directory)
+        self._companions.clear()
+        self._descriptors.clear()
+        self._seen = None
+
+    def _check(self) -> None:
         if not self.is_in_place():
-            self._save_log(engine)
-            self._let_go(engine)
+            self._save_log()
+            self._let_go()
             if _key_of(self._name) is None:
                 raise DatabaseError(self._gone())
             raise DatabaseError(
@@ -93,8 +105,8 @@ class SqliteFile:
                 " use; the next poll uses the new file"
             )
         if self._lost_its_log():
-            self._save_log(engine)
-            self._let_go(engine)
+            self._save_log()
+            self._let_go()
             raise DatabaseError(
                 f"database {self._path}: its write-ahead log, {Path(self._real).name}-wal, was"
                 " deleted or moved while it was in use; the next poll opens the database again"
@@ -105,28 +117,19 @@ class SqliteFile:
             if _key_of(log) == self._companions.get(log):
                 with suppress(OSError):
                     os.truncate(log, 0)
-            self._let_go(engine)
+            self._let_go()
             raise DatabaseError(
                 f"database {self._path}: the file was overwritten while it was in use; the next"
                 " poll uses its new content"
             )
 
-    def close(self, engine: Engine) -> None:
+    def close(self) -> None:
         """Close the file, so that no log of it is left beside another file."""
-        with suppress(DatabaseError):
-            self.check(engine)
-        engine.dispose()
-        self._key = None
-
-    def opened(self) -> None:
-        """Note which file has just been opened, if none was open before."""
         if self._key is not None:
-            return
-        self._key = _key_of(self._name)
-        self._real = os.path.realpath(self._name)
-        self._companions.clear()
-        self._descriptors.clear()
-        self._seen = None
+            with suppress(DatabaseError):
+                self._check()
+        self._connection.close()
+        self._key = None
 
     def used(self) -> None:
         """Note the files that belong to the database, once a connection has used it."""
@@ -141,19 +144,18 @@ class SqliteFile:
             " use; put a database there, or let `kalshi-exporter migrate` make a new one"
         )
 
-    def _save_log(self, engine: Engine) -> None:
+    def _save_log(self) -> None:
         """Move the write-ahead log into the file that it belongs to, whatever its name is now.
 
         When SQLite closes a file that has lost its name, it does not do so itself.
         """
-        pool = engine.pool
-        if not isinstance(pool, QueuePool) or not pool.checkedin():
-            return  # a new connection would open the file that has the name now
-        with suppress(SQLAlchemyError, sqlite3.Error), engine.connect() as connection:
-            _driver(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if not self._connection.is_open:
+            return  # it would open the file that has the name now
+        with suppress(sqlite3.Error):
+            self._connection.open().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _let_go(self, engine: Engine) -> None:
-        engine.dispose()
+    def _let_go(self) -> None:
+        self._connection.close()
         # SQLite would take any that remain for the next file's.
         for path, key in self._companions.items():
             if _key_of(path) == key:
@@ -216,9 +218,12 @@ class SqliteFile:
         return descriptor
 
 
-def _key_of(path: str) -> _Key | None:
+def _key_of(
+    path: str,
+    look: Callable[[str], os.stat_result] = os.stat,  # as above
+) -> _Key | None:
     try:
-        status = os.stat(path)  # noqa: PTH116  # as above
+        status = look(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino
@@ -237,9 +242,3 @@ def _key_of_descriptor(descriptor: int) -> _Key | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _driver(connection: Connection) -> sqlite3.Connection:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)  # noqa: S101  # a connection in use has one
-    return driver

@@ -11,6 +11,8 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, Executable, delete, text
 
 from exporter.database.database import Database
+from exporter.database.prepared import execute_prepared, prepare
+from exporter.database.sqlite_connection import sqlite_driver
 from exporter.history.dictionary import OBJECTS
 from exporter.history.schema import polls
 from exporter.history.store import Store
@@ -66,10 +68,23 @@ class RehearsalDatabase(Database):
         self, statement: Executable, parameters: Mapping[str, Any], *, durable: bool = True
     ) -> tuple[Any, ...] | None:
         """Run one statement, as part of the rehearsal if there is one."""
-        if self._outer is None:
+        if self._outer is None or self.is_sqlite:
             return super().execute_one(statement, parameters, durable=durable)
         row = self._outer.execute(statement, parameters).first()
         return None if row is None else tuple(row)
+
+    def execute_together(
+        self,
+        statements: tuple[Executable, ...],
+        parameters: Mapping[str, Any],
+        *,
+        durable: bool = True,
+    ) -> tuple[Any, ...] | None:
+        """Run statements, as part of the rehearsal if there is one."""
+        if self._outer is None:
+            return super().execute_together(statements, parameters, durable=durable)
+        prepared = prepare(statements, self._outer.dialect)
+        return execute_prepared(sqlite_driver(self._outer), prepared, parameters)
 
 
 def rehearse(database: RehearsalDatabase, connection: Connection) -> None:

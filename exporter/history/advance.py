@@ -21,23 +21,22 @@ from sqlalchemy import (
 )
 
 from exporter.database.database import Database
-from exporter.database.prepared import execute_prepared
 from exporter.history.gap_cause import present_cause
 from exporter.history.head import Head, unless_owned
 from exporter.history.schema import accounts, coverage, gap_outcomes, polls
 from exporter.model import COVERAGE_INTERVALS
 
 
-def advance_in_one_statement(
+def advance_at_once(
     database: Database, head: Head, poll: Mapping[str, Any], *, owner: str, interval: float
 ) -> bool:
-    """Do all that `advance` does in one statement, if nothing speaks against it.
+    """Do all that `advance` does, if nothing speaks against it, and nothing else.
 
-    Only Postgres has such statements. Most polls see no change, and then round trips dominate:
-    this takes one, and a transaction takes five.
+    Most polls see no change. On Postgres, where round trips then dominate, this takes one, and a
+    transaction takes five; on SQLite, where SQLAlchemy dominates, it needs only the driver.
 
     Args:
-        database: Postgres.
+        database: to write to.
         head: as it was read.
         poll: as for `advance`.
         owner: who polls.
@@ -51,8 +50,10 @@ def advance_in_one_statement(
     """
     if _ends_gap(head, poll, interval):
         return False
-    step = _step(head, poll, owner=owner) | {"since": head.coverage_started_at}
-    return database.execute_one(_one_statement(), {**poll, **step}) == (True,)
+    step = {**poll, **_step(head, poll, owner=owner), "since": head.coverage_started_at}
+    if database.is_sqlite:
+        return database.execute_together(_ON_SQLITE, step) is not None
+    return database.execute_one(_on_postgres(), step) == (True,)
 
 
 def advance(
@@ -76,7 +77,7 @@ def advance(
     step = _step(head, poll, owner=owner)
     step["since"] = observed_at if ends_gap else head.coverage_started_at
     poll_id = insert_poll(connection, poll)
-    if execute_prepared(connection, _ADVANCE, step | {"poll_id": poll_id}) is None:
+    if connection.execute(_ADVANCE, step | {"poll_id": poll_id}).first() is None:
         return poll_id, False
     if ends_gap:
         first = head.observed_at is None
@@ -90,15 +91,15 @@ def advance(
         }
         connection.execute(insert(coverage), row)
     else:
-        execute_prepared(connection, _EXTEND, step)
-    execute_prepared(connection, _FORGET_OUTCOMES, step)
+        connection.execute(_EXTEND, step)
+    connection.execute(_FORGET_OUTCOMES, step)
     return poll_id, True
 
 
 def insert_poll(connection: Connection, poll: Mapping[str, Any]) -> int:
     """Insert a poll, given as `exporter.history.rows.row_of` gives it; return its id."""
-    (poll_id,) = execute_prepared(connection, _INSERT_POLL, poll) or ()
-    return int(poll_id)
+    poll_id: int = connection.execute(_INSERT_POLL_FOR_ID, poll).scalar_one()
+    return poll_id
 
 
 def _ends_gap(head: Head, poll: Mapping[str, Any], interval: float) -> bool:
@@ -125,7 +126,8 @@ def _step(head: Head, poll: Mapping[str, Any], *, owner: str) -> dict[str, Any]:
 
 _POLL = {column.name: column.type for column in polls.columns if column.name != "id"}
 _PARAMETERS = [bindparam(f"poll_{name}", type_=kind) for name, kind in _POLL.items()]
-_INSERT_POLL = insert(polls).from_select(list(_POLL), select(*_PARAMETERS)).returning(polls.c.id)
+_INSERT_POLL = insert(polls).from_select(list(_POLL), select(*_PARAMETERS))
+_INSERT_POLL_FOR_ID = _INSERT_POLL.returning(polls.c.id)
 _ADVANCE = (
     update(accounts)
     .where(accounts.c.account == bindparam("of"), accounts.c.version == bindparam("from_version"))
@@ -150,9 +152,17 @@ _EXTEND = (
 # wrong clock is what makes polls fail most often.
 _FORGET_OUTCOMES = delete(gap_outcomes).where(gap_outcomes.c.account == bindparam("of"))
 
+_ON_SQLITE = (
+    _INSERT_POLL,
+    _ADVANCE.values(last_poll_id=func.last_insert_rowid()),
+    _EXTEND,
+    _FORGET_OUTCOMES,
+)
+
 
 @cache
-def _one_statement() -> Executable:
+def _on_postgres() -> Executable:
+    """Return one statement that does the same; SQLite has none that writes to several tables."""
     new = select(func.nextval(func.pg_get_serial_sequence("polls", "id")).label("id")).cte("new")
     advanced = _ADVANCE.values(last_poll_id=select(new.c.id).scalar_subquery()).cte("advanced")
     there = exists(select(advanced.c.account))

@@ -12,7 +12,7 @@ from exporter.errors import DatabaseError, SchemaError
 from exporter.history import claim as claims
 from exporter.history import head as heads
 from exporter.history import snapshots, undecided_events
-from exporter.history.advance import advance, advance_in_one_statement, insert_poll
+from exporter.history.advance import advance, advance_at_once, insert_poll
 from exporter.history.claim import ALWAYS, ClaimPolicy
 from exporter.history.diff import OpenSnapshots, after, compare
 from exporter.history.head import Head
@@ -218,15 +218,13 @@ class Store:
         return written
 
     def _repeated(self, poll: Poll, head: Head, interval: float) -> bool:
-        """Write a poll that saw the latest response again, if one statement is enough."""
+        """Write a poll that saw the latest response again, if nothing else has to be written."""
         seen = poll.observation
-        if seen is None or seen.digest != head.digest or self._database.is_sqlite:
+        if seen is None or seen.digest != head.digest:
             return False
         observed_at = heads.next_instant(head, seen.observed_at)
         row = row_of(poll, observed_at=observed_at, group_count=head.group_count, **NOTHING_CHANGED)
-        if not advance_in_one_statement(
-            self._database, head, row, owner=self._owner, interval=interval
-        ):
+        if not advance_at_once(self._database, head, row, owner=self._owner, interval=interval):
             return False  # nothing was written
         known = self._known_at(head)
         if known is not None:

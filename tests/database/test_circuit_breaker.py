@@ -43,16 +43,11 @@ def breaker(server: Server) -> Iterator[CircuitBreaker]:
         yield made
 
 
-def fail(breaker: CircuitBreaker, *, after: float, cause: Exception | None = None) -> None:
-    """Let a guarded use of the database fail after some seconds."""
-
-    def use() -> None:
-        with breaker.guard():
-            time.sleep(after)
-            raise DatabaseError("first") from cause
-
-    with pytest.raises(DatabaseError, match="first"):
-        use()
+def failed(cause: Exception | None = None) -> DatabaseError:
+    """Return the error that a use of the database ended with."""
+    error = DatabaseError("first")
+    error.__cause__ = cause
+    return error
 
 
 def wait_until_closed(breaker: CircuitBreaker) -> None:
@@ -70,22 +65,21 @@ def wait_until_closed(breaker: CircuitBreaker) -> None:
 def test_a_timeout_makes_everybody_fail_fast_until_a_probe_succeeds(
     breaker: CircuitBreaker, server: Server
 ) -> None:
-    fail(breaker, after=0.05)
+    breaker.note(failed(), seconds=0.05)
     for _ in range(3):
-        with pytest.raises(DatabaseError, match=r"first|still down"), breaker.guard():
-            pytest.fail("the open circuit let a caller through")
+        with pytest.raises(DatabaseError, match=r"first|still down"):
+            breaker.check()
     server.is_up.set()
     wait_until_closed(breaker)
-    with breaker.guard():
-        pass
+    breaker.check()
     probes = server.probes
     time.sleep(0.1)
     assert server.probes == probes
 
 
 def test_a_quick_failure_does_not_open_the_circuit(breaker: CircuitBreaker, server: Server) -> None:
-    fail(breaker, after=0.0)
-    fail(breaker, after=0.0)
+    breaker.note(failed(), seconds=0.0)
+    breaker.note(failed(), seconds=0.0)
     assert server.probes == 0
 
 
@@ -94,6 +88,6 @@ def test_a_statement_timeout_of_the_server_does_not_open_the_circuit(
 ) -> None:
     timed_out = Exception()
     timed_out.orig = SimpleNamespace(sqlstate="57014")  # type: ignore[attr-defined]  # as SQLAlchemy's has
-    fail(breaker, after=0.05, cause=timed_out)
+    breaker.note(failed(timed_out), seconds=0.05)
     breaker.check()
     assert server.probes == 0

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import Integer, make_url, text
 
 from exporter.database.database import Database
 from exporter.database.postgres_copy import Block, copy_in
+from exporter.database.sqlite_connection import sqlite_driver
 from exporter.errors import ConfigurationError, DatabaseError, PoisonPollError
 from exporter.history.migrate import migrate
 from exporter.history.store import Store
@@ -254,6 +255,44 @@ def test_a_statement_sent_in_one_round_trip_is_atomic(
     assert database.execute_one(text("SELECT n, '100 %' FROM t"), {}) == (7, "100 %")
     assert not caplog.records
     database.close()
+
+
+def test_statements_run_together_are_written_whole_or_not_at_all(sqlite: Database) -> None:
+    insert, other = (text(f"INSERT INTO t VALUES (:n + {step})") for step in (0, 1))
+    found = text("SELECT n FROM t WHERE n = :wanted").columns(n=Integer)
+    values = {"n": 1, "wanted": 2}
+    assert sqlite.execute_together((insert, other, found), values) == (2,)
+    assert sqlite.execute_together((insert, found, other), values | {"wanted": 7}) is None
+    with pytest.raises(DatabaseError, match="no such table"):
+        sqlite.execute_together((insert, text("INSERT INTO absent VALUES (1)")), values)
+    with sqlite.connected() as connection:
+        assert connection.execute(text("SELECT n FROM t")).scalars().all() == [1, 2]
+
+
+def test_what_follows_a_statement_that_need_not_be_durable_is_durable(sqlite: Database) -> None:
+    insert = text("INSERT INTO t VALUES (:n)")
+    setting = text("PRAGMA synchronous").columns(synchronous=Integer)
+    assert sqlite.execute_together((setting,), {}, durable=False) == (1,)
+    with pytest.raises(DatabaseError):
+        sqlite.execute_together((insert, text("nonsense")), {"n": 1}, durable=False)
+    assert sqlite.execute_together((setting,), {}) == (2,)
+
+
+def test_a_transaction_that_an_error_left_open_is_rolled_back(sqlite: Database) -> None:
+    insert = text("INSERT INTO t VALUES (1)")
+
+    def interrupt() -> None:
+        with sqlite.connected() as connection:
+            connection.execute(insert)
+            sqlite_driver(connection).execute("COMMIT")
+            sqlite_driver(connection).execute("BEGIN")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    sqlite.execute_together((insert,), {})
+    with sqlite.transaction() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar() == 2
 
 
 def test_a_repeated_statement_is_prepared(postgres_url: str) -> None:

@@ -23,6 +23,7 @@ from exporter.history.store import Store, WriteResult
 from exporter.kalshi.fields import decimal
 from exporter.model import Observation, OrderGroup, Poll
 from tests.support.recorder import recorder
+from tests.support.traffic import Source, source_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -45,6 +46,12 @@ class History:
     interval: float = 60.0
     confirm_removal: int = 2
     _digests: Iterator[int] = field(default_factory=count)
+
+    @property
+    def source(self) -> Source:
+        """What `rows_written` takes."""
+        with self.database.connected() as connection:
+            return source_of(connection)
 
     @staticmethod
     def at(seconds: float) -> datetime:

@@ -371,10 +371,10 @@ def test_the_cost_of_an_unchanged_poll_is_constant(history: "History", warm: boo
             history.observe_the_same(60 * number)
         if not warm:
             history.store = Store(history.database, owner="second")
-        before = rows_written(history.database.engine)
+        before = rows_written(history.source)
         with recorded_statements() as sent:
             history.observe_the_same(60 * (polls + 1))
-        costs.append((sent, rows_written(history.database.engine) - before))
+        costs.append((sent, rows_written(history.source) - before))
 
     assert costs[0] == costs[1] == costs[2]
     sent, rows = costs[0]
@@ -388,9 +388,9 @@ def test_the_cost_of_an_unchanged_poll_is_constant(history: "History", warm: boo
 def test_a_reordered_response_writes_one_row_more(history: "History", groups: int) -> None:
     some = [history.group(f"{number:04}") for number in range(groups)]
     history.observe(0, *some)
-    before = rows_written(history.database.engine)
+    before = rows_written(history.source)
     history.observe(60, *reversed(some))
-    rows = rows_written(history.database.engine) - before
+    rows = rows_written(history.source) - before
 
     assert rows == 5  # the four of an unchanged poll, and the new digest
 
@@ -404,9 +404,9 @@ def test_the_cost_of_a_changed_poll_is_proportional_to_the_changes(history: "His
             some = [history.group(f"{number:04}") for number in range(groups)]
             history.observe(0, *some)
             changed = [history.group(group.id, "2.00") for group in some[:changes]]
-            before = rows_written(history.database.engine)
+            before = rows_written(history.source)
             history.observe(60, *changed, *some[changes:])
-            costs[groups, changes] = rows_written(history.database.engine) - before
+            costs[groups, changes] = rows_written(history.source) - before
 
     assert costs[100, 1] == costs[1_000, 1]
     assert costs[100, 11] == costs[1_000, 11] == costs[100, 1] + 10 * 2

@@ -117,7 +117,7 @@ def test_the_write_ahead_log_shrinks_after_an_endless_reader(
     monkeypatch.setattr("exporter.database.wal.LARGE", large)
     path = sqlite_recorder.database.path
     wal = path.with_name(f"{path.name}-wal")
-    sqlite_recorder.database.engine.dispose()  # the next connection has the limit
+    sqlite_recorder.database.close()  # the next connection has the limit
     sqlite_recorder.ok(0, groups(0))
     with read_only_transaction(sqlite_recorder.url) as reading:
         reading.execute(text(COUNT)).scalar()

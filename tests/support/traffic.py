@@ -8,13 +8,17 @@ from unittest.mock import patch
 
 from sqlalchemy import Connection, Engine, Executable, event
 
-from exporter.database import postgres_message, prepared
+from exporter.database import postgres_message, prepared, sqlite_connection
+from exporter.database.prepared import Prepared
+
+Source = Engine | sqlite3.Connection
+"""What identifies a database here: on SQLite the driver's connection, elsewhere the engine."""
 
 
 class Sent(NamedTuple):
     """A statement that was sent, with placeholders for its parameters."""
 
-    engine: Engine
+    source: Source
     statement: str
 
 
@@ -24,7 +28,7 @@ def recorded_statements() -> Iterator[list[Sent]]:
     sent: list[Sent] = []
 
     def note(connection: Connection, _cursor: object, statement: str, *_: Any) -> None:
-        sent.append(Sent(connection.engine, statement))
+        sent.append(Sent(source_of(connection), statement))
 
     execute_one, compiled = postgres_message.execute_one, postgres_message.compiled
 
@@ -34,37 +38,40 @@ def recorded_statements() -> Iterator[list[Sent]]:
         sent.append(Sent(connection.engine, str(compiled(statement, connection.dialect))))
         return execute_one(connection, statement, *args, **kw)
 
-    execute_on_sqlite = prepared.execute_on_sqlite
+    execute_prepared = prepared.execute_prepared
 
-    def note_execute_on_sqlite(
-        connection: Connection, statement: Executable, parameters: Mapping[str, Any]
+    def note_execute_prepared(
+        driver: sqlite3.Connection, statements: Prepared, parameters: Mapping[str, Any]
     ) -> Any:
-        query = prepared.compiled(statement, connection.dialect)
-        sent.append(Sent(connection.engine, query.text))
-        return execute_on_sqlite(connection, statement, parameters)
+        sent.extend(Sent(driver, text) for text, _ in statements.texts)
+        return execute_prepared(driver, statements, parameters)
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
         # Both bypass SQLAlchemy, and therefore its events.
         with (
             patch.object(postgres_message, "execute_one", note_execute_one),
-            patch.object(prepared, "execute_on_sqlite", note_execute_on_sqlite),
+            patch.object(sqlite_connection, "execute_prepared", note_execute_prepared),
         ):
             yield sent
     finally:
         event.remove(Engine, "before_cursor_execute", note)
 
 
-def rows_written(engine: Engine) -> int:
-    """Return how many rows were written so far.
+def source_of(connection: Connection) -> Source:
+    """Return what identifies the database of a connection."""
+    if connection.dialect.name == "sqlite":
+        return sqlite_connection.sqlite_driver(connection)
+    return connection.engine
 
-    On SQLite these are the rows written through the one connection in the engine's pool.
-    """
+
+def rows_written(source: Source) -> int:
+    """Return how many rows were written so far; on SQLite, through this connection."""
+    if isinstance(source, sqlite3.Connection):
+        return source.total_changes
     # The query uses the driver directly, so that `recorded_statements` does not count it.
-    with closing(engine.raw_connection()) as connection:
+    with closing(source.raw_connection()) as connection:
         driver: Any = connection.driver_connection
-        if isinstance(driver, sqlite3.Connection):
-            return driver.total_changes
         driver.execute("SELECT pg_stat_force_next_flush()")
         ((rows,),) = driver.execute(
             "SELECT SUM(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables"

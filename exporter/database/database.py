@@ -174,8 +174,8 @@ class Database:
             return self.execute_together((statement,), parameters, durable=durable)
         from exporter.database import postgres_message  # noqa: PLC0415  # as `_postgres`
 
-        with self.connected() as connection:
-            return postgres_message.execute_one(connection, statement, parameters, durable=durable)
+        with self._in_use():
+            return postgres_message.execute_one(self.engine, statement, parameters, durable=durable)
 
     def execute_together(
         self,

@@ -5,14 +5,14 @@ Nothing here relies on session state, because a pooler in transaction mode may b
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, cast
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from exporter.clock import elapsed
 from exporter.database.postgres_connection import PING_SECONDS, BoundedConnection
@@ -25,6 +25,9 @@ _STATEMENT_SECONDS = 10.0
 _IDLE_SECONDS = 20.0
 # A server that still runs needs this long to report that it has given up.
 _LENIENCE_SECONDS = 1.0
+
+POLL_SECONDS = _STATEMENT_SECONDS + _LENIENCE_SECONDS
+"""How long to wait for the response to a statement of a poll."""
 
 _USED_AT = "used_at"
 
@@ -97,7 +100,7 @@ def begin(connection: Connection) -> None:
     set_client_timeout(connection)
     # One message, because each takes a round trip.
     connection.exec_driver_sql(
-        f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {settings(connection)};"
+        f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {settings(driver(connection))};"
         f" {poll_timeout()};"
         f" SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS * 1000:.0f}ms'"
     )
@@ -110,19 +113,19 @@ def begin_reading(connection: Connection) -> None:
         connection: to Postgres.
     """
     connection.exec_driver_sql(
-        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {settings(connection)};"
+        f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {settings(driver(connection))};"
         " SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = 0;"
         " SET LOCAL idle_in_transaction_session_timeout = 0"
     )
 
 
-def settings(connection: Connection) -> str:
+def settings(driver: BoundedConnection) -> str:
     """Return the statements that make a transaction independent of everybody's settings.
 
     Server, database, role and environment have defaults of their own. The settings are LOCAL,
     because the session may be a pooler's; for the same reason, startup parameters would not do.
     """
-    newest = driver(connection).info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT
+    newest = driver.info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT
     return ("SET LOCAL transaction_timeout = 0; " if newest else "") + _SETTINGS
 
 
@@ -158,6 +161,23 @@ def sqlalchemy_errors(connection: Connection, statement: str) -> Iterator[None]:
             connection.invalidate(error)
         raise DBAPIError.instance(
             statement, None, error, psycopg.Error, dialect=connection.dialect
+        ) from error
+
+
+@contextmanager
+def lent(engine: Engine) -> Iterator[PoolProxiedConnection]:
+    """Lend a connection of the pool without SQLAlchemy's own around it; errors are SQLAlchemy's."""
+    try:
+        with closing(engine.raw_connection()) as pooled:
+            try:
+                yield pooled
+            except psycopg.Error as error:
+                if cast("BoundedConnection", pooled.driver_connection).closed:
+                    pooled.invalidate(error)
+                raise
+    except psycopg.Error as error:
+        raise DBAPIError.instance(
+            None, None, error, psycopg.Error, dialect=engine.dialect
         ) from error
 
 

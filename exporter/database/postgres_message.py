@@ -14,10 +14,11 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.errors import DuplicatePreparedStatement, InvalidSqlStatementName
-from sqlalchemy import ClauseElement, Connection, Dialect, Executable
+from sqlalchemy import ClauseElement, Dialect, Engine, Executable
 from sqlalchemy.engine import Compiled
 
 from exporter.database import postgres
+from exporter.database.postgres_connection import BoundedConnection
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.default import DefaultDialect
@@ -27,7 +28,7 @@ _SESSION = "session"
 
 
 def execute_one(
-    connection: Connection, statement: Executable, parameters: Mapping[str, Any], *, durable: bool
+    engine: Engine, statement: Executable, parameters: Mapping[str, Any], *, durable: bool
 ) -> tuple[Any, ...] | None:
     """Do for Postgres what `Database.execute_one` says.
 
@@ -36,29 +37,12 @@ def execute_one(
     Raises:
         DBAPIError: SQLAlchemy's, as from its own statements.
     """
-    postgres.set_client_timeout(connection)
-    settings = (
-        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
-        f" {postgres.settings(connection)}; {postgres.poll_timeout()}"
-    )
-    if not durable:
-        settings += "; SET LOCAL synchronous_commit = off"
-    prepared = _prepared(statement, connection.dialect)
-    session = connection.info.setdefault(_SESSION, _Session())
-    # A message of several statements has no parameters, so a client-side cursor writes them into
-    # the text. The server commits the transaction at the message's end.
-    with (
-        postgres.sqlalchemy_errors(connection, prepared.prepare),
-        psycopg.ClientCursor(postgres.driver(connection)) as cursor,
-    ):
-        cursor.adapters.register_loader("timestamptz", _InstantLoader)
-        if not session.execute(cursor, settings, prepared, parameters):
-            query = compiled(statement, connection.dialect)
-            cursor.execute(f"{settings}; {query}", query.construct_params(parameters))
-        while cursor.nextset():
-            pass  # the settings have results of their own
-        row = cursor.fetchone()
-    return None if row is None else tuple(_in_utc(value) for value in row)
+    with postgres.lent(engine) as pooled:
+        session: _Session | None = pooled.info.get(_SESSION)
+        if session is None:
+            driver = cast("BoundedConnection", pooled.driver_connection)
+            session = pooled.info[_SESSION] = _Session(driver, engine.dialect)
+        return session.execute(statement, parameters, durable=durable)
 
 
 class _Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,29 +62,54 @@ class _Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Session:
-    """The prepared statements of one connection's session.
+    """One connection's session: its settings, and the statements that it has prepared.
 
     Planning a small statement takes the server six times as long as running it. Nothing relies on
     a prepared statement, because a pooler in transaction mode may lend another session each time:
     behind a pooler none is used.
+
+    Args:
+        driver: the connection.
+        dialect: SQLAlchemy's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, driver: BoundedConnection, dialect: Dialect) -> None:
+        self._driver = driver
+        self._dialect = dialect
+        # A message of several statements has no parameters, so a client-side cursor writes them
+        # into the text. The server commits the transaction at the message's end.
+        self._cursor = psycopg.ClientCursor(driver)
+        self._cursor.adapters.register_loader("timestamptz", _InstantLoader)
+        self._settings = (
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
+            f" {postgres.settings(driver)}; {postgres.poll_timeout()}"
+        )
         self._is_own: bool | None = None  # None until it matters
         self._seen: set[str] = set()
         self._prepared: set[str] = set()
 
     def execute(
-        self,
-        cursor: psycopg.ClientCursor[Any],
-        settings: str,
-        prepared: _Prepared,
-        parameters: Mapping[str, Any],
+        self, statement: Executable, parameters: Mapping[str, Any], *, durable: bool
+    ) -> tuple[Any, ...] | None:
+        """Execute a statement, and return its first row if it has one."""
+        self._driver.timeout = postgres.POLL_SECONDS
+        settings = self._settings
+        if not durable:
+            settings += "; SET LOCAL synchronous_commit = off"
+        prepared = _prepared(statement, self._dialect)
+        if not self._execute_prepared(settings, prepared, parameters):
+            query = compiled(statement, self._dialect)
+            self._cursor.execute(f"{settings}; {query}", query.construct_params(parameters))
+        # The settings have results of their own.
+        row = self._cursor.set_result(-1).fetchone()
+        return None if row is None else tuple([_in_utc(value) for value in row])
+
+    def _execute_prepared(
+        self, settings: str, prepared: _Prepared, parameters: Mapping[str, Any]
     ) -> bool:
         """Execute a statement by its prepared form.
 
         Args:
-            cursor: of the connection.
             settings: statements to send before it, in the same message.
             prepared: the statement.
             parameters: of the statement.
@@ -113,7 +122,7 @@ class _Session:
             self._seen.add(prepared.name)
             return False
         if self._is_own is None:
-            self._is_own = _has_own_session(cursor)
+            self._is_own = self._has_own_session()
         if not self._is_own:
             return False
         message = prepared.execute
@@ -121,18 +130,17 @@ class _Session:
             message = f"{prepared.prepare}; {message}"
         values = [parameters.get(name, default) for name, default in prepared.parameters]
         try:
-            cursor.execute(f"{settings}; {message}", values)
+            self._cursor.execute(f"{settings}; {message}", values)
         except (InvalidSqlStatementName, DuplicatePreparedStatement):
             self._is_own = False
             return False
         self._prepared.add(prepared.name)
         return True
 
-
-def _has_own_session(cursor: psycopg.ClientCursor[Any]) -> bool:
-    """Return whether no pooler is in between: one names another process."""
-    (process,) = cursor.execute("SELECT pg_backend_pid()").fetchone() or (None,)
-    return bool(process == cursor.connection.info.backend_pid)
+    def _has_own_session(self) -> bool:
+        """Return whether no pooler is in between: one names another process."""
+        (process,) = self._cursor.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+        return bool(process == self._driver.info.backend_pid)
 
 
 @cache

@@ -67,8 +67,10 @@ def execute_prepared(
                 return None
             row = rows[0]
     return tuple(
-        value if convert is None else convert(value)
-        for value, convert in zip(row, prepared.columns, strict=True)
+        [
+            value if convert is None else convert(value)
+            for value, convert in zip(row, prepared.columns, strict=True)
+        ]
     )
 
 

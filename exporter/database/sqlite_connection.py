@@ -70,6 +70,8 @@ class SqliteConnection:
         if not durable:
             driver.execute("PRAGMA synchronous=NORMAL")
         try:
+            if len(statements) == 1:  # it is a transaction by itself
+                return execute_prepared(driver, prepared, parameters)
             driver.execute("BEGIN IMMEDIATE")
             row = execute_prepared(driver, prepared, parameters)
             driver.execute("ROLLBACK" if row is None else "COMMIT")

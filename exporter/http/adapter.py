@@ -6,7 +6,6 @@ from typing import Any, cast
 
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
@@ -198,7 +197,7 @@ class DeadlineAdapter(HTTPAdapter):
         """
         response = Response()
         response.status_code = raw.status
-        response.headers = CaseInsensitiveDict(raw.headers)
+        response.headers = raw.headers  # they ignore case too
         response.raw = raw
         response.reason = raw.reason
         response.url = request.url or ""

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 import requests
 
@@ -49,6 +50,8 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
                     f"the response is larger than max_response_size allows ({limit} bytes left)"
                 )
             body.write(part)
+        if response.raw.length_remaining == 0:
+            break  # to read the end as well would cost a small poll time
     if not size and "Content-Length" not in response.headers and not response.raw.chunked:
         # If the connection ends inside the header, http.client takes that for the header's end.
         raise EOFError("the connection ended before the body")
@@ -113,6 +116,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return min(max((until - since).total_seconds(), 0.0), _LONGEST_RETRY_AFTER)
 
 
+@lru_cache(maxsize=1)  # the responses of one second have the same Date
 def _instant(text: str) -> datetime | None:
     try:
         instant = parsedate_to_datetime(text)

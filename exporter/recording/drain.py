@@ -60,6 +60,8 @@ class Backlog:
         self.drained = 0
         emptied = True
         try:
+            if self._spool.has_nothing_of(self._account):
+                return True
             emptied = self._drain(elapsed() + seconds)
         except SpoolError as error:
             self._warn("spool_failed", str(error))

@@ -207,6 +207,14 @@ class Spool:
                     {"database": self._database, "account": account, "digest": removed[0]},
                 )
 
+    def has_nothing_of(self, account: str) -> bool:
+        """Return whether there is not even a file, nor a loss that it could not record.
+
+        Raises:
+            SpoolError: it is unknown, because the directory cannot be searched.
+        """
+        return account not in self._losses and not self._file.exists()
+
     def loss(self, account: str) -> Loss | None:
         """Return the account's polls that were lost because there was no room or the disk failed.
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -81,13 +81,14 @@ def recorded_plans() -> Iterator[list[Planned]]:
     execute_one, compiled = postgres_message.execute_one, postgres_message.compiled
 
     def execute_one_explained(
-        connection: Connection, statement: Executable, parameters: Any, **kw: Any
+        engine: Engine, statement: Executable, parameters: Any, **kw: Any
     ) -> Any:
-        query = compiled(statement, connection.dialect)
-        driver: Any = connection.connection.driver_connection
-        with psycopg.ClientCursor(driver) as cursor:
-            explain(cursor, str(query), query.construct_params(parameters))
-        return execute_one(connection, statement, parameters, **kw)
+        query = compiled(statement, engine.dialect)
+        with closing(engine.raw_connection()) as pooled:
+            driver: Any = pooled.driver_connection
+            with psycopg.ClientCursor(driver) as cursor:
+                explain(cursor, str(query), query.construct_params(parameters))
+        return execute_one(engine, statement, parameters, **kw)
 
     event.listen(Engine, "before_cursor_execute", before)
     try:

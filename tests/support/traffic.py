@@ -32,11 +32,9 @@ def recorded_statements() -> Iterator[list[Sent]]:
 
     execute_one, compiled = postgres_message.execute_one, postgres_message.compiled
 
-    def note_execute_one(
-        connection: Connection, statement: Executable, *args: Any, **kw: Any
-    ) -> Any:
-        sent.append(Sent(connection.engine, str(compiled(statement, connection.dialect))))
-        return execute_one(connection, statement, *args, **kw)
+    def note_execute_one(engine: Engine, statement: Executable, *args: Any, **kw: Any) -> Any:
+        sent.append(Sent(engine, str(compiled(statement, engine.dialect))))
+        return execute_one(engine, statement, *args, **kw)
 
     execute_prepared = prepared.execute_prepared
 

@@ -6,7 +6,7 @@ Nothing here relies on session state, because a pooler in transaction mode may b
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -119,31 +119,31 @@ def begin_reading(connection: Connection) -> None:
     )
 
 
-def settings(driver: BoundedConnection) -> str:
+def settings(driver: BoundedConnection, scope: Literal["LOCAL", "SESSION"] = "LOCAL") -> str:
     """Return the statements that make a transaction independent of everybody's settings.
 
-    Server, database, role and environment have defaults of their own. The settings are LOCAL,
-    because the session may be a pooler's; for the same reason, startup parameters would not do.
+    Server, database, role and environment have defaults of their own. The settings are LOCAL
+    unless the session is known to be this process's own, because it may be a pooler's; for the
+    same reason, startup parameters would not do.
     """
-    newest = driver.info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT
-    return ("SET LOCAL transaction_timeout = 0; " if newest else "") + _SETTINGS
+    wanted: Sequence[str] = _SETTINGS
+    if driver.info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT:
+        wanted = ("transaction_timeout = 0", *_SETTINGS)
+    return "; ".join(f"SET {scope} {setting}" for setting in wanted)
 
 
-_SETTINGS = "; ".join(
-    f"SET LOCAL {setting}"
-    for setting in (
-        "DateStyle = 'ISO, MDY'",  # the driver reads no instants in another style
-        "TimeZone = 'UTC'",
-        "extra_float_digits = 1",  # all digits of seconds
-        "lock_timeout = 0",  # each statement has its bound
-    )
+_SETTINGS = (
+    "DateStyle = 'ISO, MDY'",  # the driver reads no instants in another style
+    "TimeZone = 'UTC'",
+    "extra_float_digits = 1",  # all digits of seconds
+    "lock_timeout = 0",  # each statement has its bound
 )
 _FIRST_WITH_TRANSACTION_TIMEOUT = 170000
 
 
-def poll_timeout() -> str:
+def poll_timeout(scope: Literal["LOCAL", "SESSION"] = "LOCAL") -> str:
     """Return the statement that gives all later ones of a transaction the time-out of a poll."""
-    return f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms'"
+    return f"SET {scope} statement_timeout = '{_STATEMENT_SECONDS * 1000:.0f}ms'"
 
 
 def driver(connection: Connection) -> BoundedConnection:

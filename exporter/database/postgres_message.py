@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 import psycopg
@@ -64,9 +64,10 @@ class _Prepared(msgspec.Struct, frozen=True, kw_only=True):
 class _Session:
     """One connection's session: its settings, and the statements that it has prepared.
 
-    Planning a small statement takes the server six times as long as running it. Nothing relies on
-    a prepared statement, because a pooler in transaction mode may lend another session each time:
-    behind a pooler none is used.
+    Planning a small statement takes the server six times as long as running it, and its settings as
+    long again. A session of this process's own keeps both. A pooler in transaction mode may lend
+    another session each time: behind one, each message brings its settings, and nothing is
+    prepared.
 
     Args:
         driver: the connection.
@@ -80,10 +81,7 @@ class _Session:
         # into the text. The server commits the transaction at the message's end.
         self._cursor = psycopg.ClientCursor(driver)
         self._cursor.adapters.register_loader("timestamptz", _InstantLoader)
-        self._settings = (
-            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
-            f" {postgres.settings(driver)}; {postgres.poll_timeout()}"
-        )
+        self._settings = f"SET TRANSACTION {_ISOLATION}; {_settings(driver, 'LOCAL')}; "
         self._is_own: bool | None = None  # None until it matters
         self._seen: set[str] = set()
         self._prepared: set[str] = set()
@@ -93,24 +91,24 @@ class _Session:
     ) -> tuple[Any, ...] | None:
         """Execute a statement, and return its first row if it has one."""
         self._driver.timeout = postgres.POLL_SECONDS
-        settings = self._settings
-        if not durable:
-            settings += "; SET LOCAL synchronous_commit = off"
+        commit = "" if durable else "SET LOCAL synchronous_commit = off; "
         prepared = _prepared(statement, self._dialect)
-        if not self._execute_prepared(settings, prepared, parameters):
+        if not self._execute_prepared(commit, prepared, parameters):
             query = compiled(statement, self._dialect)
-            self._cursor.execute(f"{settings}; {query}", query.construct_params(parameters))
+            self._cursor.execute(
+                f"{self._settings}{commit}{query}", query.construct_params(parameters)
+            )
         # The settings have results of their own.
         row = self._cursor.set_result(-1).fetchone()
         return None if row is None else tuple([_in_utc(value) for value in row])
 
     def _execute_prepared(
-        self, settings: str, prepared: _Prepared, parameters: Mapping[str, Any]
+        self, commit: str, prepared: _Prepared, parameters: Mapping[str, Any]
     ) -> bool:
         """Execute a statement by its prepared form.
 
         Args:
-            settings: statements to send before it, in the same message.
+            commit: how to commit: what to send before the statement, in the same message.
             prepared: the statement.
             parameters: of the statement.
 
@@ -125,12 +123,12 @@ class _Session:
             self._is_own = self._has_own_session()
         if not self._is_own:
             return False
-        message = prepared.execute
+        message = f"{commit}{prepared.execute}"
         if prepared.name not in self._prepared:
-            message = f"{prepared.prepare}; {message}"
+            message = f"{self._settings}{prepared.prepare}; {message}"
         values = [parameters.get(name, default) for name, default in prepared.parameters]
         try:
-            self._cursor.execute(f"{settings}; {message}", values)
+            self._cursor.execute(message, values)
         except (InvalidSqlStatementName, DuplicatePreparedStatement):
             self._is_own = False
             return False
@@ -138,9 +136,25 @@ class _Session:
         return True
 
     def _has_own_session(self) -> bool:
-        """Return whether no pooler is in between: one names another process."""
+        """Return whether no pooler is in between: one names another process.
+
+        If so, the session keeps the settings from now on.
+        """
         (process,) = self._cursor.execute("SELECT pg_backend_pid()").fetchone() or (None,)
-        return bool(process == self._driver.info.backend_pid)
+        if process != self._driver.info.backend_pid:
+            return False
+        self._cursor.execute(
+            f"SET SESSION CHARACTERISTICS AS TRANSACTION {_ISOLATION};"
+            f" {_settings(self._driver, 'SESSION')}"
+        )
+        return True
+
+
+_ISOLATION = "ISOLATION LEVEL READ COMMITTED, READ WRITE"
+
+
+def _settings(driver: BoundedConnection, scope: Literal["LOCAL", "SESSION"]) -> str:
+    return f"{postgres.settings(driver, scope)}; {postgres.poll_timeout(scope)}"
 
 
 @cache

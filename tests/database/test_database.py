@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Integer, make_url, text
 
-from exporter.database.database import Database
+from exporter.database import postgres_message
+from exporter.database.database import Database, set_statement_timeout
 from exporter.database.postgres_copy import Block, copy_in
 from exporter.database.sqlite_connection import sqlite_driver
 from exporter.errors import ConfigurationError, DatabaseError, PoisonPollError
@@ -317,13 +318,31 @@ def test_a_repeated_statement_is_prepared(postgres_url: str) -> None:
     database.close()
 
 
-def test_settings_of_one_round_trip_end_with_it(postgres_url: str) -> None:
+def test_a_session_of_its_own_keeps_the_settings_but_for_durability(postgres_url: str) -> None:
     database = Database(postgres_url, pool_size=1)
     settings = text(
         "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"
     )
-    assert database.execute_one(settings, {}) == ("on", "10s")
-    assert database.execute_one(settings, {}, durable=False) == ("off", "10s")
+    for _ in range(3):
+        assert database.execute_one(settings, {}) == ("on", "10s")
+        assert database.execute_one(settings, {}, durable=False) == ("off", "10s")
     with database.connected() as connection:
-        assert tuple(connection.execute(settings).one()) == ("on", "0")
+        assert tuple(connection.execute(settings).one()) == ("on", "10s")
+    with database.transaction() as connection:
+        set_statement_timeout(connection, rows=5_000)
+        assert tuple(connection.execute(settings).one()) == ("on", "15s")
+    assert database.execute_one(settings, {}) == ("on", "10s")
+    database.close()
+
+
+def test_settings_do_not_stay_in_a_session_that_may_be_a_poolers(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_message._Session, "_has_own_session", lambda _self: False)
+    database = Database(postgres_url, pool_size=1)
+    settings = text("SELECT current_setting('statement_timeout')")
+    for _ in range(3):
+        assert database.execute_one(settings, {}) == ("10s",)
+        with database.connected() as connection:
+            assert connection.execute(settings).scalar_one() == "0"
     database.close()

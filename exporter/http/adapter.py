@@ -2,7 +2,8 @@
 
 import functools
 import socket
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Self, cast
 
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
@@ -11,7 +12,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.poolmanager import PoolManager, ProxyManager
-from urllib3.util import parse_url
+from urllib3.util import Timeout, parse_url
 
 from exporter.clock import elapsed
 from exporter.http.resolve import connect, look_up
@@ -19,6 +20,8 @@ from exporter.http.sockets import DeadlineSocket
 
 # A response may have this much beside its body: header, interim responses, framing of chunks.
 _OVERHEAD = 1024 * 1024  # bytes
+
+_LEAST = 0.001  # seconds; urllib3 refuses a timeout of 0
 
 _HTTP_PORT = 80
 _TUNNEL_LIMIT = 64 * 1024  # bytes of a proxy's response to CONNECT
@@ -29,6 +32,37 @@ class StaleConnectionError(Exception):
 
     The request may be sent again. This is no OSError, because urllib3 would wrap that.
     """
+
+
+class TimeLeft(Timeout):
+    """A timeout of urllib3 that is, whenever it is asked, all the time that is left.
+
+    urllib3's own total timeout says the same, but makes four copies of itself for each request.
+
+    Args:
+        remaining: returns the seconds that are left, negative after the deadline.
+    """
+
+    def __init__(self, remaining: Callable[[], float]) -> None:
+        self._remaining = remaining
+
+    def clone(self) -> Self:
+        """Return the same: nothing in it changes during a request."""
+        return self
+
+    def start_connect(self) -> float:
+        """Do nothing; urllib3's own starts a clock here."""
+        return 0.0
+
+    @property
+    def connect_timeout(self) -> float:
+        """The seconds for connecting and for sending the request."""
+        return max(self._remaining(), _LEAST)
+
+    @property
+    def read_timeout(self) -> float:
+        """The seconds for the whole response."""
+        return max(self._remaining(), _LEAST)
 
 
 class _DeadlineHTTPConnection(HTTPConnection):
@@ -151,7 +185,7 @@ class _TunnelledHTTPConnectionPool(_DeadlineHTTPConnectionPool):
 class DeadlineAdapter(HTTPAdapter):
     """An adapter for a `requests.Session` whose timeout is the total time of a round trip.
 
-    Pass `timeout=urllib3.Timeout(total=seconds)`. One connection is kept alive; nothing is
+    Pass a `TimeLeft` as `timeout`. One connection is kept alive; nothing is
     retried, because each attempt needs a signature of its own. A request on a kept connection
     may raise `StaleConnectionError`.
 

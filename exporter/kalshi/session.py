@@ -12,7 +12,6 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.util import Timeout
 
 from exporter import __version__
 from exporter.errors import (
@@ -20,7 +19,7 @@ from exporter.errors import (
     InvalidResponseError,
     UnreachableError,
 )
-from exporter.http.adapter import DeadlineAdapter, StaleConnectionError
+from exporter.http.adapter import DeadlineAdapter, StaleConnectionError, TimeLeft
 from exporter.http.body import clock_skew_ms, read_body, retry_after
 from exporter.http.proxy import PROXY_VARIABLES
 from exporter.http.sockets import TooManyBytesError
@@ -175,8 +174,7 @@ class SignedSession:
             request,
             stream=True,
             proxies=self._proxies,
-            # urllib3 refuses a timeout of 0.
-            timeout=Timeout(total=max(budget.remaining(), 0.001)),
+            timeout=TimeLeft(budget.remaining),
         )
         with closing(response):
             budget.http_status = response.status_code

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Self, cast
 
-from requests import PreparedRequest, Response
+from requests import PreparedRequest
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -223,21 +223,6 @@ class DeadlineAdapter(HTTPAdapter):
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:  # noqa: ARG002  # requests' signature
         """Return what follows the method: the path, because every proxy tunnels."""
         return request.path_url
-
-    def build_response(self, request: PreparedRequest, raw: Any) -> Response:
-        """Return the response without cookies and without a guess at its encoding.
-
-        Nothing reads these, and collecting them would take a twentieth of a small poll's time.
-        """
-        response = Response()
-        response.status_code = raw.status
-        response.headers = raw.headers  # they ignore case too
-        response.raw = raw
-        response.reason = raw.reason
-        response.url = request.url or ""
-        response.request = request
-        response.connection = self
-        return response
 
     def close(self) -> None:
         """Close the connection; requests calls this."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import requests
@@ -19,8 +19,9 @@ from exporter.errors import (
     InvalidResponseError,
     UnreachableError,
 )
-from exporter.http.adapter import DeadlineAdapter, StaleConnectionError, TimeLeft
+from exporter.http.adapter import StaleConnectionError, TimeLeft
 from exporter.http.body import clock_skew_ms, read_body, retry_after
+from exporter.http.plain_session import PlainSession
 from exporter.http.proxy import PROXY_VARIABLES
 from exporter.http.sockets import TooManyBytesError
 from exporter.http.tls import certificate_authorities
@@ -82,7 +83,7 @@ class SignedSession:
         self._max_attempts = max_attempts
         self.max_response_size = max_response_size
         self._stop = stop or threading.Event()
-        self._session = _PlainSession()
+        self._session = PlainSession(max_response_size)
         self._session.verify = certificate_authorities() or True
         self._proxies = {} if proxy is None else {"https": proxy, "http": proxy}
         self._session.headers = requests.structures.CaseInsensitiveDict(
@@ -94,8 +95,6 @@ class SignedSession:
         )
         # Preparing a request is the most expensive step of a small poll.
         self._prepared = lru_cache(maxsize=1)(self._prepare)
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, DeadlineAdapter(max_response_size))
 
     def __enter__(self) -> Self:
         return self
@@ -250,23 +249,6 @@ class SignedSession:
             if os.environ.get(name):
                 return f" ({name} in the environment is not read: set [http] proxy)"
         return ""
-
-
-class _PlainSession(requests.Session):
-    """A session without requests' browser features: redirects, cookies, hooks, .netrc, proxies."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trust_env = False
-
-    def send(self, request: requests.PreparedRequest, **keywords: Any) -> requests.Response:
-        """Send a request, and return whatever comes first, even a redirect.
-
-        requests' own would prepare the redirect's request although it does not follow it, and read
-        and inflate the redirect's whole body for that, without a limit.
-        """
-        adapter = self.get_adapter(request.url or "")
-        return adapter.send(request, verify=self.verify or True, **keywords)
 
 
 def _root(error: BaseException) -> BaseException:

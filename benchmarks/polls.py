@@ -1,5 +1,6 @@
 """Measure polls, steady ones and first ones, of long-lived processes that take turns."""
 
+import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ ON_SQLITE = tuple(SUBJECTS)
 ON_POSTGRES = (EXPORTER, FLOOR, "dlt", "naive")
 
 _PACKAGES = "packages"
+_AT_ONCE = "packages, all at once"
 
 _MANY = 100_000
 _FEWER = 20_000  # with --quick
@@ -33,10 +35,11 @@ def _in_turn(
     """Let each subject poll once a round; dlt, which is slow, only every `seldom` rounds."""
     samples = Samples()
     names = list(processes)
+    order = random.Random(rounds)  # each run takes the same order
     for number in range(rounds):
         before()
-        # The order rotates, so that no subject always follows the slowest.
-        names = [*names[1:], names[0]]
+        # A subject finds in the processor's caches what the one before it has left there.
+        order.shuffle(names)
         for name in names:
             if name == "dlt" and number % seldom:
                 continue
@@ -211,10 +214,15 @@ def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
         setting.fill(25, key_id)
     samples = Samples()
     seconds = 3 if setting.quick else 6
-    subjects = {FLOOR: "floor_daemon", _PACKAGES: "packages_daemon", EXPORTER: "exporter_daemon"}
-    for name, subject in subjects.items():
+    subjects = {
+        FLOOR: ("floor_daemon", ""),
+        _PACKAGES: ("packages_daemon", " spread"),
+        _AT_ONCE: ("packages_daemon", " at-once"),
+        EXPORTER: ("exporter_daemon", ""),
+    }
+    for name, (subject, how) in subjects.items():
         place = setting.place(
-            key_ids=key_ids, on_postgres=on_postgres, detail=f"{interval} {seconds}"
+            key_ids=key_ids, on_postgres=on_postgres, detail=f"{interval} {seconds}{how}"
         )
         with setting.temporary(place), setting.start(subject, place) as process:
             for _ in range(1 if setting.quick else 3):
@@ -226,24 +234,26 @@ def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
                     speed=answer["polls"] / answer["wall"],
                 )
     rates, cpu = samples.medians("rate"), samples.medians("cpu")
-
-    def beside(other: str, values: dict[str, float]) -> dict[str, float]:
-        return {EXPORTER: values[EXPORTER], FLOOR: values[other]}
-
     where = f"{_where(on_postgres)} (at {samples.medians('speed')[EXPORTER]:.0f} a second)"
+
+    def beside(other: str, case: str, at_most: float | None = None) -> Line:
+        return Line(
+            case=case,
+            unit="/s",
+            values={EXPORTER: rates[EXPORTER], FLOOR: rates[other]},
+            cpu={EXPORTER: cpu[EXPORTER], FLOOR: cpu[other]},
+            at_most=at_most,
+        )
+
+    same = f"the same, {_where(on_postgres)}"
     return [
-        Line(
-            case=f"daemon, {accounts} accounts of 25 groups: polls per second of one core's time,"
-            f" {where} (floor: APScheduler, requests and SQLAlchemy alone, writing one row)",
-            unit="/s",
-            values=beside(_PACKAGES, rates),
-            cpu=beside(_PACKAGES, cpu),
-            at_most=0.95 if on_postgres else 0.9,
+        beside(
+            _PACKAGES,
+            f"daemon, {accounts} accounts of 25 groups: polls per second of one core's time,"
+            f" {where} (floor: APScheduler, requests and SQLAlchemy alone, writing one row, at the"
+            " same instants)",
+            0.95 if on_postgres else 0.9,
         ),
-        Line(
-            case=f"the same, {_where(on_postgres)} (floor: one thread polls in turn)",
-            unit="/s",
-            values=beside(FLOOR, rates),
-            cpu=beside(FLOOR, cpu),
-        ),
+        beside(_AT_ONCE, f"{same} (floor: the same packages, all accounts at once)"),
+        beside(FLOOR, f"{same} (floor: one thread polls in turn)"),
     ]

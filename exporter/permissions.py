@@ -23,7 +23,7 @@ def is_missing(path: Path) -> bool:
         OSError: it is unknown, because a directory on the way may not be entered.
     """
     try:
-        path.stat()
+        os.stat(path)  # noqa: PTH116  # each poll asks, and `Path.stat` takes twice as long
     except (FileNotFoundError, NotADirectoryError):
         return True
     return False

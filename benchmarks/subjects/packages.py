@@ -63,7 +63,7 @@ class PackagesAccount:
     def __init__(self, engine: Engine, place: Place, signer: Signer, name: str) -> None:
         self._engine = engine
         self._signer = signer
-        self._name = name
+        self.name = name
         self._key_id = place.accounts[name]
         self._url = urljoin(place.base_url, PATH)
         self._session = requests.Session()
@@ -76,7 +76,7 @@ class PackagesAccount:
         response = self._session.get(self._url, headers=headers, timeout=20)
         body = response.content
         row = {
-            "account": self._name,
+            "account": self.name,
             "started_at": started,
             "finished_at": datetime.now(UTC),
             "outcome": "ok",

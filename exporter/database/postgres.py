@@ -4,15 +4,15 @@ Nothing here relies on session state, because a pooler in transaction mode may b
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from exporter.clock import elapsed
 from exporter.database.postgres_connection import PING_SECONDS, BoundedConnection
@@ -161,23 +161,6 @@ def sqlalchemy_errors(connection: Connection, statement: str) -> Iterator[None]:
             connection.invalidate(error)
         raise DBAPIError.instance(
             statement, None, error, psycopg.Error, dialect=connection.dialect
-        ) from error
-
-
-@contextmanager
-def lent(engine: Engine) -> Iterator[PoolProxiedConnection]:
-    """Lend a connection of the pool without SQLAlchemy's own around it; errors are SQLAlchemy's."""
-    try:
-        with closing(engine.raw_connection()) as pooled:
-            try:
-                yield pooled
-            except psycopg.Error as error:
-                if cast("BoundedConnection", pooled.driver_connection).closed:
-                    pooled.invalidate(error)
-                raise
-    except psycopg.Error as error:
-        raise DBAPIError.instance(
-            None, None, error, psycopg.Error, dialect=engine.dialect
         ) from error
 
 

@@ -16,6 +16,8 @@ from psycopg.adapt import Loader
 from psycopg.errors import DuplicatePreparedStatement, InvalidSqlStatementName
 from sqlalchemy import ClauseElement, Dialect, Engine, Executable
 from sqlalchemy.engine import Compiled
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import PoolProxiedConnection
 
 from exporter.database import postgres
 from exporter.database.postgres_connection import BoundedConnection
@@ -37,12 +39,29 @@ def execute_one(
     Raises:
         DBAPIError: SQLAlchemy's, as from its own statements.
     """
-    with postgres.lent(engine) as pooled:
-        session: _Session | None = pooled.info.get(_SESSION)
-        if session is None:
-            driver = cast("BoundedConnection", pooled.driver_connection)
-            session = pooled.info[_SESSION] = _Session(driver, engine.dialect)
-        return session.execute(statement, parameters, durable=durable)
+    # SQLAlchemy's own connection around the pool's would double the cost of lending it.
+    try:
+        pooled = engine.raw_connection()
+        try:
+            return _session(pooled, engine.dialect).execute(statement, parameters, durable=durable)
+        except psycopg.Error as error:
+            if cast("BoundedConnection", pooled.driver_connection).closed:
+                pooled.invalidate(error)
+            raise
+        finally:
+            pooled.close()
+    except psycopg.Error as error:
+        raise DBAPIError.instance(
+            str(statement), None, error, psycopg.Error, dialect=engine.dialect
+        ) from error
+
+
+def _session(pooled: PoolProxiedConnection, dialect: Dialect) -> "_Session":
+    session: _Session | None = pooled.info.get(_SESSION)
+    if session is None:
+        driver = cast("BoundedConnection", pooled.driver_connection)
+        session = pooled.info[_SESSION] = _Session(driver, dialect)
+    return session
 
 
 class _Prepared(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """How the databases hold instants and exact decimals, and how they take many texts at once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -38,20 +38,32 @@ class Instant(TypeDecorator[datetime]):
             TIMESTAMP(timezone=True) if dialect.name == "postgresql" else Text()
         )
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """Turn an aware datetime into what the database holds."""
-        if value is None or dialect.name == "postgresql":
-            return value
-        return to_text(value)
+    # SQLAlchemy's own processors would call these functions through two others, for each value.
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Turn what the database holds into an aware datetime in UTC."""
-        if value is None:
-            return None
-        if dialect.name == "postgresql":
-            # The driver returns instants in the session's time zone.
-            return value.astimezone(UTC)  # type: ignore[no-any-return]  # the driver's datetime
-        return datetime.fromisoformat(value)
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
+        """Return what turns an aware datetime into what the database holds; None if nothing."""
+        return None if dialect.name == "postgresql" else _text_or_none
+
+    def result_processor(
+        self,
+        dialect: Dialect,
+        coltype: object,  # noqa: ARG002  # SQLAlchemy's signature
+    ) -> Callable[[Any], datetime | None]:
+        """Return what turns what the database holds into an aware datetime in UTC."""
+        return _in_utc if dialect.name == "postgresql" else _from_text
+
+
+def _text_or_none(value: datetime | None) -> str | None:
+    return None if value is None else to_text(value)
+
+
+def _from_text(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
+
+
+def _in_utc(value: datetime | None) -> datetime | None:
+    # The driver returns instants in the session's time zone.
+    return None if value is None else value.astimezone(UTC)
 
 
 class ExactDecimal(TypeDecorator[Decimal]):

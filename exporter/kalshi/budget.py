@@ -33,7 +33,7 @@ class RequestBudget:
         Raises:
             DeadlineError: the deadline has passed.
         """
-        if self.remaining() <= 0:
+        if elapsed() >= self._ends_at:
             raise self.timed_out()
 
     def timed_out(self) -> DeadlineError:

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, func
 
-from exporter.database.prepared import sqlite_driver
+from exporter.database.sqlite_connection import sqlite_driver
 from exporter.history.schema import Instant, to_text
 from exporter.history.types import among
 from exporter.report.flags import before_and_after, flagged

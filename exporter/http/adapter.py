@@ -12,7 +12,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.poolmanager import PoolManager, ProxyManager
-from urllib3.util import Timeout, parse_url
+from urllib3.util import Retry, Timeout, parse_url
 
 from exporter.clock import elapsed
 from exporter.http.resolve import connect, look_up
@@ -22,6 +22,9 @@ from exporter.http.sockets import DeadlineSocket
 _OVERHEAD = 1024 * 1024  # bytes
 
 _LEAST = 0.001  # seconds; urllib3 refuses a timeout of 0
+
+# What requests makes of 0, made once for all accounts.
+_NO_RETRIES = Retry(0, read=False)
 
 _HTTP_PORT = 80
 _TUNNEL_LIMIT = 64 * 1024  # bytes of a proxy's response to CONNECT
@@ -196,7 +199,7 @@ class DeadlineAdapter(HTTPAdapter):
     def __init__(self, body_limit: int) -> None:
         self._byte_limit = body_limit + _OVERHEAD
         self._pool: ConnectionPool | None = None
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=_NO_RETRIES)
 
     def get_connection_with_tls_context(
         self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None

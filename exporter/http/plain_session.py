@@ -19,8 +19,9 @@ class PlainSession(requests.Session):
     def __init__(self, max_response_size: int) -> None:
         super().__init__()
         self.trust_env = False
+        adapter = _PlainAdapter(max_response_size)
         for scheme in ("https://", "http://"):
-            self.mount(scheme, _PlainAdapter(max_response_size))
+            self.mount(scheme, adapter)
 
     def send(self, request: requests.PreparedRequest, **keywords: Any) -> requests.Response:
         """Send a request, and return whatever comes first, even a redirect.

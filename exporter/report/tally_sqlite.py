@@ -5,6 +5,7 @@ the driver would need longer for a row of each state than all else takes. So SQL
 of each group into a few texts, and Python takes these apart.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,12 +14,10 @@ from datetime import datetime
 from heapq import nsmallest
 from typing import NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, func
+from sqlalchemy import Connection
 
 from exporter.database.sqlite_connection import sqlite_driver
-from exporter.history.schema import Instant, to_text
-from exporter.history.types import among
-from exporter.report.flags import before_and_after, flagged
+from exporter.history.schema import to_text
 from exporter.report.span import Span
 from exporter.report.tally import PartChanges, Ranked, Tally, most_kept
 
@@ -40,6 +39,23 @@ SELECT
 FROM order_group_snapshots
 WHERE account = :account AND valid_from <= :until AND (+valid_to IS NULL OR +valid_to >= :since)
 GROUP BY order_group_id
+"""
+# The order of these joins is that in which SQLite reads: few states of few groups.
+TRIGGERED_BEFORE = """
+SELECT before.order_group_id, max(before.valid_to)
+FROM json_each(:ids) AS wanted
+  CROSS JOIN order_group_snapshots AS before
+  CROSS JOIN order_group_snapshots AS after
+WHERE before.account = :account
+  AND before.order_group_id = wanted.value
+  AND before.valid_to < :since
+  AND before.end_reason = 'changed'
+  AND NOT before.is_auto_cancel_enabled
+  AND after.account = before.account
+  AND after.order_group_id = before.order_group_id
+  AND after.valid_from = before.valid_to
+  AND after.is_auto_cancel_enabled
+GROUP BY before.order_group_id
 """
 _INSTANT = len("2026-03-01T12:30:00.000000Z")
 _FALSE, _TRUE, _LAST_FALSE, _LAST_TRUE = "0123"
@@ -77,7 +93,7 @@ def tally(connection: Connection, account: str, span: Span, named: Collection[st
         triggers=_by_part(counts.triggered, span),
         triggers_of=counts.triggers_of,
         last_triggers={group: read(at) for group, at in counts.last_triggers.items()}
-        | _before(connection, account, span, counts.true_before),
+        | _before(connection, account, since, counts.true_before),
         trigger_ends={
             group: None if ended_at is None else read(ended_at)
             for group, ended_at in counts.trigger_ends.items()
@@ -91,20 +107,15 @@ def tally(connection: Connection, account: str, span: Span, named: Collection[st
 
 
 def _before(
-    connection: Connection, account: str, span: Span, ids: Sequence[str]
+    connection: Connection, account: str, since: str, ids: Sequence[str]
 ) -> dict[str, datetime]:
-    """Return the latest trigger before a span of each of some groups that had one."""
+    """Return the latest trigger before an instant of each of some groups that had one."""
     if not ids:
         return {}
-    before, after = before_and_after()
-    group, at = before.c.order_group_id, before.c.valid_to
-    rows = connection.execute(
-        flagged(account, before, after)
-        .add_columns(group, func.max(at, type_=Instant))
-        .where(among(connection, group, ids), at < span.since)
-        .group_by(group)
+    rows = sqlite_driver(connection).execute(
+        TRIGGERED_BEFORE, {"account": account, "since": since, "ids": json.dumps(ids)}
     )
-    return dict(iter(rows))
+    return {group: datetime.fromisoformat(at) for group, at in rows}
 
 
 @dataclass(slots=True, kw_only=True)

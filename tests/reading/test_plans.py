@@ -23,7 +23,7 @@ from exporter.history.schema import (
     to_text,
 )
 from exporter.reading.status import status
-from exporter.report.tally_sqlite import QUERY
+from exporter.report.tally_sqlite import QUERY, TRIGGERED_BEFORE
 from tests.support.recipes import standing_at
 
 GROUPS = 10_000
@@ -251,10 +251,24 @@ def test_sqlite_uses_an_index(sqlite: Database, name: str) -> None:
 def test_the_report_reads_states_in_the_order_of_the_key(sqlite: Database, days: float) -> None:
     # It relies on the order in which SQLite joins their values.
     ends = {"account": "main", "since": to_text(at(days)), "until": to_text(at(DAYS))}
-    with sqlite.transaction() as connection:
-        plan = connection.execute(text(f"EXPLAIN QUERY PLAN {QUERY}"), ends).all()
-    key = "SEARCH order_group_snapshots USING PRIMARY KEY (account=?)"
-    assert [row[3] for row in plan] == [key]
+    assert plan_with(sqlite, QUERY, ends) == [
+        "SEARCH order_group_snapshots USING PRIMARY KEY (account=?)"
+    ]
+
+
+@pytest.mark.usefixtures("statistics")
+def test_the_report_looks_up_earlier_triggers_by_group(sqlite: Database) -> None:
+    asked = {"account": "main", "since": to_text(at(DAYS - 1)), "ids": '["x"]'}
+    before, after = plan_with(sqlite, TRIGGERED_BEFORE, asked)[1:3]
+    assert before.startswith("SEARCH before USING PRIMARY KEY (account=? AND order_group_id=?)")
+    key = "PRIMARY KEY (account=? AND order_group_id=? AND valid_from=?)"
+    assert after == f"SEARCH after USING {key}"
+
+
+def plan_with(database: Database, query: str, parameters: dict[str, str]) -> list[str]:
+    with database.transaction() as connection:
+        explained = connection.execute(text(f"EXPLAIN QUERY PLAN {query}"), parameters)
+        return [row[3] for row in explained]
 
 
 @pytest.mark.usefixtures("statistics")

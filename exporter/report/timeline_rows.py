@@ -1,8 +1,9 @@
 """What the timelines of order groups are made of, as the database has it."""
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -10,6 +11,7 @@ from sqlalchemy import (
     Connection,
     Text,
     and_,
+    case,
     func,
     select,
 )
@@ -43,10 +45,7 @@ def states_of(
         .order_by(states.c.order_group_id, states.c.valid_from),
         execution_options={"yield_per": 5_000},
     )
-    found: dict[str, list[Event]] = defaultdict(list)
-    for group, *row in rows:
-        found[group] += _events(row, span)
-    return found
+    return _events(rows, span)
 
 
 def brief_states(
@@ -61,13 +60,11 @@ def brief_states(
         states.c.account == account, states.c.order_group_id == id_, states.c.valid_from == last
     )
     rows = connection.execute(select(*_columns(connection)).select_from(table.join(states, same)))
-    found: dict[str, list[Event]] = {}
-    for group, *row in rows:
+    found = _events(rows, span)
+    for group, events in found.items():
         first, count = known[group].first, known[group].states
-        before: list[Event] = []
         if first is not None and count > 1:
-            before = [(first, ABSENT - (count - 1))]
-        found[group] = before + _events(row, span)
+            events.insert(0, (first, ABSENT - (count - 1)))
     return found
 
 
@@ -96,24 +93,35 @@ def events_of(
 
 def _columns(connection: Connection) -> tuple[ColumnElement[Any], ...]:
     states = order_group_snapshots
-    stored = views.as_text(states.c.extra, on_sqlite=connection.dialect.name == "sqlite")
+    on_sqlite = connection.dialect.name == "sqlite"
+    stored = views.as_text(states.c.extra, on_sqlite=on_sqlite)
     return (
         states.c.order_group_id,
         states.c.valid_from,
-        states.c.valid_to,
-        states.c.end_reason,
+        case((states.c.end_reason == "removed", states.c.valid_to)),
         states.c.is_auto_cancel_enabled,
-        states.c.contracts_limit,
+        views.as_text(states.c.contracts_limit, on_sqlite=on_sqlite),
         states.c.exchange_index,
         func.substr(coerce(stored, Text), 1, _EXTRA_LENGTH),
     )
 
 
-def _events(row: Sequence[Any], span: Span) -> list[Event]:
-    """Return when a state began, and when the group was gone if it then was."""
-    valid_from, valid_to, end_reason, enabled, limit, *rest = row
-    state = (int(enabled), None if limit is None else format(limit, "f"), *rest)
-    found: list[Event] = [(valid_from, state)]
-    if end_reason == "removed" and valid_to <= span.until:
-        found.append((valid_to, ABSENT))
+def _events(rows: Iterable[Sequence[Any]], span: Span) -> dict[str, list[Event]]:
+    """Return by group when its states began, and when it was gone.
+
+    A page tells up to 100,000 states one by one, and few of them differ: each is converted once.
+    """
+    states: dict[tuple[Any, ...], State] = {}
+    found: dict[str, list[Event]] = defaultdict(list)
+    for group, began_at, removed_at, *stored in rows:
+        key = tuple(stored)
+        state = states.get(key)
+        if state is None:
+            enabled, limit, *rest = stored
+            limit = None if limit is None else format(Decimal(limit), "f")
+            state = states[key] = (int(enabled), limit, *rest)
+        events = found[group]
+        events.append((began_at, state))
+        if removed_at is not None and removed_at <= span.until:
+            events.append((removed_at, ABSENT))
     return found

@@ -15,6 +15,7 @@ the first since the span's beginning.
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
@@ -152,15 +153,21 @@ def _lists(
         shown = timelines.get(group.id, [])
         if len(shown) > _INSTANTS_SHOWN_ALL:
             shown = _thinned(shown, span.seconds / _RESOLUTION)
+        happened = events.get(group.id, ())
+        found_triggers = triggered.get(group.id, ())
         lists = [
-            _flat(span, ((at, (s if isinstance(s, int) else states.of(s),)) for at, s in shown)),
-            _flat(span, ((at, (kinds.of(kind),)) for at, kind in events.get(group.id, ()))),
             _flat(
-                span,
-                (
-                    (each.at, (_lasting(each), int(each.told)))
-                    for each in triggered.get(group.id, ())
-                ),
+                _deltas(span, [at for at, _ in shown]),
+                [what if isinstance(what, int) else states.of(what) for _, what in shown],
+            ),
+            _flat(
+                _deltas(span, [at for at, _ in happened]),
+                [kinds.of(kind) for _, kind in happened],
+            ),
+            _flat(
+                _deltas(span, [each.at for each in found_triggers]),
+                [_lasting(each) for each in found_triggers],
+                [int(each.told) for each in found_triggers],
             ),
         ]
         while lists and not lists[-1]:
@@ -169,15 +176,20 @@ def _lists(
     return found
 
 
-def _flat(span: Span, items: Iterable[tuple[datetime, tuple[int, ...]]]) -> list[int]:
-    """Return instants and what belongs to each as one list, each instant since the one before."""
-    flat: list[int] = []
+def _deltas(span: Span, instants: Iterable[datetime]) -> list[int]:
+    """Return instants, each since the one before, the first since the span's beginning."""
+    deltas = []
     before = 0
-    for at, what in items:
+    for at in instants:
         instant = max(_milliseconds(span.since, at), 0)
-        flat += [instant - before, *what]
+        deltas.append(instant - before)
         before = instant
-    return flat
+    return deltas
+
+
+def _flat(*columns: list[int]) -> list[int]:
+    """Return the rows of some columns as one list."""
+    return list(chain.from_iterable(zip(*columns, strict=True)))
 
 
 def _lasting(trigger: Trigger) -> int:

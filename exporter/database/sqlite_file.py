@@ -141,8 +141,11 @@ class SqliteFile:
                 or _key_of(log) != self._companions[log]
             ):
                 return False
-            header = os.pread(self._descriptors[key], _HEADER, 0)
+            # The log's state is read first. Otherwise a checkpoint between the two would pair the
+            # old header with the new state, and the next check would take the new header for
+            # somebody else's.
             shared = os.pread(self._descriptors[self._companions[index]], _INDEX, 0)
+            header = os.pread(self._descriptors[key], _HEADER, 0)
         except (OSError, KeyError):
             return False
         if header != self._seen[0] or len(shared) < _INDEX:
@@ -212,7 +215,7 @@ class SqliteFile:
         index = self._companions.get(f"{self._real}-shm")
         if index is None:
             return False
-        shared = self._read(index, _INDEX)
+        shared = self._read(index, _INDEX)  # before the header, as in `_is_untouched`
         header = self._read(self._key, _HEADER)
         if header is None or shared is None or len(shared) < _INDEX:
             return False

@@ -1,5 +1,6 @@
 """A SQLite file that is replaced or overwritten while it is open never mixes with another one."""
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -211,3 +212,31 @@ def test_a_reader_leaves_the_log_alone(database: Database, tmp_path: Path) -> No
     with pytest.raises(DatabaseError, match="another file has taken the place"):
         add(database, 4)
     assert numbers(moved) == [1, 2, 3]
+
+
+def test_a_checkpoint_during_a_check_is_not_taken_for_an_overwritten_file(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = tmp_path / "live.db"
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE more (number INTEGER)"))  # this changes the header
+    read = os.pread
+
+    def read_and_checkpoint(descriptor: int, size: int, offset: int) -> bytes:
+        monkeypatch.setattr(os, "pread", read)
+        content = read(descriptor, size, offset)
+        with closing(sqlite3.connect(live)) as other:
+            checkpointed = other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        assert 0 < checkpointed[2] < checkpointed[1]
+        return content
+
+    with closing(sqlite3.connect(live, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM numbers").fetchall()
+        # What is added from now on stays in the log alone as long as the reader is there.
+        add(database, 4)
+        monkeypatch.setattr(os, "pread", read_and_checkpoint)
+        add(database, 5)
+        add(database, 6)
+    assert database.generation == 0
+    assert numbers(live) == [1, 2, 3, 4, 5, 6]

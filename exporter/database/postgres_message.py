@@ -3,8 +3,9 @@
 This bypasses SQLAlchemy, which would take a tenth of a small poll's time.
 """
 
-import hashlib
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -14,8 +15,7 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.errors import DuplicatePreparedStatement, InvalidSqlStatementName
-from sqlalchemy import ClauseElement, Dialect, Engine, Executable
-from sqlalchemy.engine import Compiled
+from sqlalchemy import ClauseElement, Dialect, Engine, Executable, UpdateBase, func, true
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -64,19 +64,15 @@ def _session(pooled: PoolProxiedConnection, dialect: Dialect) -> "_Session":
     return session
 
 
-class _Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """A statement as a session prepares it.
+class _Query(msgspec.Struct, frozen=True, kw_only=True):
+    """A statement as the driver takes it.
 
     Attributes:
-        name: derived from the text.
-        prepare: the statement PREPARE.
-        execute: the statement EXECUTE, with a place for each parameter.
+        text: with a place for each parameter.
         parameters: the name and the default of each place.
     """
 
-    name: str
-    prepare: str
-    execute: str
+    text: str
     parameters: list[tuple[str, Any]]
 
 
@@ -96,77 +92,59 @@ class _Session:
     def __init__(self, driver: BoundedConnection, dialect: Dialect) -> None:
         self._driver = driver
         self._dialect = dialect
+        self._cursor = driver.cursor()
         # A message of several statements has no parameters, so a client-side cursor writes them
         # into the text. The server commits the transaction at the message's end.
-        self._cursor = psycopg.ClientCursor(driver)
-        self._cursor.adapters.register_loader("timestamptz", _InstantLoader)
+        self._client = psycopg.ClientCursor(driver)
+        self._client.adapters.register_loader("timestamptz", _InstantLoader)
         self._settings = f"SET TRANSACTION {_ISOLATION}; {_settings(driver, 'LOCAL')}; "
         self._is_own: bool | None = None  # None until it matters
-        self._seen: set[str] = set()
-        self._prepared: set[str] = set()
+        self._seen: set[Executable] = set()
 
     def execute(
         self, statement: Executable, parameters: Mapping[str, Any], *, durable: bool
     ) -> tuple[Any, ...] | None:
         """Execute a statement, and return its first row if it has one."""
         self._driver.timeout = postgres.POLL_SECONDS
-        commit = "" if durable else "SET LOCAL synchronous_commit = off; "
-        prepared = _prepared(statement, self._dialect)
-        if not self._execute_prepared(commit, prepared, parameters):
-            query = compiled(statement, self._dialect)
-            self._cursor.execute(
-                f"{self._settings}{commit}{query}", query.construct_params(parameters)
-            )
-        # The settings have results of their own.
-        row = self._cursor.set_result(-1).fetchone()
+        row = self._row_of(statement, parameters, durable=durable)
         return None if row is None else tuple([_in_utc(value) for value in row])
 
-    def _execute_prepared(
-        self, commit: str, prepared: _Prepared, parameters: Mapping[str, Any]
-    ) -> bool:
-        """Execute a statement by its prepared form.
-
-        Args:
-            commit: how to commit: what to send before the statement, in the same message.
-            prepared: the statement.
-            parameters: of the statement.
-
-        Returns:
-            Whether it was executed. If not, nothing was: the statement came for the first time, and
-            may come never again, or the session has not prepared it.
-        """
-        if prepared.name not in self._seen:
-            self._seen.add(prepared.name)
-            return False
-        if self._is_own is None:
-            self._is_own = self._has_own_session()
-        if not self._is_own:
-            return False
-        message = f"{commit}{prepared.execute}"
-        if prepared.name not in self._prepared:
-            message = f"{self._settings}{prepared.prepare}; {message}"
-        values = [parameters.get(name, default) for name, default in prepared.parameters]
-        try:
-            self._cursor.execute(message, values)
-        except (InvalidSqlStatementName, DuplicatePreparedStatement):
+    def _row_of(
+        self, statement: Executable, parameters: Mapping[str, Any], *, durable: bool
+    ) -> tuple[Any, ...] | None:
+        # A statement that comes for the first time may come never again.
+        if statement in self._seen and self._keeps_its_state():
+            relaxed = not durable and isinstance(statement, UpdateBase)
+            query = _query(_relaxed(statement) if relaxed else statement, self._dialect)
+            with suppress(InvalidSqlStatementName, DuplicatePreparedStatement):
+                self._cursor.execute(query.text, _values(query, parameters), prepare=True)
+                row = self._cursor.fetchone()
+                return row[:-1] if relaxed and row is not None else row
+            # A pooler has lent another session; nothing was executed.
             self._is_own = False
-            return False
-        self._prepared.add(prepared.name)
-        return True
+        self._seen.add(statement)
+        query = _query(statement, self._dialect)
+        commit = "" if durable else "SET LOCAL synchronous_commit = off; "
+        message = f"{self._settings}{commit}{query.text}"
+        self._client.execute(message, _values(query, parameters))
+        # The settings have results of their own.
+        return self._client.set_result(-1).fetchone()
 
-    def _has_own_session(self) -> bool:
+    def _keeps_its_state(self) -> bool:
         """Return whether no pooler is in between: one names another process.
 
         If so, the session keeps the settings from now on.
         """
-        (process,) = self._cursor.execute("SELECT pg_backend_pid()").fetchone() or (None,)
-        if process != self._driver.info.backend_pid:
-            return False
-        self._cursor.execute(
-            f"SET SESSION CHARACTERISTICS AS TRANSACTION {_ISOLATION};"
-            f" {_settings(self._driver, 'SESSION')}"
-        )
-        return True
+        if self._is_own is None:
+            (process,) = self._cursor.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+            self._is_own = process == self._driver.info.backend_pid
+            if self._is_own:
+                self._driver.prepare_threshold = sys.maxsize  # only what is asked for
+                self._cursor.execute(
+                    f"SET SESSION CHARACTERISTICS AS TRANSACTION {_ISOLATION};"
+                    f" {_settings(self._driver, 'SESSION')}"
+                )
+        return self._is_own
 
 
 _ISOLATION = "ISOLATION LEVEL READ COMMITTED, READ WRITE"
@@ -177,27 +155,24 @@ def _settings(driver: BoundedConnection, scope: Literal["LOCAL", "SESSION"]) -> 
 
 
 @cache
-def _prepared(statement: Executable, dialect: Dialect) -> _Prepared:
-    numbered = cast("type[DefaultDialect]", type(dialect))(paramstyle="numeric_dollar")
-    query = cast("SQLCompiler", cast("ClauseElement", statement).compile(dialect=numbered))
-    names = query.positiontup or []
-    defaults = query.params
-    text = str(query)
-    name = f"kalshi_exporter_{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
-    places = ", ".join(["%s"] * len(names))
-    return _Prepared(
-        name=name,
-        prepare=f"PREPARE {name} AS {text.replace('%', '%%')}",
-        execute=f"EXECUTE {name} ({places})" if names else f"EXECUTE {name}",
-        parameters=[(each, defaults[each]) for each in names],
-    )
+def _relaxed(statement: UpdateBase) -> UpdateBase:
+    """Return a statement whose commit does not wait for the disk: it says so as a last column."""
+    return statement.returning(func.set_config("synchronous_commit", "off", true()))
 
 
 @cache
-def compiled(statement: Executable, dialect: Dialect) -> Compiled:
-    """Return a statement's text, cached: compiling takes longer than Postgres takes to run it."""
-    query: Compiled = cast("ClauseElement", statement).compile(dialect=dialect)
-    return query
+def _query(statement: Executable, dialect: Dialect) -> _Query:
+    positional = cast("type[DefaultDialect]", type(dialect))(paramstyle="format")
+    query = cast("SQLCompiler", cast("ClauseElement", statement).compile(dialect=positional))
+    defaults = query.params
+    return _Query(
+        text=str(query),
+        parameters=[(each, defaults[each]) for each in query.positiontup or []],
+    )
+
+
+def _values(query: _Query, parameters: Mapping[str, Any]) -> list[Any]:
+    return [parameters.get(name, default) for name, default in query.parameters]
 
 
 class _InstantLoader(Loader):

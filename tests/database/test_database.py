@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Integer, make_url, text
+from sqlalchemy import Column, Integer, MetaData, Table, bindparam, insert, make_url, text
 
 from exporter.database import postgres_message
 from exporter.database.database import Database, set_statement_timeout
+from exporter.database.postgres import driver
 from exporter.database.postgres_copy import Block, copy_in
 from exporter.database.sqlite_connection import sqlite_driver
 from exporter.errors import ConfigurationError, DatabaseError, PoisonPollError
@@ -311,34 +312,57 @@ def test_a_repeated_statement_is_prepared(postgres_url: str) -> None:
     for number in range(7):
         assert database.execute_one(statement, {"n": number}) == (number + 1,)
     assert in_session(plans) == [(7,)]
-    in_session("DEALLOCATE ALL")  # a pooler that assigns another session has the same effect
+    # A pooler that assigns another session has the same effect.
+    with database.connected() as connection:
+        driver(connection).pgconn.exec_(b"DEALLOCATE ALL")
     for number in range(2):
         assert database.execute_one(statement, {"n": number}) == (number + 1,)
     assert in_session(plans) == []
     database.close()
 
 
-def test_a_session_of_its_own_keeps_the_settings_but_for_durability(postgres_url: str) -> None:
+def test_only_statements_that_must_be_durable_wait_for_the_disk(postgres_url: str) -> None:
     database = Database(postgres_url, pool_size=1)
-    settings = text(
-        "SELECT current_setting('synchronous_commit'), current_setting('statement_timeout')"
-    )
+    numbers = Table("numbers", MetaData(), Column("n", Integer))
+    with database.transaction() as connection:
+        for statement in (
+            "CREATE TABLE numbers (n integer)",
+            "CREATE TABLE commits (n integer, how text)",
+            """CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO commits VALUES (NEW.n, current_setting('synchronous_commit'));
+            RETURN NULL; END $$""",
+            """CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON numbers
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()""",
+        ):
+            connection.execute(text(statement))
+    add = insert(numbers).values(n=bindparam("number")).returning(numbers.c.n)
+    for number in range(8):
+        durable = number % 2 == 0
+        assert database.execute_one(add, {"number": number}, durable=durable) == (number,)
+    with database.transaction() as connection:
+        rows = connection.execute(text("SELECT n, how FROM commits ORDER BY n")).all()
+    assert [how for _, how in rows] == ["on", "off"] * 4
+    database.close()
+
+
+def test_a_session_of_its_own_keeps_the_settings(postgres_url: str) -> None:
+    database = Database(postgres_url, pool_size=1)
+    settings = text("SELECT current_setting('statement_timeout')")
     for _ in range(3):
-        assert database.execute_one(settings, {}) == ("on", "10s")
-        assert database.execute_one(settings, {}, durable=False) == ("off", "10s")
+        assert database.execute_one(settings, {}) == ("10s",)
     with database.connected() as connection:
-        assert tuple(connection.execute(settings).one()) == ("on", "10s")
+        assert connection.execute(settings).scalar_one() == "10s"
     with database.transaction() as connection:
         set_statement_timeout(connection, rows=5_000)
-        assert tuple(connection.execute(settings).one()) == ("on", "15s")
-    assert database.execute_one(settings, {}) == ("on", "10s")
+        assert connection.execute(settings).scalar_one() == "15s"
+    assert database.execute_one(settings, {}) == ("10s",)
     database.close()
 
 
 def test_settings_do_not_stay_in_a_session_that_may_be_a_poolers(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_message._Session, "_has_own_session", lambda _self: False)
+    monkeypatch.setattr(postgres_message._Session, "_keeps_its_state", lambda _self: False)
     database = Database(postgres_url, pool_size=1)
     settings = text("SELECT current_setting('statement_timeout')")
     for _ in range(3):

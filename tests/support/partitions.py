@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import psycopg
-from sqlalchemy import Connection, Engine, Executable, event, make_url
+from sqlalchemy import Connection, Engine, event, make_url
 
 from exporter.database import postgres_message
 from tests.support.recipes import ROOT
@@ -78,12 +78,10 @@ def recorded_plans() -> Iterator[list[Planned]]:
             with driver.cursor() as cursor:
                 explain(cursor, statement, parameters)
 
-    execute_one, compiled = postgres_message.execute_one, postgres_message.compiled
+    execute_one = postgres_message.execute_one
 
-    def execute_one_explained(
-        engine: Engine, statement: Executable, parameters: Any, **kw: Any
-    ) -> Any:
-        query = compiled(statement, engine.dialect)
+    def execute_one_explained(engine: Engine, statement: Any, parameters: Any, **kw: Any) -> Any:
+        query: Any = statement.compile(dialect=engine.dialect)
         with closing(engine.raw_connection()) as pooled:
             driver: Any = pooled.driver_connection
             with psycopg.ClientCursor(driver) as cursor:

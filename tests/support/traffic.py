@@ -3,10 +3,11 @@
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from sqlalchemy import Connection, Engine, Executable, event
+from sqlalchemy import Connection, Dialect, Engine, event
 
 from exporter.database import postgres_message, prepared, sqlite_connection
 from exporter.database.prepared import Prepared
@@ -30,10 +31,10 @@ def recorded_statements() -> Iterator[list[Sent]]:
     def note(connection: Connection, _cursor: object, statement: str, *_: Any) -> None:
         sent.append(Sent(source_of(connection), statement))
 
-    execute_one, compiled = postgres_message.execute_one, postgres_message.compiled
+    execute_one = postgres_message.execute_one
 
-    def note_execute_one(engine: Engine, statement: Executable, *args: Any, **kw: Any) -> Any:
-        sent.append(Sent(engine, str(compiled(statement, engine.dialect))))
+    def note_execute_one(engine: Engine, statement: Any, *args: Any, **kw: Any) -> Any:
+        sent.append(Sent(engine, _text(statement, engine.dialect)))
         return execute_one(engine, statement, *args, **kw)
 
     execute_prepared = prepared.execute_prepared
@@ -54,6 +55,11 @@ def recorded_statements() -> Iterator[list[Sent]]:
             yield sent
     finally:
         event.remove(Engine, "before_cursor_execute", note)
+
+
+@cache
+def _text(statement: Any, dialect: Dialect) -> str:
+    return str(statement.compile(dialect=dialect))
 
 
 def source_of(connection: Connection) -> Source:

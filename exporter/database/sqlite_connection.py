@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, Executable
+from sqlalchemy import Connection, Engine, Executable, event
+from sqlalchemy.engine import ExceptionContext
 
 from exporter.database.prepared import execute_prepared, prepare
 
@@ -22,6 +23,7 @@ class SqliteConnection:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        event.listen(engine, "handle_error", _keep_connection)
         self._connection: Connection | None = None
         self._driver: sqlite3.Connection | None = None
 
@@ -53,8 +55,10 @@ class SqliteConnection:
         try:
             yield connection
         finally:
-            connection.rollback()
-            self._end_transaction(driver)
+            try:
+                connection.rollback()
+            finally:
+                self._end_transaction(driver)
 
     def execute(
         self, statements: tuple[Executable, ...], parameters: Mapping[str, Any], *, durable: bool
@@ -67,18 +71,16 @@ class SqliteConnection:
         """
         driver = self.open()
         prepared = prepare(statements, self._engine.dialect)
-        if not durable:
-            driver.execute("PRAGMA synchronous=NORMAL")
         try:
+            if not durable:
+                driver.execute("PRAGMA synchronous=NORMAL")
             if len(statements) == 1:  # it is a transaction by itself
                 return execute_prepared(driver, prepared, parameters)
             driver.execute("BEGIN IMMEDIATE")
             row = execute_prepared(driver, prepared, parameters)
             driver.execute("ROLLBACK" if row is None else "COMMIT")
         finally:
-            self._end_transaction(driver)
-            if not durable:
-                driver.execute("PRAGMA synchronous=FULL")
+            self._end_transaction(driver, durable=durable)
         return row
 
     def close(self) -> None:
@@ -88,14 +90,30 @@ class SqliteConnection:
         self._connection = self._driver = None
         self._engine.dispose()
 
-    def _end_transaction(self, driver: sqlite3.Connection) -> None:
-        """Roll back a transaction that an error has left open."""
-        if driver.in_transaction:
-            try:
+    def _end_transaction(self, driver: sqlite3.Connection, *, durable: bool = True) -> None:
+        """Roll back a transaction that an error has left open, and make the next one durable.
+
+        Args:
+            driver: the connection.
+            durable: whether the last one was.
+        """
+        try:
+            if driver.in_transaction:
                 driver.rollback()
-            except sqlite3.Error:
-                self.close()  # nobody could begin another transaction on it
-                raise
+            if not durable:
+                driver.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            self.close()  # the next use opens the file again, as it should be
+            raise
+
+
+def _keep_connection(context: ExceptionContext) -> None:
+    """Keep a connection on which a signal has interrupted a statement; SQLAlchemy calls this.
+
+    By default, SQLAlchemy drops it without a rollback, and the lock stays for as long as the
+    exception is being handled. A file cannot be lost as a server can: rolling back is enough.
+    """
+    context.is_disconnect = False
 
 
 def sqlite_driver(connection: Connection) -> sqlite3.Connection:

@@ -84,7 +84,8 @@ class SqliteFile:
         """
         if self._key is not None:
             self._check()
-            return
+            if self._connection.is_open:
+                return
         self.require()
         self._connection.open()
         self._key = _key_of(self._name)
@@ -106,6 +107,8 @@ class SqliteFile:
                 f"database {self._path}: another file has taken the place of the one that was in"
                 " use; the next poll uses the new file"
             )
+        if not self._connection.is_open:
+            return  # an error has closed it
         if self._lost_its_log():
             self._save_log()
             self._let_go()

@@ -1,5 +1,6 @@
 """Connections keep files private, transactions atomic, and errors to one line."""
 
+import _thread
 import os
 import sqlite3
 import stat
@@ -21,6 +22,7 @@ from exporter.database.sqlite_connection import sqlite_driver
 from exporter.errors import ConfigurationError, DatabaseError, PoisonPollError
 from exporter.history.migrate import migrate
 from exporter.history.store import Store
+from exporter.reading.connect import ReadOnlyDatabase
 
 
 @pytest.fixture
@@ -295,6 +297,54 @@ def test_a_transaction_that_an_error_left_open_is_rolled_back(sqlite: Database) 
     sqlite.execute_together((insert,), {})
     with sqlite.transaction() as connection:
         assert connection.execute(text("SELECT COUNT(*) FROM t")).scalar() == 2
+
+
+def test_a_transaction_that_a_signal_interrupts_lets_go_of_the_lock(sqlite: Database) -> None:
+    insert = text("INSERT INTO t VALUES (1)")
+
+    def interrupt() -> None:
+        with sqlite.transaction() as connection:
+            connection.execute(insert)
+            # The signal arrives while the driver is at work.
+            sqlite_driver(connection).create_function("interrupt", 0, _thread.interrupt_main)
+            connection.execute(text("SELECT interrupt()"))
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        interrupt()
+    assert caught.tb is not None  # it still refers to the cursor
+    assert sqlite.path is not None
+    with closing(sqlite3.connect(sqlite.path, timeout=0)) as other, other:
+        other.execute("INSERT INTO t VALUES (2)")
+    sqlite.execute_together((insert,), {})
+    with sqlite.transaction() as connection:
+        assert connection.execute(text("SELECT n FROM t")).scalars().all() == [2, 1]
+
+
+def test_an_interrupted_read_ends_with_the_interruption(sqlite: Database) -> None:
+    def interrupt() -> None:
+        with (
+            closing(ReadOnlyDatabase(str(sqlite.url))) as reader,
+            reader.transaction() as connection,
+        ):
+            sqlite_driver(connection).create_function("interrupt", 0, _thread.interrupt_main)
+            connection.execute(text("SELECT interrupt()"))
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+
+
+def test_a_connection_that_cannot_be_used_any_more_is_replaced(sqlite: Database) -> None:
+    assert sqlite.path is not None
+    with pytest.raises(DatabaseError), sqlite.connected() as connection:
+        sqlite_driver(connection).close()
+    sqlite.execute_together((text("INSERT INTO t VALUES (1)"),), {})
+    assert sqlite.generation == 0
+    # The new one is watched as the old one was.
+    sqlite.path.with_name(f"{sqlite.path.name}-wal").unlink()
+    with pytest.raises(DatabaseError, match="its write-ahead log"), sqlite.transaction():
+        pass
+    with sqlite.transaction() as connection:
+        assert connection.execute(text("SELECT n FROM t")).scalars().all() == [1]
 
 
 def test_a_repeated_statement_is_prepared(postgres_url: str) -> None:

@@ -101,7 +101,10 @@ class Database:
         with self._in_use(probe=True), self._lent() as connection:
             if not self.is_sqlite:
                 _postgres().set_client_timeout(connection)
-            connection.execute(text("SELECT 1"))
+            # SQLAlchemy no longer begins by itself on a connection on which BEGIN has failed. On
+            # SQLite, BEGIN is what tells whether another process still holds the lock.
+            with connection.begin():
+                connection.execute(text("SELECT 1"))
 
     @contextmanager
     def _in_use(self, *, probe: bool = False) -> Iterator[None]:

@@ -5,9 +5,10 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -345,6 +346,33 @@ def test_a_connection_that_cannot_be_used_any_more_is_replaced(sqlite: Database)
         pass
     with sqlite.transaction() as connection:
         assert connection.execute(text("SELECT n FROM t")).scalars().all() == [1]
+
+
+def test_others_fail_fast_as_long_as_another_process_holds_the_lock(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.database.sqlite._BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("exporter.database.circuit_breaker._LONG", 0.05)
+    monkeypatch.setattr("exporter.database.circuit_breaker._PAUSE", 0.05)
+    database = Database(sqlite_url)
+    migrate(database)
+    assert database.path is not None
+    with closing(database), closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseError, match="locked") as waited, database.transaction():
+            pass
+        assert waited.value.__cause__ is not None
+        time.sleep(0.5)  # several probes
+        with pytest.raises(DatabaseError, match="locked") as refused, database.transaction():
+            pass
+        assert refused.value.__cause__ is None  # SQLite was not asked
+        other.execute("ROLLBACK")
+        for _ in range(500):
+            with suppress(DatabaseError), database.transaction():
+                break
+            time.sleep(0.01)
+        else:
+            pytest.fail("the circuit stays open")
 
 
 def test_a_repeated_statement_is_prepared(postgres_url: str) -> None:

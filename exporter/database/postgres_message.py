@@ -14,7 +14,11 @@ import msgspec
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
-from psycopg.errors import DuplicatePreparedStatement, InvalidSqlStatementName
+from psycopg.errors import (
+    DuplicatePreparedStatement,
+    FeatureNotSupported,
+    InvalidSqlStatementName,
+)
 from sqlalchemy import ClauseElement, Dialect, Engine, Executable, UpdateBase, func, true
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import PoolProxiedConnection
@@ -116,12 +120,11 @@ class _Session:
         if statement in self._seen and self._keeps_its_state():
             relaxed = not durable and isinstance(statement, UpdateBase)
             query = _query(_relaxed(statement) if relaxed else statement, self._dialect)
-            with suppress(InvalidSqlStatementName, DuplicatePreparedStatement):
+            with suppress(*_NOT_PREPARED):
                 self._cursor.execute(query.text, _values(query, parameters), prepare=True)
                 row = self._cursor.fetchone()
                 return row[:-1] if relaxed and row is not None else row
-            # A pooler has lent another session; nothing was executed.
-            self._is_own = False
+            self._is_own = False  # nothing was executed
         self._seen.add(statement)
         query = _query(statement, self._dialect)
         commit = "" if durable else "SET LOCAL synchronous_commit = off; "
@@ -137,16 +140,24 @@ class _Session:
         """
         if self._is_own is None:
             (process,) = self._cursor.execute("SELECT pg_backend_pid()").fetchone() or (None,)
-            self._is_own = process == self._driver.info.backend_pid
-            if self._is_own:
+            is_own = process == self._driver.info.backend_pid
+            if is_own:
                 self._driver.prepare_threshold = sys.maxsize  # only what is asked for
                 self._cursor.execute(
                     f"SET SESSION CHARACTERISTICS AS TRANSACTION {_ISOLATION};"
                     f" {_settings(self._driver, 'SESSION')}"
                 )
+            self._is_own = is_own  # if the settings failed, the next statement tries again
         return self._is_own
 
 
+_NOT_PREPARED = (
+    # A pooler has lent another session.
+    InvalidSqlStatementName,
+    DuplicatePreparedStatement,
+    # Somebody has changed the type of a column that the statement returns.
+    FeatureNotSupported,
+)
 _ISOLATION = "ISOLATION LEVEL READ COMMITTED, READ WRITE"
 
 

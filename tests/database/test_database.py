@@ -437,6 +437,34 @@ def test_a_session_of_its_own_keeps_the_settings(postgres_url: str) -> None:
     database.close()
 
 
+def test_a_session_whose_settings_fail_gets_them_with_the_next_statement(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(f"{postgres_url}&options=-c%20DateStyle%3DGerman", pool_size=1)
+    now = text("SELECT now()")
+    assert database.execute_one(now, {}) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_message, "_settings", lambda *_: "SELECT pg_sleep('nonsense')")
+        with pytest.raises(DatabaseError):
+            database.execute_one(now, {})
+    assert database.execute_one(now, {}) is not None
+    database.close()
+
+
+def test_a_prepared_statement_survives_a_column_that_gets_another_type(postgres_url: str) -> None:
+    database = Database(postgres_url, pool_size=1)
+    select = text("SELECT n FROM t")
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE t (n integer)"))
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+    for _ in range(3):
+        assert database.execute_one(select, {}) == (1,)
+    with database.transaction() as connection:
+        connection.execute(text("ALTER TABLE t ALTER COLUMN n TYPE bigint"))
+    assert database.execute_one(select, {}) == (1,)
+    database.close()
+
+
 def test_settings_do_not_stay_in_a_session_that_may_be_a_poolers(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -459,7 +459,7 @@ def test_a_prepared_statement_survives_a_column_that_gets_another_type(postgres_
         connection.execute(text("INSERT INTO t VALUES (1)"))
     for _ in range(3):
         assert database.execute_one(select, {}) == (1,)
-    with database.transaction() as connection:
+    with closing(Database(postgres_url)) as other, other.transaction() as connection:
         connection.execute(text("ALTER TABLE t ALTER COLUMN n TYPE bigint"))
     assert database.execute_one(select, {}) == (1,)
     database.close()

@@ -1,8 +1,10 @@
 """A requests adapter that gives each round trip one total deadline and one bound on bytes."""
 
 import functools
+import http.client
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Self, cast
 
 from requests import PreparedRequest
@@ -68,7 +70,24 @@ class TimeLeft(Timeout):
         return max(self._remaining(), _LEAST)
 
 
+class _FinalResponse(http.client.HTTPResponse):
+    """A response without the interim ones before it: http.client itself skips only 100.
+
+    If another, such as 103, counted as the response, the final one would be taken for the response
+    to the next request on the connection.
+    """
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            status: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]  # private
+            if not HTTPStatus.SWITCHING_PROTOCOLS < status[1] < HTTPStatus.OK:
+                return status
+            http.client.parse_headers(self.fp)
+
+
 class _DeadlineHTTPConnection(HTTPConnection):
+    response_class = _FinalResponse
+
     def __init__(self, *args: Any, byte_limit: int, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self._byte_limit = byte_limit

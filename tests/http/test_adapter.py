@@ -73,6 +73,7 @@ def test_a_slow_response_ends_with_the_deadline(
     ("beginning", "piece", "kinds"),
     [
         (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, UnreachableError),
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000, UnreachableError),
         (b"", b"HTTP/1.1 100 Continue\r\n" + b"X: y\r\n" * 1000, UnreachableError),
         (b"", b"H" * 65536, UnreachableError),
         (OK, b"X: y\r\n" * 1000, UnreachableError),
@@ -158,6 +159,20 @@ def test_complete_responses_are_read_and_keep_the_connection(
     exchange.answers = [sent]
     session = connect()
     for _ in range(3):
+        assert session.get(PATH, {}, RequestBudget(5), MEBIBYTE) == expected
+    assert exchange.connections == 1
+
+
+def test_interim_responses_are_no_responses(
+    exchange: "Exchange", connect: "Connect", answering: "Answering"
+) -> None:
+    interim = b"HTTP/1.1 %d Interim\r\nLink: x\r\n\r\n"
+    exchange.answers = [
+        b"".join(interim % status for status in (100, 103, 102, 100)) + answering(b"first"),
+        answering(b"second"),
+    ]
+    session = connect(max_attempts=1)
+    for expected in (b"first", b"second"):
         assert session.get(PATH, {}, RequestBudget(5), MEBIBYTE) == expected
     assert exchange.connections == 1
 

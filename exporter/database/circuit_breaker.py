@@ -53,17 +53,22 @@ class CircuitBreaker:
         with self._lock:
             if self._error is None:
                 self._error = error
-                threading.Thread(target=self._run, name="circuit breaker", daemon=True).start()
+                try:
+                    threading.Thread(target=self._run, name="circuit breaker", daemon=True).start()
+                except RuntimeError:
+                    self._error = None  # without a thread, nothing would close the circuit
 
     def _run(self) -> None:
-        while not self._stopped.wait(_PAUSE):
-            try:
-                self._probe()
-            except DatabaseError as error:
-                self._error = error
-            else:
-                break
-        self._error = None
+        try:
+            while not self._stopped.wait(_PAUSE):
+                try:
+                    self._probe()
+                except DatabaseError as error:
+                    self._error = error
+                else:
+                    break
+        finally:
+            self._error = None
 
 
 def _is_from_server(error: DatabaseError) -> bool:

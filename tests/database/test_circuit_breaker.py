@@ -91,3 +91,29 @@ def test_a_statement_timeout_of_the_server_does_not_open_the_circuit(
     breaker.note(failed(timed_out), seconds=0.05)
     breaker.check()
     assert server.probes == 0
+
+
+def test_a_probe_that_ends_in_an_unexpected_error_closes_the_circuit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _error: reported.set())
+
+    def probe() -> None:
+        raise NotImplementedError
+
+    with closing(CircuitBreaker(probe)) as breaker:
+        breaker.note(failed(), seconds=0.05)
+        wait_until_closed(breaker)
+        assert reported.wait(5)
+
+
+def test_the_circuit_stays_closed_without_a_thread_that_probes(
+    breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # as under a limit of tasks
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    breaker.note(failed(), seconds=0.05)
+    breaker.check()

@@ -196,7 +196,8 @@ def test_an_unchanged_poll_allocates_little_beside_its_response(
         finally:
             tracemalloc.stop()
     assert response > 500_000
-    assert peak < 1.5 * response + 200_000
+    # The exchange is in the same process, and may make the response at this moment.
+    assert peak < 2.5 * response
 
 
 def _calls_of(poller: Poller) -> int:

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import re
 import socket
 import struct
 import threading
@@ -367,10 +368,10 @@ def test_a_404_suggests_checking_base_url(
 @pytest.mark.parametrize(
     ("body", "seconds", "words"),
     [
-        ({"code": "header_timestamp_expired"}, 45, "clock is 45 s behind the exchange's"),
-        ({"code": "header_timestamp_expired:x"}, -45, "clock is 45 s ahead of the exchange's"),
+        ({"code": "header_timestamp_expired"}, 45, "clock is 4[345] s behind the exchange's"),
+        ({"code": "header_timestamp_expired:x"}, -45, "clock is 4[567] s ahead of the exchange's"),
         ({"code": "header_timestamp_expired"}, None, "check this machine's clock"),
-        ({"code": "authentication_error"}, 60, "clock is 60 s behind"),
+        ({"code": "authentication_error"}, 60, "clock is (60|59|58) s behind"),
         (
             {"code": "authentication_error", "details": "INCORRECT_API_KEY_SIGNATURE"},
             0,
@@ -393,7 +394,8 @@ def test_a_401_names_its_likely_cause(
     date = "nonsense" if seconds is None else formatdate(time.time() + seconds, usegmt=True)
     exchange.answers = [answering(body, 401, Date=date)]
     error = failure(connect())
-    assert words in error.reason
+    # On a busy machine the request comes some seconds after the date was made.
+    assert re.search(words, error.reason)
     assert "key …abcd" in error.reason
     assert "0d1e2f3a" not in error.reason
 

@@ -110,7 +110,7 @@ class Database:
     def _in_use(self, *, probe: bool = False) -> Iterator[None]:
         """Wait for this thread's turn, look at SQLite's file, and judge the errors of the block.
 
-        All of a use is in this one place, because each context manager costs a small poll time.
+        All of this is in one place, because each context manager slows a small poll.
 
         Args:
             probe: whether the circuit breaker asks, which others ask first.

@@ -74,7 +74,7 @@ class SqliteConnection:
         try:
             if not durable:
                 driver.execute("PRAGMA synchronous=NORMAL")
-            if len(statements) == 1:  # it is a transaction by itself
+            if len(statements) == 1:  # a statement is a transaction by itself
                 return execute_prepared(driver, prepared, parameters)
             driver.execute("BEGIN IMMEDIATE")
             row = execute_prepared(driver, prepared, parameters)

@@ -56,7 +56,7 @@ class SqliteFile:
         if self._key is None:
             return True
         if _key_of(self._name, os.lstat) == self._key and _key_of(self._directory) == self._home:
-            return True  # it is no link, and nothing else needs ten system calls to follow
+            return True  # it is not a link: only links have to be followed, by ten system calls
         return _key_of(self._name) == self._key and os.path.realpath(self._name) == self._real
 
     def require(self) -> None:

@@ -30,10 +30,11 @@ from exporter.model import COVERAGE_INTERVALS
 def advance_at_once(
     database: Database, head: Head, poll: Mapping[str, Any], *, owner: str, interval: float
 ) -> bool:
-    """Do all that `advance` does, if nothing speaks against it, and nothing else.
+    """Do all that `advance` does in one step, or do nothing if the case is an unusual one.
 
-    Most polls see no change. On Postgres, where round trips then dominate, this takes one, and a
-    transaction takes five; on SQLite, where SQLAlchemy dominates, it needs only the driver.
+    Most polls see no change. On Postgres round trips then dominate: the step takes one, and a
+    transaction takes five. On SQLite SQLAlchemy's own work dominates: the step needs the driver
+    alone.
 
     Args:
         database: to write to.

@@ -51,7 +51,7 @@ def read_body(response: requests.Response, limit: int, check_deadline: Callable[
                 )
             body.write(part)
         if response.raw.length_remaining == 0:
-            break  # to read the end as well would cost a small poll time
+            break  # reading the end as well would slow a small poll
     if not size and "Content-Length" not in response.headers and not response.raw.chunked:
         # If the connection ends inside the header, http.client takes that for the header's end.
         raise EOFError("the connection ended before the body")

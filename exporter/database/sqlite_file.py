@@ -87,8 +87,12 @@ class SqliteFile:
             if self._connection.is_open:
                 return
         self.require()
+        before = _key_of(self._name)
         self._connection.open()
-        self._key = _key_of(self._name)
+        if before is None or _key_of(self._name) != before:
+            self._connection.close()
+            raise DatabaseError(f"database {self._path}: the file was moved while it was opened")
+        self._key = before
         self._real = os.path.realpath(self._name)
         self._home = _key_of(self._directory)
         self._companions.clear()

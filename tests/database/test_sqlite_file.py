@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from exporter.database.database import Database
+from exporter.database.sqlite_connection import SqliteConnection
 from exporter.errors import DatabaseError
 from exporter.reading.connect import ReadOnlyDatabase
 
@@ -162,6 +163,30 @@ def test_every_use_fails_until_a_missing_file_is_back(database: Database, tmp_pa
     add(database, 11)
     assert numbers(live) == [10, 11]
     assert database.generation == 1
+
+
+def test_a_file_replaced_while_it_is_opened_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, moved = tmp_path / "live.db", tmp_path / "moved.db"
+    _make(live, 1)
+    database = Database(f"sqlite:///{live}")
+    really_open = SqliteConnection.open
+
+    def open_and_replace(connection: SqliteConnection) -> sqlite3.Connection:
+        opened = really_open(connection)
+        monkeypatch.undo()
+        live.rename(moved)
+        _make(live, 10)
+        return opened
+
+    monkeypatch.setattr(SqliteConnection, "open", open_and_replace)
+    with closing(database):
+        with pytest.raises(DatabaseError, match="moved while it was opened"):
+            add(database, 2)
+        add(database, 11)
+    assert numbers(moved) == [1]
+    assert numbers(live) == [10, 11]
 
 
 def test_maintenance_leaves_another_file_alone(database: Database, tmp_path: Path) -> None:

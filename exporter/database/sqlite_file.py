@@ -113,11 +113,18 @@ class SqliteFile:
             )
         if not self._connection.is_open:
             return  # an error has closed it
-        if self._lost_its_log():
+        if self._lost("-wal"):
             self._save_log()
             self._let_go()
             raise DatabaseError(
                 f"database {self._path}: its write-ahead log, {Path(self._real).name}-wal, was"
+                " deleted or moved while it was in use; the next poll opens the database again"
+            )
+        if self._lost("-shm"):
+            self._companions.clear()  # the log may be in use, with another index, by others
+            self._let_go()
+            raise DatabaseError(
+                f"database {self._path}: the index of its log, {Path(self._real).name}-shm, was"
                 " deleted or moved while it was in use; the next poll opens the database again"
             )
         if self._was_overwritten():
@@ -146,6 +153,7 @@ class SqliteFile:
                 _key_of(self._name, os.lstat) != key
                 or _key_of(self._directory) != self._home
                 or _key_of(log) != self._companions[log]
+                or _key_of(index) != self._companions[index]
             ):
                 return False
             # The log's state is read first. Otherwise a checkpoint between the two would pair the
@@ -201,14 +209,14 @@ class SqliteFile:
         self._key = None
         self.generation += 1
 
-    def _lost_its_log(self) -> bool:
-        """Return whether the log that SQLite has open has lost its name.
+    def _lost(self, suffix: str) -> bool:
+        """Return whether the -wal or -shm that SQLite has open has lost its name.
 
-        Whoever opened the database now would get a log of their own beside it.
+        Whoever opened the database now would get one of their own beside it.
         """
-        log = f"{self._real}-wal"
-        key = self._companions.get(log)
-        return key is not None and _key_of(log) != key and self._descriptor(key) is not None
+        path = f"{self._real}{suffix}"
+        key = self._companions.get(path)
+        return key is not None and _key_of(path) != key and self._descriptor(key) is not None
 
     def _was_overwritten(self) -> bool:
         """Return whether somebody but SQLite has written into the file.

@@ -3,6 +3,8 @@
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -110,6 +112,19 @@ def test_a_deleted_log_is_checkpointed_into_the_file(database: Database, tmp_pat
     add(database, 5)
     assert log.exists()
     assert numbers(live) == [1, 2, 3, 5]
+
+
+def test_processes_do_not_write_with_different_indexes(database: Database, tmp_path: Path) -> None:
+    live = tmp_path / "live.db"
+    (tmp_path / "live.db-shm").unlink()
+    with pytest.raises(DatabaseError, match=r"the index of its log, live[.]db-shm, was"):
+        add(database, 4)
+    add(database, 5)
+    code = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])"
+    insert = "INSERT INTO numbers VALUES (100)"
+    subprocess.run([sys.executable, "-c", code, live, insert], check=True)
+    add(database, 6)
+    assert numbers(live) == [1, 2, 3, 5, 100, 6]
 
 
 def test_a_linked_file_is_watched_too(tmp_path: Path) -> None:

@@ -108,12 +108,12 @@ class Database:
 
     @contextmanager
     def _in_use(self, *, probe: bool = False) -> Iterator[None]:
-        """Wait for this thread's turn, look at SQLite's file, and judge the errors of the block.
+        """Wait for this thread's turn, look at SQLite's file, and translate the block's errors.
 
         All of this is in one place, because each context manager slows a small poll.
 
         Args:
-            probe: whether the circuit breaker asks, which others ask first.
+            probe: true when the circuit breaker itself calls; other callers check it first.
         """
         if not probe:
             self._breaker.check()
@@ -187,7 +187,7 @@ class Database:
         *,
         durable: bool = True,
     ) -> tuple[Any, ...] | None:
-        """Run several statements in one transaction, on SQLite: it has no round trips to save.
+        """Run several statements in one transaction; SQLite only: on Postgres, one does all.
 
         Args:
             statements: as for `execute_one`. A name stands for the same value in all of them.
@@ -195,8 +195,8 @@ class Database:
             durable: as for `execute_one`.
 
         Returns:
-            The first row of the last statement that returns rows. None if one of these had none:
-            then nothing is written.
+            The first row of the last statement that returns rows. None if one of these returned
+            none: then all is rolled back.
 
         Raises:
             DatabaseError: the database failed, in one line without SQL or parameters.

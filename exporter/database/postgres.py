@@ -122,9 +122,8 @@ def begin_reading(connection: Connection) -> None:
 def settings(driver: BoundedConnection, scope: Literal["LOCAL", "SESSION"] = "LOCAL") -> str:
     """Return the statements that make a transaction independent of everybody's settings.
 
-    Server, database, role and environment have defaults of their own. The settings are LOCAL
-    unless the session is known to be this process's own, because it may be a pooler's; for the
-    same reason, startup parameters would not do.
+    Server, database, role and environment have defaults of their own. A session may be a pooler's,
+    which rules out startup parameters, and SESSION unless it is known that there is no pooler.
     """
     wanted: Sequence[str] = _SETTINGS
     if driver.info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT:

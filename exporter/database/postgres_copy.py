@@ -23,7 +23,8 @@ from exporter.database.postgres import driver, sqlalchemy_errors
 from exporter.database.postgres_connection import BoundedConnection
 
 Kind = Literal["bigint", "boolean", "json", "numeric", "text", "timestamptz"]
-"""The type of a column: of an int, a bool, a str of JSON, a str of digits, a str, a datetime."""
+"""The type of a column. Its values are an int, a bool, a str of JSON, a str of digits, a str or a
+datetime, in this order."""
 
 Block = tuple[Sequence[Any], Sequence[Sequence[Any]]]
 """Rows: the values that they share, those of the first columns; and each other column's values."""
@@ -102,7 +103,7 @@ def _encoders(connection: BoundedConnection, columns: Mapping[str, Kind]) -> lis
         return _NULL if data is None else _size(len(data)) + data
 
     by_kind: dict[Kind, _Encode] = {
-        # Few different values come again and again.
+        # A column holds few distinct values.
         "bigint": partial(map, cache(_bigint)),
         "boolean": partial(map, _BOOLEANS.__getitem__),
         "json": partial(map, json),

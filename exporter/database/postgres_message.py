@@ -3,6 +3,7 @@
 This bypasses SQLAlchemy, which would take a tenth of a small poll's time.
 """
 
+import secrets
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -83,10 +84,10 @@ class _Query(msgspec.Struct, frozen=True, kw_only=True):
 class _Session:
     """One connection's session: its settings, and the statements that it has prepared.
 
-    Planning a small statement takes the server six times as long as running it, and its settings as
-    long again. A session of this process's own keeps both. A pooler in transaction mode may lend
-    another session each time: behind one, each message brings its settings, and nothing is
-    prepared.
+    Planning a small statement takes the server six times as long as running it, and making the
+    settings takes as long again. A session of this process's own keeps both. A pooler in
+    transaction mode may lend another session each time: behind one, each message brings its
+    settings, and nothing is prepared.
 
     Args:
         driver: the connection.
@@ -116,7 +117,7 @@ class _Session:
     def _row_of(
         self, statement: Executable, parameters: Mapping[str, Any], *, durable: bool
     ) -> tuple[Any, ...] | None:
-        # A statement that comes for the first time may come never again.
+        # Only what repeats is worth preparing.
         if statement in self._seen and self._keeps_its_state():
             relaxed = not durable and isinstance(statement, UpdateBase)
             query = _query(_relaxed(statement) if relaxed else statement, self._dialect)
@@ -134,15 +135,19 @@ class _Session:
         return self._client.set_result(-1).fetchone()
 
     def _keeps_its_state(self) -> bool:
-        """Return whether no pooler is in between: one names another process.
+        """Return whether no pooler is in between: it would report another process than the server.
 
-        If so, the session keeps the settings from now on.
+        If none is, the session keeps the settings from now on.
         """
         if self._is_own is None:
             (process,) = self._cursor.execute("SELECT pg_backend_pid()").fetchone() or (None,)
             is_own = process == self._driver.info.backend_pid
             if is_own:
                 self._driver.prepare_threshold = sys.maxsize  # only what is asked for
+                # psycopg numbers its statements. If a pooler should report the server's process
+                # after all, the number of another client's statement must not be ours.
+                prepared: Any = self._driver._prepared  # noqa: SLF001  # it has no other name
+                prepared._prepared_idx = secrets.randbelow(2**60)  # noqa: SLF001  # as above
                 self._cursor.execute(
                     f"SET SESSION CHARACTERISTICS AS TRANSACTION {_ISOLATION};"
                     f" {_settings(self._driver, 'SESSION')}"
@@ -167,7 +172,7 @@ def _settings(driver: BoundedConnection, scope: Literal["LOCAL", "SESSION"]) -> 
 
 @cache
 def _relaxed(statement: UpdateBase) -> UpdateBase:
-    """Return a statement whose commit does not wait for the disk: it says so as a last column."""
+    """Return a statement whose commit does not wait for the disk, which its last column sets."""
     return statement.returning(func.set_config("synchronous_commit", "off", true()))
 
 

@@ -46,8 +46,8 @@ def execute_prepared(
         parameters: of the statements; others are ignored.
 
     Returns:
-        The first row of the last statement that returns rows. None if one of these had none: the
-        statements after it were not run.
+        The first row of the last statement that returns rows. None if one of these returned none:
+        the statements after it were not run.
 
     Raises:
         sqlite3.Error: the driver's.

@@ -140,10 +140,10 @@ class SqliteFile:
             )
 
     def _is_untouched(self) -> bool:
-        """Return whether all is as it was, by as few system calls as can tell.
+        """Return whether all is as it was, with as few system calls as possible.
 
-        Each poll asks twice. The descriptors may have become another file's: then they show
-        something else, and the checks that follow look closer.
+        Each poll asks twice. A descriptor may have become another file's: then it shows other
+        content, and the full checks decide.
         """
         log, index, key = f"{self._real}-wal", f"{self._real}-shm", self._key
         if key is None or self._seen is None:

@@ -38,7 +38,7 @@ class Instant(TypeDecorator[datetime]):
             TIMESTAMP(timezone=True) if dialect.name == "postgresql" else Text()
         )
 
-    # SQLAlchemy's own processors would call these functions through two others, for each value.
+    # `process_bind_param` and `process_result_value` would add two calls for each value.
 
     def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
         """Return what turns an aware datetime into what the database holds; None if nothing."""

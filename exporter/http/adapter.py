@@ -25,7 +25,7 @@ _OVERHEAD = 1024 * 1024  # bytes
 
 _LEAST = 0.001  # seconds; urllib3 refuses a timeout of 0
 
-# What requests makes of 0, made once for all accounts.
+# The same as `max_retries=0`, made once for all accounts.
 _NO_RETRIES = Retry(0, read=False)
 
 _HTTP_PORT = 80
@@ -40,7 +40,7 @@ class StaleConnectionError(Exception):
 
 
 class TimeLeft(Timeout):
-    """A timeout of urllib3 that is, whenever it is asked, all the time that is left.
+    """A timeout of urllib3 that always equals the time left until a deadline.
 
     urllib3's own total timeout says the same, but makes four copies of itself for each request.
 
@@ -52,7 +52,7 @@ class TimeLeft(Timeout):
         self._remaining = remaining
 
     def clone(self) -> Self:
-        """Return the same: nothing in it changes during a request."""
+        """Return this object: it has no state of a request."""
         return self
 
     def start_connect(self) -> float:

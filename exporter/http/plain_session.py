@@ -24,7 +24,7 @@ class PlainSession(requests.Session):
             self.mount(scheme, adapter)
 
     def send(self, request: requests.PreparedRequest, **keywords: Any) -> requests.Response:
-        """Send a request, and return whatever comes first, even a redirect.
+        """Send a request, and return its response; a redirect is returned, not followed.
 
         requests' own would prepare the redirect's request although it does not follow it, and read
         and inflate the redirect's whole body for that, without a limit.

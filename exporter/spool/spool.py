@@ -208,7 +208,7 @@ class Spool:
                 )
 
     def has_nothing_of(self, account: str) -> bool:
-        """Return whether there is not even a file, nor a loss that it could not record.
+        """Return whether nothing of the account is here: no file, and no loss in memory.
 
         Raises:
             SpoolError: it is unknown, because the directory cannot be searched.

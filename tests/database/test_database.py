@@ -390,6 +390,8 @@ def test_a_repeated_statement_is_prepared(postgres_url: str) -> None:
     for number in range(7):
         assert database.execute_one(statement, {"n": number}) == (number + 1,)
     assert in_session(plans) == [(7,)]
+    ((name,),) = in_session("SELECT name FROM pg_prepared_statements")
+    assert len(str(name)) > len("_pg3_0000"), "another client's statement may have that number"
     # A pooler that assigns another session has the same effect.
     with database.connected() as connection:
         driver(connection).pgconn.exec_(b"DEALLOCATE ALL")

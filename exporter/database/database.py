@@ -3,7 +3,6 @@
 Nothing here relies on session state, because a pooler in transaction mode may be in between.
 """
 
-import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -12,20 +11,15 @@ from typing import Any, ClassVar
 
 from sqlalchemy import Connection, Engine, Executable, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
-from exporter.clock import elapsed
 from exporter.database import sqlite, wal
-from exporter.database.circuit_breaker import CircuitBreaker
-from exporter.database.errors import translated
 from exporter.database.sqlite_connection import SqliteConnection
 from exporter.database.sqlite_file import SqliteFile
-from exporter.database.turn import FairLock
-from exporter.errors import ConfigurationError, DatabaseError
+from exporter.database.use import Access, Use
+from exporter.errors import ConfigurationError
 from exporter.installing import install_command
 from exporter.permissions import explain_directory, is_missing
-
-_TURN_SECONDS = 10.0  # how long a thread waits for the other threads of its process
 
 
 class Database:
@@ -54,11 +48,7 @@ class Database:
             if self._sqlite is not None and self.writes
             else None
         )
-        # SQLite admits one writer. The threads of this process queue here rather than in SQLite's
-        # busy handler, which polls and is not fair: no poll waits longer than for one burst of
-        # events, however many bursts there are.
-        self._turn = FairLock()
-        self._breaker = CircuitBreaker(self._probe)
+        self._access = Access(self.url, write=self.writes, file=self._file, probe=self._probe)
 
     @property
     def path(self) -> Path | None:
@@ -91,53 +81,20 @@ class Database:
         Raises:
             DatabaseError: the database failed, or another thread has just timed out on it.
         """
-        with self._in_use(), self._lent() as connection:
+        with Use(self._access), self._lent() as connection:
             yield connection
 
     def _lent(self) -> AbstractContextManager[Connection]:
         return self.engine.connect() if self._sqlite is None else self._sqlite.lend()
 
     def _probe(self) -> None:
-        with self._in_use(probe=True), self._lent() as connection:
+        with Use(self._access, probe=True), self._lent() as connection:
             if not self.is_sqlite:
                 _postgres().set_client_timeout(connection)
             # SQLAlchemy no longer begins by itself on a connection on which BEGIN has failed. On
             # SQLite, BEGIN is what tells whether another process still holds the lock.
             with connection.begin():
                 connection.execute(text("SELECT 1"))
-
-    @contextmanager
-    def _in_use(self, *, probe: bool = False) -> Iterator[None]:
-        """Wait for this thread's turn, look at SQLite's file, and translate the block's errors.
-
-        All of this is in one place, because each context manager slows a small poll.
-
-        Args:
-            probe: true when the circuit breaker itself calls; other callers check it first.
-        """
-        if not probe:
-            self._breaker.check()
-        if self.is_sqlite and not self._turn.acquire(timeout=_TURN_SECONDS):
-            raise DatabaseError(f"database {self.path}: busy with other accounts' polls")
-        began = elapsed()
-        try:
-            if not probe:
-                self._breaker.check()  # it may have opened while this thread waited
-            try:
-                if self._file is not None:
-                    self._file.open()
-                yield
-            except (SQLAlchemyError, sqlite3.Error) as error:
-                raise translated(error, self.url, write=self.writes) from error
-            if self._file is not None:
-                self._file.used()
-        except DatabaseError as error:
-            if not probe:
-                self._breaker.note(error, seconds=elapsed() - began)
-            raise
-        finally:
-            if self.is_sqlite:
-                self._turn.release()
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -177,7 +134,7 @@ class Database:
             return self.execute_together((statement,), parameters, durable=durable)
         from exporter.database import postgres_message  # noqa: PLC0415  # as `_postgres`
 
-        with self._in_use():
+        with Use(self._access):
             return postgres_message.execute_one(self.engine, statement, parameters, durable=durable)
 
     def execute_together(
@@ -202,7 +159,7 @@ class Database:
             DatabaseError: the database failed, in one line without SQL or parameters.
         """
         assert self._sqlite is not None  # noqa: S101  # on Postgres, one statement does all
-        with self._in_use():
+        with Use(self._access):
             return self._sqlite.execute(statements, parameters, durable=durable)
 
     def _begin_on_postgres(self, connection: Connection) -> None:
@@ -222,7 +179,7 @@ class Database:
 
     def close(self) -> None:
         """Close all connections."""
-        self._breaker.close()
+        self._access.breaker.close()
         if self._file is not None:
             self._file.close()
         elif self._sqlite is not None:

@@ -94,7 +94,7 @@ def claim(
         "refused_before": now - timedelta(seconds=policy.unauthorized_within),
         "cooled_down_by": now if policy.heed_cooldown else latest,
     }
-    statement = _claim(database.url.get_backend_name())
+    statement = _claim("sqlite" if database.is_sqlite else "postgresql")
     # The claim need not be durable: after a power cut it does no harm if it is lost.
     row = database.execute_one(statement, parameters, durable=False)
     if row is None:

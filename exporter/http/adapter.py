@@ -123,7 +123,7 @@ class _DeadlineHTTPConnection(HTTPConnection):
         Raises:
             StaleConnectionError: the connection was kept, and it ended before a byte arrived.
         """
-        connected = cast("DeadlineSocket", self.sock)
+        connected: Any = self.sock
         try:
             return super().getresponse()
         except BaseException as error:

@@ -6,12 +6,14 @@ the whole response, from the status line to the last byte.
 """
 
 import io
+import math
 import socket
-from typing import Any, cast
+from typing import Any
 
 from exporter.clock import elapsed
 
 _BUFFER = 64 * 1024  # bytes
+_SLACK = 0.005  # seconds by which a deadline may be missed
 
 
 class TooManyBytesError(Exception):
@@ -35,6 +37,7 @@ class DeadlineSocket:
         self._ends_at = ends_at
         self._byte_limit = byte_limit
         self._bytes_left = byte_limit
+        self._bound = math.inf  # seconds, the real socket's timeout as this object has set it
         self._source: io.RawIOBase | None = None
 
     @property
@@ -73,7 +76,8 @@ class DeadlineSocket:
         """Return a buffered file that keeps the deadline and the bound; http.client reads it."""
         # The socket's own file keeps the descriptor open when http.client closes the socket of a
         # response that it has yet to read.
-        source = cast("io.RawIOBase", self._socket.makefile(cast("Any", mode), buffering=0))
+        make: Any = self._socket.makefile
+        source: io.RawIOBase = make(mode, buffering=0)
         self._source = source
         return io.BufferedReader(_DeadlineReader(self, source), _BUFFER)
 
@@ -100,8 +104,10 @@ class DeadlineSocket:
         if remaining <= 0:
             raise TimeoutError("the deadline passed")
         # One call into a TLS socket may take several packets; Python's ssl module bounds them
-        # together by this timeout.
-        self._socket.settimeout(remaining)
+        # together by this timeout. Each change of it is a system call.
+        if abs(remaining - self._bound) > _SLACK:
+            self._socket.settimeout(remaining)
+            self._bound = remaining
 
 
 class _DeadlineReader(io.RawIOBase):

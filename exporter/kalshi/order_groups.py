@@ -60,9 +60,9 @@ def fetch_order_groups(
             budget.check()
             left -= len(body)
             digest.add(body)
-            if not cursors and digest.text() == known_digest:
+            if not cursors and (seen := digest.text()) == known_digest:
                 # The same bytes were one complete, valid page before.
-                return Observation(observed_at=observed_at, digest=digest.text(), groups=None)
+                return Observation(observed_at=observed_at, digest=seen, groups=None)
             page = _decoded(body, bounds)
             groups += page.groups
             if page.cursor is not None or len(body) > _LARGE:

@@ -5,7 +5,6 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from functools import lru_cache
 from types import TracebackType
 from typing import Self
@@ -175,7 +174,7 @@ class SignedSession:
             proxies=self._proxies,
             timeout=TimeLeft(budget.remaining),
         )
-        with closing(response):
+        with response:
             budget.http_status = response.status_code
             skew = clock_skew_ms(response.headers, began, time.time())
             budget.clock_skew_ms = budget.clock_skew_ms if skew is None else skew

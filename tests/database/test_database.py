@@ -136,7 +136,7 @@ def test_threads_of_one_process_take_turns_to_write(empty_database: Database) ->
 def test_a_thread_waits_for_its_turn_only_so_long(
     sqlite: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exporter.database.database._TURN_SECONDS", 0.2)
+    monkeypatch.setattr("exporter.database.use._TURN_SECONDS", 0.2)
     with sqlite.transaction(), ThreadPoolExecutor(1) as other:
         waited = other.submit(sqlite.transaction().__enter__).exception(10)
     assert isinstance(waited, DatabaseError)

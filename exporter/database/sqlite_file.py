@@ -149,12 +149,14 @@ class SqliteFile:
         if key is None or self._seen is None:
             return False
         try:
-            if (
-                _key_of(self._name, os.lstat) != key
-                or _key_of(self._directory) != self._home
-                or _key_of(log) != self._companions[log]
-                or _key_of(index) != self._companions[index]
-            ):
+            found = (
+                os.lstat(self._name),
+                os.stat(self._directory),  # noqa: PTH116  # as above
+                os.stat(log),  # noqa: PTH116
+                os.stat(index),  # noqa: PTH116
+            )
+            expected = [key, self._home, self._companions[log], self._companions[index]]
+            if [(status.st_dev, status.st_ino) for status in found] != expected:
                 return False
             # The log's state is read first. Otherwise a checkpoint between the two would pair the
             # old header with the new state, and the next check would take the new header for

@@ -11,13 +11,16 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from operator import attrgetter, itemgetter
+from typing import Any, TypeVar
 
 from benchmarks import accounts, capacity, events, growth, parts, polls, reading, starts, stream
 from benchmarks.conditions import observed
 from benchmarks.report import as_markdown
 from benchmarks.results import Line, Section, as_json, from_json, machine
 from benchmarks.setting import ROOT, Setting
+
+_T = TypeVar("_T")
 
 Case = Callable[[Setting], "list[Line] | list[Section]"]
 
@@ -58,7 +61,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything: four minutes")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
-    parser.add_argument("--write", action="store_true", help="replace docs/performance.*")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="replace docs/performance.*, or what is there of the chosen cases",
+    )
     parser.add_argument(
         "--render", action="store_true", help="measure nothing; make the page again"
     )
@@ -95,6 +102,12 @@ def main() -> None:
                 if isinstance(line, Line):
                     sys.stderr.write(f"  {line.summary()}\n")
 
+    if arguments.write and arguments.cases != list(CASES):
+        document = json.loads((docs / "performance.json").read_text())
+        former_lines, former_sections = from_json(document)
+        lines = _in_place(former_lines, lines, attrgetter("case"))
+        sections = _in_place(former_sections, sections, attrgetter("title"))
+        conditions = _in_place(document["machine"]["cases"], conditions, itemgetter("case"))
     facts = machine() | {"cases": conditions}
     text = as_markdown(lines, sections, facts=facts, quick=arguments.quick)
     sys.stdout.write(text)
@@ -105,6 +118,12 @@ def main() -> None:
         (docs / "performance.json").write_text(
             json.dumps(as_json(lines, sections, facts=facts), indent=2, ensure_ascii=False) + "\n"
         )
+
+
+def _in_place(former: list[_T], measured: list[_T], name: Callable[[_T], str]) -> list[_T]:
+    """Return the former results, with the ones just measured in their places."""
+    new = {name(each): each for each in measured}
+    return [new.pop(name(each), each) for each in former] + list(new.values())
 
 
 if __name__ == "__main__":

@@ -220,19 +220,19 @@ def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
         _AT_ONCE: ("packages_daemon", " at-once"),
         EXPORTER: ("exporter_daemon", ""),
     }
-    for name, (subject, how) in subjects.items():
-        place = setting.place(
-            key_ids=key_ids, on_postgres=on_postgres, detail=f"{interval} {seconds}{how}"
-        )
-        with setting.temporary(place), setting.start(subject, place) as process:
-            for _ in range(1 if setting.quick else 3):
+    for _ in range(1 if setting.quick else 3):
+        for name, (subject, how) in subjects.items():
+            place = setting.place(
+                key_ids=key_ids, on_postgres=on_postgres, detail=f"{interval} {seconds}{how}"
+            )
+            with setting.temporary(place), setting.start(subject, place) as process:
                 answer = process.ask()
-                samples.add(
-                    name,
-                    rate=answer["polls"] / answer["cpu"],
-                    cpu=answer["cpu"] / answer["polls"],
-                    speed=answer["polls"] / answer["wall"],
-                )
+            samples.add(
+                name,
+                rate=answer["polls"] / answer["cpu"],
+                cpu=answer["cpu"] / answer["polls"],
+                speed=answer["polls"] / answer["wall"],
+            )
     rates, cpu = samples.medians("rate"), samples.medians("cpu")
     where = f"{_where(on_postgres)} (at {samples.medians('speed')[EXPORTER]:.0f} a second)"
 
@@ -248,12 +248,11 @@ def daemon(setting: Setting, *, on_postgres: bool) -> list[Line]:
     same = f"the same, {_where(on_postgres)}"
     return [
         beside(
-            _PACKAGES,
+            _AT_ONCE,
             f"daemon, {accounts} accounts of 25 groups: polls per second of one core's time,"
-            f" {where} (floor: APScheduler, requests and SQLAlchemy alone, writing one row, at the"
-            " same instants)",
+            f" {where} (floor: APScheduler, requests and SQLAlchemy alone, writing one row)",
             0.95 if on_postgres else 0.9,
         ),
-        beside(_AT_ONCE, f"{same} (floor: the same packages, all accounts at once)"),
+        beside(_PACKAGES, f"{same} (floor: the same packages, at the exporter's instants)"),
         beside(FLOOR, f"{same} (floor: one thread polls in turn)"),
     ]

@@ -82,7 +82,9 @@ class Pollers:
         with self._changed:
             del self._began[poller]
             self._changed.notify_all()
-        self._close_replaced()
+            some_replaced = bool(self._replaced)
+        if some_replaced:
+            self._close_replaced()
 
     def replace(self, recorder: Recorder) -> None:
         """Put another recorder in force, and close the former once it is idle."""

@@ -6,6 +6,7 @@ measures times.
 
 import gc
 import json
+import logging
 import sqlite3
 import subprocess
 import sys
@@ -62,6 +63,14 @@ class Meter:
 
     def _rows(self) -> int:
         return sum(map(rows_written, {each.source for each in self._sent}))
+
+
+@pytest.fixture(autouse=True)
+def _without_logs() -> Iterator[None]:
+    """Log nothing: pytest keeps each record, and other tests may have set another level."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from exporter.daemon.grid import Grid
 
 ROOT = Path(__file__).resolve().parents[1]
 _GROUPS = 25  # of each account
+_LONGEST_START = 5.0  # seconds over which a daemon spreads the first polls
 _LATE = 1.0  # seconds
 _TIMEOUT = 120.0  # seconds
 
@@ -121,8 +122,9 @@ def measure(
         _wait_for_all(url, accounts)
         # Once an account's events are heard, a poll is due at once, which must not count as a tick.
         exchange.ask(pace=[f"key-{number}" for number in range(accounts)], events=0, rate=1.0)
-        # Each account is on its grid from half an interval after its first poll.
-        time.sleep(interval / 2 + _LATE)
+        # Each account is on its grid from half an interval after the first poll that the grid made.
+        # Its stream may have asked for one earlier.
+        time.sleep(min(interval, _LONGEST_START) + interval / 2 + _LATE)
         judged_from, cpu = datetime.now(UTC), sum(map(_cpu, processes))
         time.sleep(seconds)
         judged_to, cpu = datetime.now(UTC), sum(map(_cpu, processes)) - cpu

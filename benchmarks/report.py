@@ -198,9 +198,9 @@ def _meaning(lines: Sequence[Line]) -> Iterator[str]:
     large = _find(lines, "100,000 groups, nothing changed", "SQLite")
     if small is not None and large is not None:
         yield (
-            f"A poll of 25 groups in which nothing changed takes {_value(small)}, and one of"
-            f" 100,000 groups {_value(large)}: {times(small.ratio)} and {times(large.ratio)} the"
-            " least that a Python program with a history needs."
+            f"When nothing has changed, a poll of 25 groups takes {_value(small)}"
+            f" ({times(small.ratio)} the least that a Python program with a history needs), and a"
+            f" poll of 100,000 groups takes {_value(large)} ({times(large.ratio)})."
         )
         ahead = [each.times_ahead("dlt") for each in (small, large)]
         if None not in ahead:

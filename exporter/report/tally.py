@@ -57,9 +57,10 @@ class Tally:
         changes: what happened, for the parts with anything, by the number of the part.
         triggers: how many triggers there were, by the number of the part.
         triggers_of: the same by group.
-        last_triggers: the latest trigger of each group that triggered before the span's end, except
-            those of which no trigger reaches into the span, if that is known.
-        trigger_ends: when these triggers ended, as far as it is known; None while nothing ended it.
+        last_triggers: the latest trigger of each group that triggered before the span's end. A
+            group may be left out if all its triggers ended before the span.
+        trigger_ends: when these triggers ended, as far as it is known; None for one that has not
+            ended.
         busiest: groups with what happened to them, those that changed most first.
         groups: how many groups there are; `busiest` may hold fewer.
     """

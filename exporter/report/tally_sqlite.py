@@ -1,8 +1,8 @@
 """Read each state of an account once, on SQLite, for all figures that count them.
 
-SQLite has no hash to count by: for each figure by part of the span it would sort all states. And
-the driver would need longer for a row of each state than all else takes. So SQLite joins the states
-of each group into a few texts, and Python takes these apart.
+SQLite cannot count by a hash: for each figure by part of the span it would sort all states. And
+handing over a row for each state would take the driver longer than all other work together. So
+SQLite joins the states of each group into a few texts, and Python takes these apart.
 """
 
 import json

@@ -273,7 +273,7 @@ def test_a_checkpoint_during_a_check_is_not_taken_for_an_overwritten_file(
     with closing(sqlite3.connect(live, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM numbers").fetchall()
-        # What is added from now on stays in the log alone as long as the reader is there.
+        # While the reader is open, new rows stay in the log and do not reach the file.
         add(database, 4)
         monkeypatch.setattr(os, "pread", read_and_checkpoint)
         add(database, 5)

@@ -418,7 +418,7 @@ def test_without_any_pong_events_extend_what_is_certain(
     events, error = run(hear(listen(raw_url(exchange))))
     assert error.cause == "disconnected"
     assert error.certain_until is not None
-    # What is certain is dated when the bytes were read, and the event a moment later.
+    # `certain_until` is the instant at which the bytes were read; the event is dated just after.
     assert timedelta(0) <= events[0].received_at - error.certain_until < timedelta(seconds=1)
 
 

@@ -43,12 +43,12 @@ class Database:
         )
         self._sqlite = SqliteConnection(self.engine) if self.is_sqlite else None
         # Only a writer reacts to a replaced file; a reader leaves files and logs alone.
-        self._file = (
+        file = (
             SqliteFile(Path(self.url.database or ""), self._sqlite)
             if self._sqlite is not None and self.writes
             else None
         )
-        self._access = Access(self.url, write=self.writes, file=self._file, probe=self._probe)
+        self._access = Access(self.url, write=self.writes, file=file, probe=self._probe)
 
     @property
     def path(self) -> Path | None:
@@ -58,7 +58,7 @@ class Database:
     @property
     def generation(self) -> int:
         """How many times another file has replaced SQLite's; 0 on Postgres."""
-        return 0 if self._file is None else self._file.generation
+        return 0 if self._access.file is None else self._access.file.generation
 
     def require_file(self) -> None:
         """Refuse to go on without a file once the one that was open is gone.
@@ -66,12 +66,13 @@ class Database:
         Raises:
             DatabaseError: there is none.
         """
-        if self._file is not None:
-            self._file.require()
+        if self._access.file is not None:
+            self._access.file.require()
 
     def maintain(self) -> None:
         """Keep SQLite's write-ahead log small; call this between two polls."""
-        if self.path is not None and self._file is not None and self._file.is_in_place():
+        file = self._access.file
+        if self.path is not None and file is not None and file.is_in_place():
             wal.checkpoint(self.path)
 
     @contextmanager
@@ -180,8 +181,8 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._access.breaker.close()
-        if self._file is not None:
-            self._file.close()
+        if self._access.file is not None:
+            self._access.file.close()
         elif self._sqlite is not None:
             self._sqlite.close()
         else:
